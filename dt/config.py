@@ -1,0 +1,74 @@
+"""Everything that decides a Decision Transformer run; each field is an option of the command line. No torch here."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformer.config import ConfigError, TrainingConfig, TransformerConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(TransformerConfig):
+    """A causal Transformer over the last steps of a trajectory (Chen et al. 2021)."""
+
+    conditioning: Literal["token", "decoupled"] = "decoupled"
+    """How the return-to-go enters: a token before each state (the paper), or as a modulation of the state's output
+    by adaptive layer norm, with no token of its own (Wang et al. 2026, arXiv 2601.15953)."""
+    context_length: int = 20
+    """Steps the model sees, K in the paper."""
+    return_scale: float | None = None
+    """Returns are divided by this before the model sees them; None takes the deviation of the data's returns-to-go."""
+    max_timesteps: int | None = None
+    """Rows of the timestep table; None takes the longer of the data's episodes and the environment's own limit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.context_length >= 1, f"context_length must be at least 1, not {self.context_length}")
+        scale, rows = self.return_scale, self.max_timesteps
+        require(scale is None or scale > 0, f"return_scale must be above 0, not {scale}")
+        require(rows is None or rows >= 1, f"max_timesteps must be at least 1, not {rows}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a trained policy is asked for returns in its environment."""
+
+    target_return: tuple[float, ...] = ()
+    """Returns to ask for; none given means quantiles (10, 30, 50, 70, 90 %) and maximum of the data's returns."""
+    episodes: int = 10
+    """Episodes for each target, each with its own seed."""
+    num_worlds: int = 16
+    """Environments stepped together; the returns do not depend on it."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_worlds"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for target in self.target_return:
+            require(target - target == 0, f"target_return must be finite, not {target}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run: its model, its training and its evaluation."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, for a run's folder."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(document: Any) -> "Config":
+        """From `to_json`'s form; a missing, unknown or wrong field raises `ConfigError`."""
+        try:
+            evaluation = dict(document["evaluation"])
+            evaluation["target_return"] = tuple(float(target) for target in evaluation["target_return"])
+            return Config(
+                model=ModelConfig(**document["model"]),
+                training=TrainingConfig(**document["training"]),
+                evaluation=EvaluationConfig(**evaluation),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"not a configuration of this version: {error}") from None

@@ -1,0 +1,93 @@
+"""Trajectories as windows of K steps (Chen et al. 2021, section 3 and algorithm 1).
+
+Everything lies in one flat tensor a field, and returns-to-go are computed once. A batch is two things: `indices`, a
+pure function of (seed, step), and `gather`, which takes those windows out.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.datasets import Dataset
+
+TensorLeaves = dict[str, Tensor]
+"""One tensor for each leaf of a space, by the leaf's name."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows of T steps, padded on the right; raw values, the model normalises them itself."""
+
+    states: TensorLeaves  # each (B, T, *leaf), as recorded
+    actions: TensorLeaves  # each (B, T, *leaf), as recorded
+    returns_to_go: Tensor  # (B, T) float32, in the reward's own unit
+    timesteps: Tensor  # (B, T) int64, position in the episode
+    mask: Tensor  # (B, T) bool, True where the step is real
+
+
+def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Reward of the present step and all later ones of its episode, in float64: (N,), episodes as in `offsets`.
+
+    Computed as the episode's return minus what was earned before, in the order the rewards came: so a policy that
+    starts from the return and subtracts each reward sees these very numbers.
+    """
+    result = np.empty(len(rewards), np.float64)
+    for start, end in pairwise(offsets):
+        earned = np.cumsum(rewards[start:end], dtype=np.float64)
+        result[start] = earned[-1]
+        result[start + 1 : end] = earned[-1] - earned[:-1]
+    return result
+
+
+class TrajectoryDataset:
+    """A dataset ready to be sampled: flat tensors and the windows that can be cut from them."""
+
+    def __init__(self, dataset: Dataset, context_length: int, device: torch.device | str = "cpu"):
+        self.context_length = context_length
+        self.num_steps = dataset.num_steps
+        self.states = {name: _tensor(array, device) for name, array in dataset.observations.items()}
+        self.actions = {name: _tensor(array, device) for name, array in dataset.actions.items()}
+        self.returns_to_go = _tensor(returns_to_go(dataset.rewards, dataset.offsets).astype(np.float32), device)
+        lengths = dataset.lengths
+        self.timesteps = _tensor(np.arange(self.num_steps) - np.repeat(dataset.offsets[:-1], lengths), device)  # (N,)
+        self.ends = _tensor(np.repeat(dataset.offsets[1:], lengths), device)  # (N,): where the step's episode ends
+        self._window = torch.arange(context_length, device=device)
+        self._offsets = dataset.offsets
+
+    def indices(self, seed: int, step: int, batch_size: int) -> Tensor:
+        """First steps of the batch's windows: (B,), any step of any episode with equal chance, as the paper's code.
+
+        A pure function of its arguments: nothing is remembered between calls.
+        """
+        digest = hashlib.blake2b(f"batch {seed} {step}".encode(), digest_size=8).digest()
+        generator = np.random.default_rng(int.from_bytes(digest, "little"))
+        return torch.from_numpy(generator.integers(0, self.num_steps, batch_size))
+
+    def gather(self, first: Tensor) -> Batch:
+        """Windows of K steps that begin at the flat indices `first` (B,), cut where their episode ends."""
+        first = first.to(self.ends.device)
+        end = self.ends[first, None]  # (B, 1)
+        rows = first[:, None] + self._window  # (B, K)
+        mask = rows < end
+        rows = torch.minimum(rows, end - 1)  # padding repeats the last real step; the mask says that it is none
+        return Batch(
+            states={name: tensor[rows] for name, tensor in self.states.items()},
+            actions={name: tensor[rows] for name, tensor in self.actions.items()},
+            returns_to_go=self.returns_to_go[rows],
+            timesteps=self.timesteps[rows],
+            mask=mask,
+        )
+
+    def episodes_of(self, first: Tensor) -> list[int]:
+        """Numbers of the episodes that these windows come from, sorted."""
+        return sorted({int(i) for i in np.searchsorted(self._offsets, first.numpy(), side="right") - 1})
+
+
+def _tensor(array: NDArray[Any], device: torch.device | str) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -1,0 +1,108 @@
+"""Ask a policy for returns and see what it gets: all targets and episodes together, each with its own seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dt.model import DecisionTransformer
+from dt.policy import ReturnConditionedPolicy
+from envs.rollout import Job, Played, rollout
+from envs.scores import Reference, normalized_score
+from envs.spaces import same_space
+from envs.worlds import EnvironmentSpec, WorldError, Worlds
+
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+"""Quantiles of the data's returns that are asked for where the user names none."""
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """What was asked for and what came."""
+
+    target_return: float
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    normalized_score: float | None
+
+    @property
+    def mean_return(self) -> float:
+        """Mean of the returns."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std_return(self) -> float:
+        """Standard deviation of the returns, over episodes (divided by their number)."""
+        return float(np.std(self.returns))
+
+    def to_json(self) -> dict[str, Any]:
+        """As the JSON of `dt evaluate` has it."""
+        return {
+            "target_return": self.target_return,
+            "mean_return": self.mean_return,
+            "std_return": self.std_return,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "normalized_score": self.normalized_score,
+        }
+
+
+def default_targets(returns: NDArray[np.float64]) -> tuple[float, ...]:
+    """The data's own returns at `QUANTILES`, without repeats."""
+    return tuple(sorted({round(float(np.quantile(returns, q)), 1) for q in QUANTILES}))
+
+
+def check_environment(spec: EnvironmentSpec, model: DecisionTransformer) -> None:
+    """Raise `WorldError` unless the environment can be made and has the spaces that the model was made for."""
+    environment = spec.make()
+    environment.close()
+    for kind, recorded, present in (
+        ("observation", model.observation_space, environment.observation_space),
+        ("action", model.action_space, environment.action_space),
+    ):
+        difference = same_space(recorded, present)
+        if difference:
+            raise WorldError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}")
+
+
+def evaluate(
+    model: DecisionTransformer,
+    environment: EnvironmentSpec,
+    targets: Sequence[float],
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    num_worlds: int = 16,
+    reference: Reference | None = None,
+    on_episode: Any = None,
+) -> list[TargetResult]:
+    """Play `episodes` episodes at each target; episode i of every target starts from the world's seed `seed + i`.
+
+    The returns do not depend on `num_worlds`. on_episode is called with each finished `Played`.
+    """
+    jobs = [Job(seed + i, float(target)) for target in targets for i in range(episodes)]
+    with Worlds(environment.make, min(num_worlds, len(jobs))) as worlds:
+        played = rollout(worlds, ReturnConditionedPolicy(model), jobs, on_episode=on_episode)
+    return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
+
+
+def _result(target: float, played: Sequence[Played], reference: Reference | None) -> TargetResult:
+    returns = tuple(episode.total_return for episode in played)
+    score = normalized_score(float(np.mean(returns)), reference)
+    return TargetResult(float(target), returns, tuple(episode.length for episode in played), score)
+
+
+def best_mean(results: Sequence[TargetResult]) -> float:
+    """Mean return at the target that earned most: the number that decides which checkpoint is best."""
+    return max(result.mean_return for result in results)
+
+
+def rank_correlation(results: Sequence[TargetResult]) -> float:
+    """Spearman's correlation of asked and achieved: 1 where more asked is always more earned. NaN below two targets."""
+    if len(results) < 2:
+        return float("nan")
+    asked = np.argsort(np.argsort([result.target_return for result in results]))
+    achieved = np.argsort(np.argsort([result.mean_return for result in results]))
+    return float(np.corrcoef(asked, achieved)[0, 1])

@@ -1,0 +1,147 @@
+"""The Decision Transformer (Chen et al. 2021): trajectories as sentences, an action as the next word.
+
+token       R_1 s_1 a_1 R_2 s_2 a_2 ...   the action is read from the state's output, which saw R_1 .. R_t
+decoupled   s_1 a_1 s_2 a_2 ...           the same, but only R_t acts, by modulating that output
+"""
+
+from collections.abc import Mapping
+
+import torch
+from gymnasium.spaces import Space
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dt.config import ModelConfig
+from dt.data import Batch, TensorLeaves, returns_to_go
+from dt.encoders import BoxEncoder, make_encoder, make_head
+from envs.datasets import Dataset
+from envs.spaces import leaf_spaces
+from transformer.blocks import Transformer, initialize
+from transformer.positions import LearnedPositions
+
+
+def interleave(parts: list[Tensor]) -> Tensor:
+    """P sequences (B, T, D) as one (B, T P, D): first of each, second of each, ..."""
+    return torch.stack(parts, dim=2).flatten(1, 2)  # (B, T, P, D) -> (B, T P, D)
+
+
+class ReturnModulation(nn.Module):
+    """Adaptive layer norm: the return-to-go of a step scales and shifts that step's normalised output.
+
+    norm(x) (1 + scale(R)) + shift(R), with scale and shift zero at first (Peebles & Xie 2023, adaLN-Zero).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.input = nn.Linear(1, width)
+        self.output = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor, returns: Tensor) -> Tensor:
+        """x: (B, Q, D). returns: (B, Q), scaled. Returns (B, Q, D)."""
+        scale, shift = self.output(F.gelu(self.input(returns[..., None]))).chunk(2, dim=-1)  # each (B, Q, D)
+        return self.norm(x) * (1 + scale) + shift
+
+
+class DecisionTransformer(nn.Module):
+    """Windows of returns-to-go, states and actions in; for each state the action that leads to that return out.
+
+    Raw values in, raw actions out: normaliser, return scale and the table of timesteps are part of the model.
+    max_timesteps: rows of that table; a step at or past it has no encoding.
+    """
+
+    def __init__(self, config: ModelConfig, observation_space: Space, action_space: Space, max_timesteps: int):  # type: ignore[type-arg]
+        super().__init__()
+        self.config, self.max_timesteps = config, max_timesteps
+        self.observation_space, self.action_space = observation_space, action_space
+        states, actions = leaf_spaces(observation_space), leaf_spaces(action_space)
+        self.state_encoders = nn.ModuleList(make_encoder(s, config.width, normalize=True) for s in states.values())
+        self.action_encoders = nn.ModuleList(make_encoder(s, config.width, normalize=False) for s in actions.values())
+        self.heads = nn.ModuleList(make_head(s, config.width) for s in actions.values())
+        self.state_leaves, self.action_leaves = tuple(states), tuple(actions)
+        self.timestep_encoder = LearnedPositions(max_timesteps, config.width)
+        self.embedding_norm = nn.LayerNorm(config.width)
+        self.register_buffer("return_scale", torch.tensor(config.return_scale or 1.0))
+        self.return_scale: Tensor
+        self.apply(initialize)
+        self.transformer = Transformer(config)
+        if config.conditioning == "token":
+            self.return_encoder = nn.Linear(1, config.width)
+            initialize(self.return_encoder)
+        else:
+            self.modulation = ReturnModulation(config.width)
+            nn.init.zeros_(self.modulation.output.weight)
+            nn.init.zeros_(self.modulation.output.bias)
+
+    def fit(self, dataset: Dataset) -> None:
+        """Take normaliser, units of unbounded actions and, unless it was set, the return scale from the data."""
+        for encoder, name in zip(self.state_encoders, self.state_leaves, strict=True):
+            if isinstance(encoder, BoxEncoder) and encoder.normalizer is not None:
+                encoder.normalizer.fit(dataset.observations[name])
+        for head, name in zip(self.heads, self.action_leaves, strict=True):
+            head.fit(dataset.actions[name])  # type: ignore[operator]
+        if self.config.return_scale is None:
+            deviation = float(returns_to_go(dataset.rewards, dataset.offsets).std())
+            self.return_scale.fill_(deviation if deviation > 1e-6 else 1.0)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss summed over the real steps, and their number: two scalars."""
+        outputs = self.predict(batch)
+        loss = torch.zeros((), device=batch.mask.device)
+        for head, name in zip(self.heads, self.action_leaves, strict=True):
+            target = _masked(batch.actions[name], batch.mask, head.padding)  # type: ignore[arg-type]
+            steps = head.loss(outputs[name], target)  # type: ignore[operator]  # (B, T)
+            loss = loss + torch.where(batch.mask, steps, 0.0).sum()
+        return loss, batch.mask.sum()
+
+    def predict(self, batch: Batch) -> TensorLeaves:
+        """What the heads say at every step, real or not: for each action leaf (B, T, outputs)."""
+        every = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        return self._read_actions(batch, every)
+
+    @torch.no_grad()
+    def act(self, batch: Batch) -> TensorLeaves:
+        """The action for the last real step of each row, in the space's own units: for each leaf (B, *leaf)."""
+        last = batch.mask.sum(1, keepdim=True).clamp(min=1) - 1  # (B, 1)
+        outputs = self._read_actions(batch, last)
+        heads = zip(self.heads, self.action_leaves, strict=True)
+        return {name: head.choose(outputs[name][:, 0]) for head, name in heads}  # type: ignore[operator]
+
+    def _read_actions(self, batch: Batch, steps: Tensor) -> TensorLeaves:
+        """Head outputs at the states of the asked steps, (Q,) or (B, Q): for each leaf (B, Q, outputs)."""
+        returns = _masked(batch.returns_to_go, batch.mask) / self.return_scale  # (B, T)
+        time = self.timestep_encoder(_masked(batch.timesteps, batch.mask))  # (B, T, D)
+        parts = [
+            _encode(self.state_encoders, self.state_leaves, batch.states, batch.mask) + time,
+            _encode(self.action_encoders, self.action_leaves, batch.actions, batch.mask) + time,
+        ]
+        if self.config.conditioning == "token":
+            parts.insert(0, self.return_encoder(returns[..., None]) + time)
+        tokens = self.embedding_norm(interleave(parts))  # (B, T P, D)
+        state_tokens = steps * len(parts) + len(parts) - 2  # the state stands just before the action
+        x = self.transformer(tokens, read=state_tokens)  # (B, Q, D)
+        if self.config.conditioning == "decoupled":
+            asked = returns[:, steps] if steps.dim() == 1 else returns.gather(1, steps)  # (B, Q)
+            x = self.modulation(x, asked)
+        return {name: head(x) for head, name in zip(self.heads, self.action_leaves, strict=True)}
+
+
+def _masked(x: Tensor, mask: Tensor, padding: int = 0) -> Tensor:
+    """x (B, T, ...) with `padding` where the step is not real: not even NaN gets past this."""
+    real = mask.reshape(*mask.shape, *[1] * (x.dim() - 2))  # (B, T, 1, ...)
+    return torch.where(real, x, torch.full((), padding, dtype=x.dtype, device=x.device))
+
+
+def _encode(encoders: nn.ModuleList, names: tuple[str, ...], leaves: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+    """Sum of the leaves' encodings, which is one linear map of them all side by side: (B, T, D)."""
+    parts = [
+        encoder(_masked(leaves[name], mask, encoder.padding))  # type: ignore[arg-type]
+        for encoder, name in zip(encoders, names, strict=True)
+    ]
+    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]  # (B, T, D)
+
+
+def table_rows(config: ModelConfig, dataset: Dataset) -> int:
+    """Rows that the timestep table needs: the longer of the data's episodes and the environment's limit."""
+    limit = dataset.environment.max_episode_steps if dataset.environment else None
+    return config.max_timesteps or max(int(dataset.lengths.max()), limit or 0)

@@ -1,0 +1,51 @@
+"""Runs with a name: the paper's published rows, one function each, and what we recommend."""
+
+from collections.abc import Callable
+
+from dt.config import Config, EvaluationConfig, ModelConfig
+from transformer.config import TrainingConfig
+
+
+def default() -> Config:
+    """What we recommend: decoupled conditioning, a cosine schedule, GPT-2's initial weights."""
+    return Config()
+
+
+def _paper(targets: tuple[float, ...], return_scale: float = 1000.0) -> Config:
+    """The paper's Gym recipe (Chen et al. 2021, table 8 and its published code)."""
+    return Config(
+        model=ModelConfig(conditioning="token", return_scale=return_scale),
+        training=TrainingConfig(
+            steps=100_000,
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup_steps=10_000,
+            checkpoint_every=10_000,
+            evaluate_every=10_000,
+        ),
+        evaluation=EvaluationConfig(target_return=targets, episodes=100),
+    )
+
+
+def paper_hopper() -> Config:
+    """K = 20, targets 3600 and 1800."""
+    return _paper((3600.0, 1800.0))
+
+
+def paper_halfcheetah() -> Config:
+    """K = 20, targets 12000 and 6000."""
+    return _paper((12_000.0, 6_000.0))
+
+
+def paper_walker2d() -> Config:
+    """K = 20, targets 5000 and 2500."""
+    return _paper((5_000.0, 2_500.0))
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "default": default,
+    "paper-hopper": paper_hopper,
+    "paper-halfcheetah": paper_halfcheetah,
+    "paper-walker2d": paper_walker2d,
+}
+"""Every named run, by the name that `dt train --preset` takes."""

@@ -1,0 +1,24 @@
+"""Recorded episodes in, worlds stepped, scores out: Gymnasium, Minari and numpy, no torch and no model."""
+
+from envs.datasets import DataError, Dataset, Episode, load
+from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
+from envs.scores import Reference, normalized_score, reference_for
+from envs.worlds import EnvironmentSpec, WorldError, Worlds
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "EnvironmentSpec",
+    "Episode",
+    "Job",
+    "Played",
+    "Policy",
+    "RandomPolicy",
+    "Reference",
+    "WorldError",
+    "Worlds",
+    "load",
+    "normalized_score",
+    "reference_for",
+    "rollout",
+]

@@ -1,0 +1,122 @@
+"""The one loop that steps worlds: evaluation, recording and tests all play their episodes here."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gymnasium.spaces import Space
+
+from envs.worlds import Worlds
+
+
+class Policy(Protocol):
+    """Chooses actions in several worlds at once; a world is known by its number."""
+
+    def begin(self, world: int, request: Any) -> None:
+        """An episode starts in this world; `request` is what is asked of it, such as a target return."""
+
+    def choose(self, observations: Mapping[int, Any]) -> dict[int, Any]:
+        """An action for each world whose observation is given."""
+
+    def receive(self, world: int, reward: float) -> None:
+        """The reward that the last action in this world earned."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to play: the seed of its world and what is asked of the policy."""
+
+    seed: int
+    request: Any = None
+
+
+@dataclass
+class Played:
+    """One finished episode: T actions and rewards; T + 1 observations where they were kept."""
+
+    job: Job
+    rewards: list[float] = field(default_factory=list)
+    observations: list[Any] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list)
+    terminated: bool = False
+    truncated: bool = False
+
+    @property
+    def total_return(self) -> float:
+        """Sum of the rewards, in the order they came."""
+        return sum(self.rewards)
+
+    @property
+    def length(self) -> int:
+        """Steps taken."""
+        return len(self.rewards)
+
+
+class RandomPolicy:
+    """Samples the action space; its first action depends on the space's seed alone."""
+
+    def __init__(self, action_space: Space[Any], seed: int = 0):
+        self._space = action_space
+        self._space.seed(seed)
+
+    def begin(self, world: int, request: Any) -> None:
+        """Nothing to prepare."""
+
+    def choose(self, observations: Mapping[int, Any]) -> dict[int, Any]:
+        """A sample for each world."""
+        return {world: self._space.sample() for world in observations}
+
+    def receive(self, world: int, reward: float) -> None:
+        """Nothing to learn."""
+
+
+def rollout(
+    worlds: Worlds,
+    policy: Policy,
+    jobs: Sequence[Job],
+    *,
+    keep_trajectories: bool = False,
+    on_step: Callable[[int, Played], None] | None = None,
+    on_episode: Callable[[Played], None] | None = None,
+) -> list[Played]:
+    """Play every job, as many at a time as there are worlds; a world that finishes takes the next job.
+
+    on_step is called with the world and its episode after each step, on_episode with each finished episode.
+    Returns the episodes in the order of the jobs, however they were spread over the worlds.
+    """
+    played = [Played(job) for job in jobs]
+    waiting = iter(played)
+    playing: dict[int, Played] = {}
+    observations: dict[int, Any] = {}
+
+    def start_next(world: int) -> None:
+        episode = next(waiting, None)
+        if episode is None:
+            return
+        observations[world] = worlds.reset(world, episode.job.seed)
+        policy.begin(world, episode.job.request)
+        playing[world] = episode
+        if keep_trajectories:
+            episode.observations.append(copy.deepcopy(observations[world]))
+
+    for world in range(len(worlds)):
+        start_next(world)
+    while playing:
+        for world, action in policy.choose(observations).items():
+            episode, step = playing[world], worlds.step(world, action)
+            policy.receive(world, step.reward)
+            observations[world] = step.observation
+            episode.rewards.append(step.reward)
+            episode.terminated, episode.truncated = step.terminated, step.truncated
+            if keep_trajectories:
+                episode.observations.append(copy.deepcopy(step.observation))  # some worlds reuse it
+                episode.actions.append(action)
+            if on_step:
+                on_step(world, episode)
+            if step.terminated or step.truncated:
+                del playing[world], observations[world]
+                if on_episode:
+                    on_episode(episode)
+                start_next(world)
+    return played

@@ -1,0 +1,37 @@
+"""Reference returns, and the score that sets a random policy at 0 and an expert at 100."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Returns between which a score is measured, and where they come from."""
+
+    minimum: float
+    maximum: float
+    source: str
+
+
+_D4RL = "D4RL's constants (Fu et al. 2020, d4rl/infos.py) for the same robot; not comparable with D4RL's tables"
+_D4RL_RETURNS = {
+    "Hopper": (-20.272305, 3234.3),
+    "HalfCheetah": (-280.178953, 12135.0),
+    "Walker2d": (1.629008, 4592.3),
+    "Ant": (-325.6, 3879.7),
+}
+
+
+def reference_for(environment: str | None) -> Reference | None:
+    """Known reference returns of a registered environment, such as Hopper-v5; None where nobody published any."""
+    name, _, version = (environment or "").rpartition("-v")
+    if not version.isdigit() or name not in _D4RL_RETURNS:
+        return None
+    minimum, maximum = _D4RL_RETURNS[name]
+    return Reference(minimum, maximum, _D4RL)
+
+
+def normalized_score(mean_return: float, reference: Reference | None) -> float | None:
+    """100 (return - minimum) / (maximum - minimum), as D4RL defines it; None without a reference."""
+    if reference is None:
+        return None
+    return 100 * (mean_return - reference.minimum) / (reference.maximum - reference.minimum)

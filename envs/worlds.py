@@ -1,0 +1,120 @@
+"""N environments stepped side by side in this process, each an instance of its own with its own seed."""
+
+import importlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+
+
+class WorldError(ValueError):
+    """An environment that cannot be made or stepped; the message names it and the reason."""
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """A registered environment and what it is made with; plain data that a dataset or a run may carry."""
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_episode_steps: int | None = None
+
+    def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
+        """Make it. Only a registered id is made: a "module:id" would import whatever the dataset asks for."""
+        known = ""
+        if ":" not in self.id and self.id in gymnasium.registry:
+            try:
+                return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **self.kwargs, **more)
+            except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+                known = str(error).splitlines()[0]
+                if "mujoco" in known.lower():
+                    known += " (pip install 'gymnasium[mujoco]')"
+        reason = known or "not registered; --import MODULE registers it, --environment ID names another"
+        raise WorldError(f"environment {self.id}: {reason}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"id": self.id, "kwargs": dict(self.kwargs), "max_episode_steps": self.max_episode_steps}
+
+    @staticmethod
+    def from_json(document: Any) -> "EnvironmentSpec":
+        """From `to_json`'s form, or from Gymnasium's own spec as JSON text, of which only these three are read."""
+        try:
+            content = json.loads(document) if isinstance(document, str) else dict(document)
+            limit = content.get("max_episode_steps")
+            return EnvironmentSpec(
+                id=str(content["id"]),
+                kwargs=dict(content.get("kwargs") or {}),
+                max_episode_steps=None if limit is None or int(limit) < 1 else int(limit),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
+
+
+def import_environments(module: str) -> None:
+    """Import a module of the user's that registers environments."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise WorldError(f"--import {module}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one world answered to an action."""
+
+    observation: Any
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+class Worlds:
+    """N environments in this process. A failure names the world and the step, and stops nothing else here."""
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], count: int):
+        self._environments: list[gymnasium.Env[Any, Any]] = []
+        self._elapsed = [0] * count
+        for _ in range(count):
+            self._environments.append(make())
+
+    def __len__(self) -> int:
+        return len(self._environments)
+
+    def reset(self, world: int, seed: int) -> Any:
+        """Start an episode in one world; returns its first observation."""
+        self._elapsed[world] = 0
+        observation, _ = self._environments[world].reset(seed=seed)
+        return observation
+
+    def step(self, world: int, action: Any) -> Step:
+        """Take one action in one world. A reward that is not finite raises `WorldError`."""
+        self._elapsed[world] += 1
+        observation, reward, terminated, truncated, _ = self._environments[world].step(action)
+        earned = float(reward)
+        if not math.isfinite(earned):
+            raise WorldError(f"world {world}, step {self._elapsed[world]}: reward {reward}")
+        return Step(observation, earned, bool(terminated), bool(truncated))
+
+    @property
+    def frames_per_second(self) -> int:
+        """Pictures a second of world time, as the environment says; 30 where it does not."""
+        return int(self._environments[0].metadata.get("render_fps") or 30)
+
+    def render(self, world: int) -> Any:
+        """The picture of one world, as its render mode makes it."""
+        return self._environments[world].render()
+
+    def close(self) -> None:
+        """Close every environment."""
+        for environment in self._environments:
+            environment.close()
+
+    def __enter__(self) -> "Worlds":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

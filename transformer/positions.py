@@ -1,0 +1,54 @@
+"""Positions: an index in, an encoding out. Timesteps of an episode are encoded by the same modules."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed waves of many lengths (Vaswani et al. 2017, section 3.5): works for any index, learns nothing."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        if width % 2:
+            raise ValueError(f"sinusoidal positions need an even width, not {width}")
+        self.register_buffer("frequencies", wave_frequencies(width), persistent=False)
+        self.frequencies: Tensor
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """positions: integers of any shape (...). Returns (..., D): sine at even and cosine at odd dimensions."""
+        angles = positions[..., None] * self.frequencies  # (..., D / 2)
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (..., D)
+
+
+class LearnedPositions(nn.Embedding):
+    """A table with one learned row for each index below `length`; integers (...) in, (..., D) out."""
+
+    def __init__(self, length: int, width: int):
+        super().__init__(length, width)
+
+
+class RotaryPositions(nn.Module):
+    """Turn pairs of dimensions by an angle that grows with the position (Su et al. 2021, RoFormer, section 3.2.2).
+
+    The dot product of a turned query and a turned key depends on the distance between them alone.
+    """
+
+    def __init__(self, head_width: int):
+        super().__init__()
+        self.register_buffer("frequencies", wave_frequencies(head_width), persistent=False)
+        self.frequencies: Tensor
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x: (B, H, L, Hd). positions: (L,), or (B, L) with its own positions for each row. Returns x's shape."""
+        angles = positions[..., None] * self.frequencies  # (L, Hd / 2) or (B, L, Hd / 2)
+        if angles.dim() == 3:
+            angles = angles[:, None]  # (B, 1, L, Hd / 2): the same for every head
+        cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        even, odd = x[..., 0::2], x[..., 1::2]  # each (B, H, L, Hd / 2)
+        turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+        return turned.flatten(-2)  # (B, H, L, Hd)
+
+
+def wave_frequencies(width: int) -> Tensor:
+    """Angles a position turns by in each pair of dimensions, 1 down to 1 / 10000: (width / 2,)."""
+    return 10_000.0 ** (-torch.arange(0, width, 2) / width)
