@@ -95,9 +95,8 @@ def main() -> None:
     }
     write(options.output, env.episodes[:: options.every], metadata)
     returns = np.asarray([episode["rewards"].sum() for episode in env.episodes])
-    print(
-        f"{len(returns)} episodes played, returns {returns.min():.0f} to {returns.max():.0f}, last 20: {returns[-20:].mean():.0f}"
-    )
+    last = returns[-20:].mean()
+    print(f"{len(returns)} episodes played, returns {returns.min():.0f} to {returns.max():.0f}, last 20: {last:.0f}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Films of episodes: what a policy does when it is asked for a return."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dt.policy import ReturnConditionedPolicy
 from dt.training import Run
-from envs.rollout import Job, rollout
+from envs.rollout import Job, Played, rollout
 from envs.worlds import WorldError, Worlds
 
 
@@ -22,9 +23,13 @@ def film(run: Run, targets: Sequence[float], seed: int, folder: Path) -> list[Pa
     with Worlds(lambda: environment.make(render_mode="rgb_array"), 1) as worlds:
         for target in targets:
             path = folder / f"target-{target:g}.mp4"
-            with imageio.get_writer(path, fps=worlds.frames_per_second, macro_block_size=8) as writer:
-                policy = ReturnConditionedPolicy(run.model)
-                add = writer.append_data  # type: ignore[attr-defined]
-                rollout(worlds, policy, [Job(seed, target)], on_step=lambda world, _: add(worlds.render(world)))
+            frames: list[Any] = []
+            policy = ReturnConditionedPolicy(run.model)
+            rollout(worlds, policy, [Job(seed, target)], on_step=_camera(worlds, frames))
+            imageio.mimwrite(path, frames, fps=worlds.frames_per_second, macro_block_size=8)
             paths.append(path)
     return paths
+
+
+def _camera(worlds: Worlds, frames: list[Any]) -> Callable[[int, Played], None]:
+    return lambda world, _: frames.append(worlds.render(world))

@@ -8,7 +8,6 @@ loaded and no module imported because a file asked for it.
 import hashlib
 import json
 import os
-import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.scores import Reference, reference_for
-from envs.spaces import Leaves, SpaceError, leaf_spaces, space_from_json, to_leaves
+from envs.spaces import Leaves, SpaceError, leaf_spaces, reason, space_from_json, to_leaves
 from envs.worlds import EnvironmentSpec, WorldError
 
 PACKAGED = Path(__file__).parent / "data"
@@ -96,6 +95,7 @@ class Dataset:
 
     def episode(self, index: int) -> Episode:
         """Episode `index` as views of the flat arrays; its observations are copied to put the last one behind."""
+        index = range(self.num_episodes)[index]  # counts from the end where negative, as a list does
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         observations = {name: array[rows] for name, array in self.observations.items()}
         if self.final_observations is not None:
@@ -119,17 +119,15 @@ def load(source: str | Path, *, download: bool = False) -> Dataset:
     variable MINARI_DATASETS_PATH, or ~/.minari/datasets). With `download`, an id that is not there is fetched from
     Minari's server. Raises `DataError` with the file, the episode and the field.
     """
-    path = _find(str(source), download)
     try:
+        path = _find(str(source), download)
         if path.is_dir():
-            dataset = _read_minari(path)
-        elif path.suffix == ".npz":
-            dataset = _read_npz(path)
-        else:
-            raise DataError(f"{path}: neither a Minari dataset's folder nor an .npz file")
-    except (SpaceError, WorldError) as error:
-        raise DataError(f"{path}: {error}") from None
-    return _checked(dataset)
+            return _checked(_read_minari(path))
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
+    if path.suffix != ".npz":
+        raise DataError(f"{path}: neither a Minari dataset's folder nor an .npz file")
+    return _checked(_read_npz(path))
 
 
 def _find(source: str, download: bool) -> Path:
@@ -159,8 +157,7 @@ def _download(dataset_id: str) -> None:
     try:
         minari.download_dataset(dataset_id)
     except Exception as error:  # the hub's clients raise errors of many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{dataset_id}: cannot be downloaded ({reason})") from None
+        raise DataError(f"{dataset_id}: cannot be downloaded ({reason(error)})") from None
 
 
 # Readers. Each returns a Dataset whose arrays are as the file has them; `_checked` looks at what they hold.
@@ -172,24 +169,28 @@ def _read_minari(folder: Path) -> Dataset:
     layout = metadata.get("data_format", "hdf5")
     if layout != "hdf5":
         raise DataError(f"{data}/metadata.json: data_format {layout!r} is not read yet; only 'hdf5' is")
+    path = data / "main_data.hdf5"
+    described = _described(f"{data}/metadata.json", path, metadata)
     import h5py
 
-    path = data / "main_data.hdf5"
     try:
         with h5py.File(path, "r") as file:
-            return _read_hdf5_episodes(file, path, metadata)
+            return _read_hdf5_episodes(file, path, described, metadata.get("total_episodes"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    except (OSError, RuntimeError) as error:  # h5py raises either where a file is damaged
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from None
 
 
-def _read_hdf5_episodes(file: Any, path: Path, metadata: dict[str, Any]) -> Dataset:
-    described = _described(path, metadata)
-    groups = sorted((name for name in file if name.startswith("episode_")), key=_episode_number)
+def _read_hdf5_episodes(file: Any, path: Path, described: dict[str, Any], declared: Any) -> Dataset:
+    """Episodes as `described`, as many as `declared` where that is not None."""
+    numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
+    for name, number in numbers.items():
+        if not number.isdecimal():
+            raise DataError(f"{path}: {name}: not an episode's name")
+    groups = sorted(numbers, key=lambda name: int(numbers[name]))
     if not groups:
         raise DataError(f"{path}: no episode in it")
-    declared = metadata.get("total_episodes")
     if declared is not None and declared != len(groups):
         raise DataError(f"{path}: {len(groups)} episodes, metadata.json says {declared}")
 
@@ -234,15 +235,22 @@ def _read_npz(path: Path) -> Dataset:
     """Flat arrays: observations (N + E rows, each episode's last one included), actions, rewards, lengths, metadata."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as .npz ({str(error).splitlines()[0]})") from None
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
+        raise DataError(f"{path}: cannot be read as .npz ({reason(error)})") from None
     for name in ("observations", "actions", "rewards", "lengths", "terminated", "metadata"):
         if name not in arrays:
             raise DataError(f"{path}: no array {name!r} in it, only {sorted(arrays)}")
-    described = _described(path, _parse_metadata(str(path), str(arrays["metadata"])))
-    lengths, terminated = arrays["lengths"], arrays["terminated"].astype(np.bool_)
-    if lengths.ndim != 1 or len(lengths) == 0 or (lengths < 1).any() or lengths.dtype.kind not in "iu":
+    described = _described(f"{path}: metadata", path, _parse_metadata(str(path), str(arrays.pop("metadata"))))
+    for name in ("observation_space", "action_space"):
+        if isinstance(described[name], spaces.Dict | spaces.Tuple):
+            raise DataError(f"{path}: {name}: one array cannot hold {described[name]}; Minari's layout can")
+    arrays = {name: _numbers(array, f"{path}: {name}") for name, array in arrays.items()}
+    terminated = arrays["terminated"].astype(np.bool_)
+    if arrays["lengths"].ndim != 1 or arrays["lengths"].dtype.kind not in "iu":
+        raise DataError(f"{path}: lengths: expected (E,) integers, not {arrays['lengths'].dtype}")
+    lengths = arrays["lengths"].astype(np.int64)  # 127 + 1 is -128 in a type as narrow as int8
+    if len(lengths) == 0 or (lengths < 1).any():
         raise DataError(f"{path}: lengths: expected at least one episode of at least one step")
     if terminated.shape != lengths.shape:
         raise DataError(f"{path}: terminated: shape {terminated.shape}, expected {lengths.shape}")
@@ -274,7 +282,7 @@ def _checked(dataset: Dataset) -> Dataset:
     notes: list[str] = []
     if dataset.rewards.dtype.kind not in "fiu":
         raise DataError(f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers")
-    _refuse_rows(dataset, "rewards", ~np.isfinite(dataset.rewards), dataset.rewards)
+    _refuse_values(dataset, "rewards", ~np.isfinite(dataset.rewards), dataset.rewards)
     for field, leaves, space in (
         ("observations", dataset.observations, dataset.observation_space),
         ("actions", dataset.actions, dataset.action_space),
@@ -283,12 +291,8 @@ def _checked(dataset: Dataset) -> Dataset:
             label = field if len(leaves) == 1 else f"{field}/{name}"
             _check_leaf(dataset, label, leaves[name], leaf, notes)
     for name, array in (dataset.final_observations or {}).items():
-        bad = ~_finite_rows(array)
-        if bad.any():
-            episode = int(bad.argmax())
-            raise DataError(
-                f"{dataset.source}: episode {episode}, final observation {name}: not finite: {array[episode]}"
-            )
+        label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"
+        _refuse_values(dataset, label, _not_finite(array), array, by_episode=True)
     unended = int((~dataset.terminated & ~dataset.truncated).sum())
     if unended:
         notes.append(f"{unended} of {dataset.num_episodes} episodes neither terminate nor are truncated")
@@ -299,28 +303,37 @@ def _check_leaf(dataset: Dataset, label: str, array: NDArray[Any], space: Space[
     kinds = "f" if np.dtype(space.dtype).kind == "f" else "iub"
     if array.dtype.kind not in kinds:
         raise DataError(f"{dataset.source}: {label}: type {array.dtype}, the space says {space.dtype}")
-    _refuse_rows(dataset, label, ~_finite_rows(array), array)
+    _refuse_values(dataset, label, _not_finite(array), array)
     if array.dtype != space.dtype:
         notes.append(f"{label} are recorded as {array.dtype}, the space says {space.dtype}")
     if isinstance(space, spaces.Discrete):
         outside = (array < space.start) | (array >= space.start + space.n)
-        _refuse_rows(dataset, label, outside, array, f"outside {space}")
+        _refuse_values(dataset, label, outside, array, f"outside {space}")
     elif isinstance(space, spaces.Box):
         outside = ((array < space.low) | (array > space.high)).reshape(len(array), -1).any(1)
         if outside.any():
             notes.append(f"{label}: {int(outside.sum())} of {len(array)} steps are beyond the space's bounds")
-    else:
-        raise DataError(f"{dataset.source}: {label}: {space} is not supported; Box and Discrete leaves are")
 
 
-def _refuse_rows(
-    dataset: Dataset, label: str, bad: NDArray[np.bool_], array: NDArray[Any], why: str = "not finite"
+def _refuse_values(
+    dataset: Dataset,
+    label: str,
+    bad: NDArray[np.bool_],
+    array: NDArray[Any],
+    why: str = "not finite",
+    *,
+    by_episode: bool = False,
 ) -> None:
-    if bad.any():
-        row = int(bad.argmax())
+    """Name the first bad value of an array whose rows are steps, or episodes."""
+    if not bad.any():
+        return
+    row, *inside = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
+    where = f"episode {row}"
+    if not by_episode:
         episode = int(np.searchsorted(dataset.offsets, row, side="right")) - 1
-        step = row - int(dataset.offsets[episode])
-        raise DataError(f"{dataset.source}: episode {episode}, step {step}, {label}: {array[row]} is {why}")
+        where = f"episode {episode}, step {row - int(dataset.offsets[episode])}"
+    element = str(inside) if inside else ""
+    raise DataError(f"{dataset.source}: {where}, {label}{element}: {array[(row, *inside)]} is {why}")
 
 
 def _check_rows(where: str, field: str, leaves: Leaves, rows: int, space: Space[Any]) -> None:
@@ -347,33 +360,47 @@ def _metadata(path: Path) -> dict[str, Any]:
 def _parse_metadata(where: str, text: str) -> dict[str, Any]:
     try:
         metadata = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: metadata is not JSON ({error})") from None
     if not isinstance(metadata, dict):
         raise DataError(f"{where}: metadata is no JSON object")
     return metadata
 
 
-def _described(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+def _described(where: str, source: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What the metadata says, in the words of `Dataset`. Spaces are read here and never by building the world."""
-    for name in ("observation_space", "action_space"):
-        if name not in metadata:
-            raise DataError(f"{path}: metadata has no {name}")
     specification = metadata.get("eval_env_spec") or metadata.get("env_spec")
-    environment = EnvironmentSpec.from_json(specification) if specification else None
+    try:
+        environment = EnvironmentSpec.from_json(specification) if specification else None
+    except WorldError as error:
+        raise DataError(f"{where}: {error}") from None
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if isinstance(low, int | float) and isinstance(high, int | float) and high > low:
         reference: Reference | None = Reference(float(low), float(high), "the dataset's own metadata")
     else:
         reference = reference_for(environment.id if environment else None)
     return {
-        "name": str(metadata.get("dataset_id") or path.stem),
-        "source": path,
-        "observation_space": space_from_json(metadata["observation_space"]),
-        "action_space": space_from_json(metadata["action_space"]),
+        "name": str(metadata.get("dataset_id") or source.stem),
+        "source": source,
+        "observation_space": _space(where, metadata, "observation_space"),
+        "action_space": _space(where, metadata, "action_space"),
         "environment": environment,
         "reference": reference,
     }
+
+
+def _space(where: str, metadata: dict[str, Any], name: str) -> Space[Any]:
+    if name not in metadata:
+        raise DataError(f"{where}: no {name}")
+    try:
+        space = space_from_json(metadata[name])
+    except SpaceError as error:
+        raise DataError(f"{where}: {name}: {error}") from None
+    for leaf in leaf_spaces(space).values():
+        if not isinstance(leaf, spaces.Box | spaces.Discrete):
+            kind = type(leaf).__name__
+            raise DataError(f"{where}: {name}: {kind} is not supported; Box, Discrete, Dict and Tuple are")
+    return space
 
 
 # Small things.
@@ -386,9 +413,17 @@ def _hdf5_array(file: Any, path: Path, group: str, field: str) -> NDArray[Any]:
     if not isinstance(node, h5py.Dataset):
         raise DataError(f"{path}: {group}/{field}: missing")
     try:
-        return np.asarray(node[()])
-    except (OSError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: {group}/{field}: cannot be read ({str(error).splitlines()[0]})") from None
+        array = np.asarray(node[()])
+    except (OSError, TypeError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: {group}/{field}: cannot be read ({reason(error)})") from None
+    return _numbers(array, f"{path}: {group}/{field}")
+
+
+def _numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """The array in this machine's byte order, which torch wants; text, objects and records are refused."""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: type {array.dtype}, expected numbers")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _hdf5_names(space: Space[Any], prefix: str = "") -> dict[str, str]:
@@ -403,11 +438,9 @@ def _hdf5_names(space: Space[Any], prefix: str = "") -> dict[str, str]:
     return dict.fromkeys(leaf_spaces(space), prefix)
 
 
-def _finite_rows(array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows of (N, ...) hold neither NaN nor infinity: (N,)."""
-    if array.dtype.kind != "f":
-        return np.ones(len(array), np.bool_)
-    return np.isfinite(array).reshape(len(array), -1).all(1)
+def _not_finite(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where the array is NaN or infinite; integers, such as pictures, are not looked through."""
+    return ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, np.bool_)
 
 
 def _join(episodes: list[Leaves]) -> Leaves:
@@ -416,10 +449,3 @@ def _join(episodes: list[Leaves]) -> Leaves:
 
 def _offsets(lengths: Any) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _episode_number(group: str) -> int:
-    number = group.removeprefix("episode_")
-    if not number.isdigit():
-        raise DataError(f"{group}: not an episode's name")
-    return int(number)

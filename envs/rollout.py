@@ -104,14 +104,16 @@ def rollout(
         start_next(world)
     while playing:
         for world, action in policy.choose(observations).items():
-            episode, step = playing[world], worlds.step(world, action)
+            episode = playing[world]
+            if keep_trajectories:
+                episode.actions.append(copy.deepcopy(action))  # before the step, which may change it in place
+            step = worlds.step(world, action)
             policy.receive(world, step.reward)
             observations[world] = step.observation
             episode.rewards.append(step.reward)
             episode.terminated, episode.truncated = step.terminated, step.truncated
             if keep_trajectories:
                 episode.observations.append(copy.deepcopy(step.observation))  # some worlds reuse it
-                episode.actions.append(action)
             if on_step:
                 on_step(world, episode)
             if step.terminated or step.truncated:

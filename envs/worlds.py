@@ -9,6 +9,8 @@ from typing import Any
 
 import gymnasium
 
+from envs.spaces import reason
+
 
 class WorldError(ValueError):
     """An environment that cannot be made or stepped; the message names it and the reason."""
@@ -24,16 +26,15 @@ class EnvironmentSpec:
 
     def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
         """Make it. Only a registered id is made: a "module:id" would import whatever the dataset asks for."""
-        known = ""
-        if ":" not in self.id and self.id in gymnasium.registry:
-            try:
-                return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **self.kwargs, **more)
-            except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
-                known = str(error).splitlines()[0]
-                if "mujoco" in known.lower():
-                    known += " (pip install 'gymnasium[mujoco]')"
-        reason = known or "not registered; --import MODULE registers it, --environment ID names another"
-        raise WorldError(f"environment {self.id}: {reason}")
+        if ":" in self.id or self.id not in gymnasium.registry:
+            raise WorldError(
+                f"environment {self.id}: not registered; --import MODULE registers it, --environment ID names another"
+            )
+        kwargs = {**self.kwargs, **more}  # a recording may have been made with a render_mode of its own
+        try:
+            return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **kwargs)
+        except Exception as error:  # an environment's own constructor may raise anything
+            raise WorldError(f"environment {self.id}: {reason(error)}") from error
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -50,7 +51,7 @@ class EnvironmentSpec:
                 kwargs=dict(content.get("kwargs") or {}),
                 max_episode_steps=None if limit is None or int(limit) < 1 else int(limit),
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
 
 

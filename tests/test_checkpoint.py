@@ -1,0 +1,110 @@
+"""Checkpoints are complete or absent, damage is noticed, and nothing else is read."""
+
+import json
+
+import pytest
+import torch
+
+from transformer import checkpoint as module
+from transformer.checkpoint import (
+    CheckpointError,
+    best_checkpoint,
+    checkpoints,
+    newest_checkpoint,
+    prune,
+    read_tensors,
+    save_checkpoint,
+    step_of,
+    verify,
+    write_json,
+)
+
+
+def save(run, step):
+    return save_checkpoint(run, step, {"model": {"weight": torch.full((3,), float(step))}}, {"state": {"step": step}})
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    folder = save(tmp_path, 7)
+    assert step_of(folder) == 7
+    verify(folder)
+    assert read_tensors(folder / "model.safetensors")["weight"].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, name, damage):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    {
+        "flip": lambda: path.write_bytes(content),
+        "truncate": lambda: path.write_bytes(content[:-1]),
+        "remove": path.unlink,
+    }[damage]()
+    told = []
+    assert step_of(newest_checkpoint(tmp_path, told.append)) == 1
+    assert len(told) == 1
+    assert f"step-00000002/{name}: {'missing' if damage == 'remove' else 'damaged'}" in told[0]
+
+
+def test_a_save_that_dies_leaves_nothing_under_the_checkpoints_name(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def die(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_sync_file", die)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2)
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save(tmp_path, 3)
+    save_checkpoint(tmp_path, 3, {"model": {"weight": torch.zeros(3)}}, {})
+    assert read_tensors(newest_checkpoint(tmp_path) / "model.safetensors")["weight"].tolist() == [0, 0, 0]
+
+
+def test_pruning_keeps_the_newest_and_the_best_and_clears_leftovers(tmp_path):
+    for step in range(1, 7):
+        save(tmp_path, step)
+    write_json(tmp_path / "best.json", {"step": 2, "score": 1.0})
+    (tmp_path / "checkpoints" / ".saving-left").mkdir()
+    prune(tmp_path, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-00000002",
+        "step-00000005",
+        "step-00000006",
+    ]
+    assert step_of(best_checkpoint(tmp_path)) == 2
+
+
+def test_another_schema_is_refused(tmp_path):
+    folder = save(tmp_path, 1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_json(folder / "manifest.json", {**manifest, "schema": 99})
+    with pytest.raises(CheckpointError, match="schema 99, this version reads 1"):
+        verify(folder)
+
+
+def test_a_pickle_is_no_checkpoint(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_tensors(tmp_path / "model.safetensors")
+
+
+def test_a_json_file_is_written_completely_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_an_empty_run_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint in it"):
+        newest_checkpoint(tmp_path)

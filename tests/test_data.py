@@ -1,0 +1,69 @@
+"""Returns-to-go and windows, against plain loops."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONTEXT, LENGTHS
+
+from dt.data import TrajectoryDataset, returns_to_go
+
+
+@pytest.fixture
+def data(dataset):
+    return TrajectoryDataset(dataset, CONTEXT)
+
+
+def test_returns_to_go_equal_a_plain_loop(dataset):
+    expected = []
+    for start, end in zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True):
+        for t in range(start, end):
+            expected.append(sum(float(dataset.rewards[k]) for k in range(t, end)))  # the present reward counts
+    result = returns_to_go(dataset.rewards, dataset.offsets)
+    assert result.dtype == np.float64
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12)
+
+
+def test_returns_to_go_are_the_return_minus_what_was_earned_bit_for_bit(dataset):
+    result = returns_to_go(dataset.rewards, dataset.offsets)
+    for start, end in zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True):
+        earned = 0.0
+        for t in range(start, end):
+            assert result[t] == result[start] - earned
+            earned += float(dataset.rewards[t])
+
+
+def test_a_window_is_what_a_plain_loop_cuts_out(dataset, data):
+    batch = data.gather(torch.arange(dataset.num_steps))
+    wanted = returns_to_go(dataset.rewards, dataset.offsets)
+    for first in range(dataset.num_steps):
+        episode = int(np.searchsorted(dataset.offsets, first, side="right")) - 1
+        for t in range(CONTEXT):
+            row = first + t
+            real = row < dataset.offsets[episode + 1]
+            assert bool(batch.mask[first, t]) == real
+            if real:
+                assert np.array_equal(batch.states["value"][first, t], dataset.observations["value"][row])
+                assert np.array_equal(batch.actions["value"][first, t], dataset.actions["value"][row])
+                assert batch.returns_to_go[first, t] == np.float32(wanted[row])
+                assert batch.timesteps[first, t] == row - dataset.offsets[episode]
+
+
+def test_batches_are_a_pure_function_of_seed_and_step(data):
+    first = data.indices(seed=3, step=17, batch_size=64)
+    data.indices(seed=3, step=18, batch_size=64)
+    assert torch.equal(first, data.indices(seed=3, step=17, batch_size=64))
+    for seed, step in ((3, 18), (4, 17), (17, 3)):
+        assert not torch.equal(first, data.indices(seed, step, 64))
+
+
+def test_every_step_of_every_episode_is_as_likely(dataset, data):
+    counts = torch.zeros(dataset.num_steps)
+    for step in range(200):
+        counts += torch.bincount(data.indices(0, step, 64), minlength=dataset.num_steps)
+    expected = 200 * 64 / dataset.num_steps
+    assert (((counts - expected) ** 2) / expected).sum() < 49  # chi-squared, 21 degrees of freedom, p = 0.0005
+
+
+def test_the_episodes_of_a_batch_can_be_named(dataset, data):
+    assert sum(LENGTHS) == dataset.num_steps
+    assert data.episodes_of(torch.tensor([0, 2, 13, 14, 21])) == [0, 1, 2, 3]

@@ -1,0 +1,186 @@
+"""The Decision Transformer: what each output may depend on, what padding may not do, and what training reaches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ACTION, CONTEXT, STATE
+from gymnasium import spaces
+
+from dt.config import ModelConfig
+from dt.data import Batch, TrajectoryDataset
+from dt.encoders import ContinuousHead, DiscreteHead, Normalizer, make_encoder
+from dt.model import DecisionTransformer, interleave
+
+
+def gradients(model, batch, step, direction):
+    """Gradient of one step's output to each field, for a window without padding."""
+    fields = {
+        "returns": batch.returns_to_go.clone().requires_grad_(),
+        "states": batch.states["value"].clone().requires_grad_(),
+        "actions": batch.actions["value"].clone().requires_grad_(),
+    }
+    free = replace(
+        batch,
+        returns_to_go=fields["returns"],
+        states={"value": fields["states"]},
+        actions={"value": fields["actions"]},
+    )
+    (model.predict(free)["value"][:, step] @ direction).sum().backward()
+    return {name: f.grad.reshape(*f.shape[:2], -1).abs().sum(-1) for name, f in fields.items()}  # each (B, T)
+
+
+@pytest.fixture
+def full(dataset) -> Batch:
+    """Windows without padding."""
+    return TrajectoryDataset(dataset, CONTEXT).gather(torch.tensor([3, 7, 15]))
+
+
+def check_dependence(model, batch):
+    """Each action sees earlier actions, states so far, and returns so far (token) or its own alone (decoupled)."""
+    direction = torch.randn(ACTION)
+    for step in range(CONTEXT):
+        seen = gradients(model, batch, step, direction)
+        assert seen["states"][:, : step + 1].gt(0).all()
+        assert seen["actions"][:, :step].gt(0).all()
+        assert seen["states"][:, step + 1 :].eq(0).all()
+        assert seen["actions"][:, step:].eq(0).all()
+        assert seen["returns"][:, step].gt(0).all()
+        assert seen["returns"][:, step + 1 :].eq(0).all()
+        earlier = seen["returns"][:, :step]
+        assert earlier.eq(0).all() if model.config.conditioning == "decoupled" else earlier.gt(0).all()
+
+
+def test_each_action_depends_on_the_past_alone(model, full):
+    assert full.mask.all()
+    check_dependence(model, full)
+
+
+def test_interleave_puts_the_first_of_each_first():
+    a, b, c = (torch.full((2, 3, 5), float(i)) + torch.arange(3)[:, None] * 10 for i in range(3))
+    assert interleave([a, b, c])[0, :, 0].tolist() == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+
+
+@pytest.mark.parametrize("junk", [7.0, float("nan"), float("inf")])
+def test_padding_changes_neither_loss_nor_outputs_nor_gradients(model, batch, junk):
+    def run(given):
+        model.zero_grad()
+        loss, count = model(given)
+        loss.backward()
+        return loss, count, model.predict(given)["value"][given.mask], [p.grad.clone() for p in model.parameters()]
+
+    real = batch.mask
+    assert not real.all()
+
+    def spoil(x, value=junk):
+        return torch.where(real.reshape(*real.shape, *[1] * (x.dim() - 2)), x, torch.full_like(x, value))
+
+    spoiled = replace(
+        batch,
+        states={"value": spoil(batch.states["value"])},
+        actions={"value": spoil(batch.actions["value"])},
+        returns_to_go=spoil(batch.returns_to_go),
+        timesteps=spoil(batch.timesteps, 999_999),
+    )
+    clean, dirty = run(batch), run(spoiled)
+    assert torch.equal(clean[0], dirty[0])
+    assert clean[1] == dirty[1] == int(real.sum())
+    assert torch.equal(clean[2], dirty[2])
+    assert all(torch.equal(a, b) for a, b in zip(clean[3], dirty[3], strict=True))
+
+
+def test_the_loss_is_the_mean_over_real_steps_as_a_plain_loop(model, batch, dataset):
+    outputs, total = model.predict(batch)["value"], 0.0
+    for b, t in batch.mask.nonzero().tolist():
+        total += (outputs[b, t] - batch.actions["value"][b, t]).square().mean().item()
+    loss, count = model(batch)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    assert count.item() == int(batch.mask.sum())
+
+
+def test_every_parameter_gets_a_gradient(model, batch):
+    loss, _ = model(batch)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        if name.endswith("key_value.bias"):  # softmax ignores what is added to every key alike: zero by mathematics
+            keys, values = gradient.chunk(2)
+            assert keys.abs().max() < 1e-6
+            gradient = values
+        if name == "timestep_encoder.weight":
+            gradient = gradient[batch.timesteps[batch.mask].unique()]
+        assert gradient.flatten(1).abs().sum(1).gt(0).all() if gradient.dim() > 1 else gradient.abs().gt(0).any(), name
+
+
+def test_act_is_the_prediction_at_the_last_real_step(model, batch):
+    outputs = model.predict(batch)["value"]
+    last = batch.mask.sum(1) - 1
+    expected = outputs[torch.arange(len(last)), last]  # the space's bounds are [-1, 1]: units are actions
+    torch.testing.assert_close(model.act(batch)["value"], expected, rtol=0, atol=1e-6)
+    assert len(set(last.tolist())) > 1
+
+
+def test_the_normaliser_is_the_datas_and_travels_with_the_weights(model, dataset):
+    normalizer = model.state_encoders[0].normalizer
+    normal = normalizer(torch.from_numpy(dataset.observations["value"]))
+    torch.testing.assert_close(normal.mean(0), torch.zeros(STATE), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normal.std(0, correction=0), torch.ones(STATE), rtol=0, atol=1e-5)
+    fresh = DecisionTransformer(model.config, model.observation_space, model.action_space, model.max_timesteps)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh.state_encoders[0].normalizer.mean, normalizer.mean)
+    assert fresh.return_scale == model.return_scale != 1
+
+
+def test_a_dimension_that_never_varies_is_only_centred():
+    normalizer = Normalizer((2,))
+    normalizer.fit(np.array([[1.0, 5.0], [3.0, 5.0]], np.float32))
+    assert normalizer(torch.tensor([3.0, 6.0])).tolist() == [1.0, 1.0]
+
+
+def test_bounded_actions_stay_in_their_bounds_and_unbounded_ones_take_the_datas_unit():
+    space = spaces.Box(np.array([-2, 0, -np.inf]), np.array([2, 10, np.inf]), dtype=np.float64)
+    head = ContinuousHead(space, 7)
+    head.fit(np.array([[0, 5, 100.0], [0, 5, 140.0]]))
+    output = head(torch.randn(501, 7) * 1000)
+    actions = head.choose(output)
+    assert actions[:, 0].abs().max() <= 2
+    assert 0 <= actions[:, 1].min() <= actions[:, 1].max() <= 10
+    assert actions[:, 2].abs().max() > 200
+    exact = torch.tensor([[0.5, 0.6, 1.5]])  # in units
+    target = torch.tensor([[[1.0, 8.0, 150.0]]], dtype=torch.float64)
+    torch.testing.assert_close(head.choose(exact)[0], target[0, 0].float())
+    assert head.loss(exact[None], target).abs().max() < 1e-12
+
+
+def test_discrete_actions_start_where_their_space_starts():
+    head = DiscreteHead(spaces.Discrete(3, start=5), 2)
+    logits = torch.tensor([[9.0, 0, 0], [0, 0, 9.0]])
+    assert head.choose(logits).tolist() == [5, 7]
+    assert head.loss(logits[None], torch.tensor([[5, 7]])).max() < 0.01
+    assert head.loss(logits[None], torch.tensor([[7, 5]])).min() > 5
+
+
+def test_dict_observations_and_discrete_actions_go_through_and_survive_padding(dataset):
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2, 3)), "b": spaces.Discrete(4, start=2)})
+    config = ModelConfig(width=16, num_layers=1, context_length=3, dropout=0.0)
+    model = DecisionTransformer(config, space, spaces.Discrete(3, start=1), 9)
+    states = {"a": torch.randn(2, 3, 2, 3), "b": torch.tensor([[2, 5, 3], [4, 0, 0]])}
+    batch = Batch(
+        states=states,
+        actions={"value": torch.tensor([[1, 3, 2], [2, 0, 0]])},
+        returns_to_go=torch.randn(2, 3),
+        timesteps=torch.tensor([[0, 1, 2], [4, 0, 0]]),
+        mask=torch.tensor([[True] * 3, [True, False, False]]),
+    )
+    loss, count = model(batch)
+    loss.backward()
+    assert count == 4
+    assert loss.isfinite()
+    assert model.act(batch)["value"].shape == (2,)
+    assert set(model.act(batch)["value"].tolist()) <= {1, 2, 3}
+
+
+def test_a_space_without_an_encoder_is_named():
+    with pytest.raises(TypeError, match="no encoder for MultiBinary"):
+        make_encoder(spaces.MultiBinary(3), 8, normalize=True)

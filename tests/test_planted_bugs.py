@@ -1,0 +1,222 @@
+"""Bugs that others have shipped, planted one at a time: the check that guards against each must fail."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import test_attention
+import test_data
+import test_model
+import test_policy
+import test_training
+import torch
+from conftest import small_model
+
+from dt import data, encoders, policy
+from dt import model as model_module
+from dt.data import TrajectoryDataset
+from transformer import attention as attention_module
+from transformer import training
+
+
+def no_causal_mask(patch):
+    kernel = attention_module.F.scaled_dot_product_attention
+    patch.setattr(attention_module.F, "scaled_dot_product_attention", lambda q, k, v, **_: kernel(q, k, v))
+
+
+def causal_mask_by_shape_when_queries_are_fewer(patch):
+    kernel = attention_module.F.scaled_dot_product_attention
+
+    def top_left(q, k, v, attn_mask=None, is_causal=False, dropout_p=0.0):
+        return kernel(q, k, v, is_causal=True, dropout_p=dropout_p)
+
+    patch.setattr(attention_module.F, "scaled_dot_product_attention", top_left)
+
+
+def tokens_one_kind_after_the_other(patch):
+    patch.setattr(model_module, "interleave", lambda parts: torch.cat(parts, dim=1))
+
+
+def action_before_its_state(patch):
+    original = model_module.interleave
+    patch.setattr(model_module, "interleave", lambda parts: original([*parts[:-2], parts[-1], parts[-2]]))
+
+
+def return_to_go_without_the_present_reward(patch):
+    original = data.returns_to_go
+    patch.setattr(test_data, "returns_to_go", lambda rewards, offsets: original(rewards, offsets) - rewards)
+
+
+def normaliser_skipped(patch):
+    patch.setattr(encoders.Normalizer, "forward", lambda self, x: x)
+
+
+def loss_over_padding(patch):
+    original = model_module.DecisionTransformer.forward
+    patch.setattr(
+        model_module.DecisionTransformer,
+        "forward",
+        lambda self, batch: original(self, replace(batch, mask=torch.ones_like(batch.mask))),
+    )
+
+
+def padding_multiplied_by_zero(patch):
+    def by_product(x, mask, padding=0):
+        return x * mask.reshape(*mask.shape, *[1] * (x.dim() - 2))
+
+    patch.setattr(model_module, "_masked", by_product)
+
+
+def window_across_episodes(patch):
+    original = TrajectoryDataset.__init__
+
+    def without_ends(self, *arguments, **named):
+        original(self, *arguments, **named)
+        self.ends = torch.full_like(self.ends, self.num_steps)
+
+    patch.setattr(TrajectoryDataset, "__init__", without_ends)
+
+
+def reward_never_subtracted(patch):
+    patch.setattr(policy.ReturnConditionedPolicy, "receive", lambda self, world, reward: None)
+
+
+def reward_summed_in_float32(patch):
+    def receive(self, world, reward):
+        history = self._histories[world]
+        history.earned = np.float32(history.earned) + np.float32(reward)
+
+    patch.setattr(policy.ReturnConditionedPolicy, "receive", receive)
+
+
+def action_taken_not_remembered(patch):
+    patch.setattr(policy.History, "set_action", lambda self, action: None)
+
+
+def window_of_the_first_steps_instead_of_the_last(patch):
+    original = policy.History.add_state
+
+    def stuck(self, state):
+        if self.length == len(self.timesteps):
+            self.elapsed += 1
+        else:
+            original(self, state)
+
+    patch.setattr(policy.History, "add_state", stuck)
+
+
+def rows_of_the_model_as_many_as_worlds(patch):
+    original = policy.ReturnConditionedPolicy._batch
+
+    def just_enough(self, histories):
+        rows, self.rows = self.rows, len(histories)
+        batch = original(self, histories)
+        self.rows = rows
+        return batch
+
+    patch.setattr(policy.ReturnConditionedPolicy, "_batch", just_enough)
+
+
+def dropout_not_seeded_by_the_step(patch):
+    patch.setattr(training, "step_seed", lambda seed, step: torch.initial_seed() + 1)
+
+
+def optimizer_forgotten_on_resume(patch):
+    patch.setattr(training.Trainer, "_load_optimizer", lambda self, tensors: None)
+
+
+def log_not_cut_on_resume(patch):
+    patch.setattr(training.Trainer, "_cut_log", lambda self: None)
+
+
+def future_at_a_block(_):
+    test_attention.test_output_ignores_the_future({})
+
+
+def pruned_queries(_):
+    test_attention.test_reading_some_positions_gives_the_same_numbers_and_gradients({}, torch.tensor([2, 4]))
+
+
+def dependence(request):
+    test_model.check_dependence(request("model"), request("full"))
+
+
+def padding(request):
+    test_model.test_padding_changes_neither_loss_nor_outputs_nor_gradients(
+        request("model"), request("batch"), float("nan")
+    )
+
+
+def loss_loop(request):
+    test_model.test_the_loss_is_the_mean_over_real_steps_as_a_plain_loop(
+        request("model"), request("batch"), request("dataset")
+    )
+
+
+def normaliser(request):
+    test_model.test_the_normaliser_is_the_datas_and_travels_with_the_weights(request("model"), request("dataset"))
+
+
+def returns_loop(request):
+    test_data.test_returns_to_go_equal_a_plain_loop(request("dataset"))
+
+
+def windows_loop(request):
+    dataset = request("dataset")
+    test_data.test_a_window_is_what_a_plain_loop_cuts_out(dataset, TrajectoryDataset(dataset, 4))
+
+
+def replayed(request):
+    test_policy.check_replay(request("model"), request("dataset"))
+
+
+def worlds(_):
+    test_policy.test_returns_do_not_depend_on_the_number_of_worlds("token")
+
+
+def resumed(request):
+    cut_at, folder = request("cut_at"), request("tmp_path")
+    test_training.test_a_resumed_run_is_the_uninterrupted_run(request("payday"), folder, cut_at, "decoupled")
+
+
+@pytest.fixture
+def model(dataset):
+    return small_model("token", dataset)
+
+
+full, cut_at = test_model.full, test_training.cut_at  # fixtures of theirs that the checks above ask for
+
+BUGS = [
+    (no_causal_mask, future_at_a_block),
+    (no_causal_mask, dependence),
+    (causal_mask_by_shape_when_queries_are_fewer, pruned_queries),
+    (tokens_one_kind_after_the_other, dependence),
+    (action_before_its_state, dependence),
+    (return_to_go_without_the_present_reward, returns_loop),
+    (normaliser_skipped, normaliser),
+    (loss_over_padding, loss_loop),
+    (padding_multiplied_by_zero, padding),
+    (window_across_episodes, windows_loop),
+    (reward_never_subtracted, replayed),
+    (reward_summed_in_float32, replayed),
+    (action_taken_not_remembered, replayed),
+    (window_of_the_first_steps_instead_of_the_last, replayed),
+    (rows_of_the_model_as_many_as_worlds, worlds),
+    (dropout_not_seeded_by_the_step, resumed),
+    (optimizer_forgotten_on_resume, resumed),
+    (log_not_cut_on_resume, resumed),
+]
+
+
+@pytest.mark.parametrize(("bug", "check"), BUGS, ids=[f"{bug.__name__}-{check.__name__}" for bug, check in BUGS])
+def test_a_planted_bug_is_caught(bug, check, request):
+    # The bug lives in a context of its own: some checks undo their own patches, which must not undo this one.
+    with pytest.MonkeyPatch.context() as patch:
+        bug(patch)
+        with pytest.raises((AssertionError, IndexError)):
+            check(request.getfixturevalue)
+
+
+@pytest.mark.parametrize("check", sorted({check for _, check in BUGS}, key=lambda check: check.__name__))
+def test_without_a_bug_the_same_check_passes(check, request):
+    check(request.getfixturevalue)

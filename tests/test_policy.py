@@ -1,0 +1,138 @@
+"""Acting: the window a policy shows its model is the training data's, and a return does not depend on company."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conftest import CONTEXT
+
+from dt.config import ModelConfig
+from dt.data import TrajectoryDataset
+from dt.evaluation import check_environment, default_targets, evaluate, rank_correlation
+from dt.model import DecisionTransformer
+from dt.policy import PolicyError, ReturnConditionedPolicy
+from envs.worlds import EnvironmentSpec, WorldError
+
+
+def replay(policy, dataset, episode):
+    """Play a recorded episode through the policy, its own choices overruled by the record; yields each shown batch."""
+    rows = range(int(dataset.offsets[episode]), int(dataset.offsets[episode + 1]))
+    policy.reset(float(np.sum(dataset.rewards[rows.start : rows.stop], dtype=np.float64)))
+    for row in rows:
+        policy.act(dataset.observations["value"][row].astype(np.float64))
+        history = policy._histories[0]
+        yield row, policy._batch([history])
+        history.set_action({"value": dataset.actions["value"][row]})
+        policy.feed(float(dataset.rewards[row]))
+
+
+def check_replay(model, dataset):
+    """Every window that the policy shows equals, bit for bit, the window that training cuts from the same record."""
+    data, policy = TrajectoryDataset(dataset, CONTEXT), ReturnConditionedPolicy(model, rows=2)
+    for episode in range(dataset.num_episodes):
+        for row, shown in replay(policy, dataset, episode):
+            first = max(int(dataset.offsets[episode]), row - CONTEXT + 1)
+            length = row - first + 1
+            trained = data.gather(torch.tensor([first]))
+            assert shown.mask[0].tolist() == [True] * length + [False] * (CONTEXT - length)
+            assert not shown.mask[1].any()
+            for ours, theirs in (
+                (shown.states["value"][0, :length], trained.states["value"][0, :length]),
+                (shown.actions["value"][0, : length - 1], trained.actions["value"][0, : length - 1]),
+                (shown.returns_to_go[0, :length], trained.returns_to_go[0, :length]),
+                (shown.timesteps[0, :length], trained.timesteps[0, :length]),
+            ):
+                assert ours.dtype == theirs.dtype
+                assert torch.equal(ours, theirs)
+
+
+def test_a_replayed_episode_gives_exactly_the_training_inputs(model, dataset):
+    check_replay(model, dataset)
+
+
+def trained_on(dataset, conditioning="decoupled", **changes):
+    torch.manual_seed(0)
+    config = ModelConfig(conditioning=conditioning, width=24, num_layers=2, context_length=5, **changes)
+    model = DecisionTransformer(config, dataset.observation_space, dataset.action_space, 20)
+    model.fit(dataset)
+    data = TrajectoryDataset(dataset, 5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(250):
+        loss, count = model(data.gather(data.indices(0, step, 64)))
+        optimizer.zero_grad()
+        (loss / count).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("conditioning", ["token", "decoupled"])
+def test_asking_for_more_earns_more(payday, conditioning):
+    model = trained_on(payday, conditioning)
+    results = evaluate(model, payday.environment, [0.0, 3.0, 6.0, 10.0], episodes=5, seed=0)
+    achieved = [result.mean_return for result in results]
+    assert achieved == sorted(achieved)
+    assert achieved[0] <= 2
+    assert achieved[-1] >= 8
+    assert rank_correlation(results) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("conditioning", ["token", "decoupled"])
+def test_returns_do_not_depend_on_the_number_of_worlds(conditioning):
+    """In Hopper-v5 a difference in the last bit of one action would grow into other returns within a few steps."""
+    environment = EnvironmentSpec("Hopper-v5", max_episode_steps=60)
+    with environment.make() as world:
+        observations, actions = world.observation_space, world.action_space
+    torch.manual_seed(1)
+    config = ModelConfig(conditioning=conditioning, width=32, num_layers=2, context_length=7)
+    model = DecisionTransformer(config, observations, actions, 60)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    alone, few, all_at_once = (
+        evaluate(model, environment, [100.0, 900.0], episodes=9, seed=5, num_worlds=n) for n in (1, 4, 64)
+    )
+    assert alone == few == all_at_once
+    assert len({value for result in alone for value in result.returns}) == 18
+
+
+def test_a_loop_of_ones_own_earns_what_evaluate_reports(payday):
+    model = trained_on(payday)
+    world, policy = gymnasium.make("Payday-v0"), ReturnConditionedPolicy(model)
+    observation, _ = world.reset(seed=7)
+    policy.reset(6.0)
+    total, done = 0.0, False
+    while not done:
+        action = policy.act(observation)
+        assert world.action_space.contains(action)
+        observation, reward, terminated, truncated, _ = world.step(action)
+        policy.feed(reward)
+        total, done = total + reward, terminated or truncated
+    assert (total,) == evaluate(model, payday.environment, [6.0], episodes=1, seed=7)[0].returns
+
+
+def test_what_a_policy_cannot_do_is_said(model):
+    policy = ReturnConditionedPolicy(model)
+    with pytest.raises(PolicyError, match="call reset"):
+        policy.act(np.zeros(5))
+    with pytest.raises(PolicyError, match="must be finite, not nan"):
+        policy.reset(float("nan"))
+    policy.reset(1.0)
+    with pytest.raises(PolicyError, match=r"shape \(6,\), expected \(5,\)"):
+        policy.act(np.zeros(6))
+    with pytest.raises(PolicyError, match="step 0: observation value is not finite"):
+        policy.act(np.full(5, np.nan))
+    for _ in range(model.max_timesteps):
+        policy.act(np.zeros(5))
+        policy.feed(0.0)
+    with pytest.raises(PolicyError, match=r"step 13 is past the model's table of 13 timesteps; .*--max-timesteps"):
+        policy.act(np.zeros(5))
+
+
+def test_an_environment_that_does_not_fit_is_refused(model):
+    with pytest.raises(WorldError, match=r"CartPole-v1: its observation space does not fit the data's: value:"):
+        check_environment(EnvironmentSpec("CartPole-v1"), model)
+
+
+def test_default_targets_are_quantiles_up_to_the_maximum():
+    assert default_targets(np.arange(101.0)) == (10, 30, 50, 70, 90, 100)
+    assert default_targets(np.full(9, 7.0)) == (7.0,)

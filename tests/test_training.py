@@ -1,0 +1,212 @@
+"""The training loop: the schedule, stopping and resuming bit for bit, and refusing what cannot go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dt.config import Config, EvaluationConfig, ModelConfig
+from dt.training import load_run, train
+from transformer.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
+from transformer.config import ConfigError, TrainingConfig
+from transformer.training import CLOCK_FIELDS, NonFiniteError, Trainer, learning_rate_at, step_seed
+
+
+def small(steps=12, conditioning="decoupled", **training) -> Config:
+    return Config(
+        model=ModelConfig(conditioning=conditioning, width=16, num_layers=2, context_length=5, dropout=0.3),
+        training=TrainingConfig(
+            **{"steps": steps, "batch_size": 7, "log_every": 2, "warmup_steps": 3, "checkpoint_every": 4, **training}
+        ),
+        evaluation=EvaluationConfig(target_return=(2.0, 8.0), episodes=3),
+    )
+
+
+def log_without_clock(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCK_FIELDS} for line in lines]
+
+
+def everything(folder: Path):
+    """Every tensor of the newest checkpoint, its state and the log."""
+    newest = checkpoints(folder)[-1]
+    tensors = {
+        f"{f}/{k}": t for f in ("model", "optimizer") for k, t in read_tensors(newest / f"{f}.safetensors").items()
+    }
+    return tensors, read_json(newest / "state.json"), log_without_clock(folder)
+
+
+def assert_equal_runs(a: Path, b: Path):
+    (tensors, state, log), (others, other_state, other_log) = everything(a), everything(b)
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+    assert state == other_state
+    assert log == other_log
+
+
+class Cut(Exception):  # noqa: N818
+    pass
+
+
+@pytest.fixture
+def cut_at(monkeypatch):
+    """Make training die just before a step, as if its process had been killed."""
+
+    def arm(step):
+        original = Trainer._one_step
+
+        def dying(self):
+            if self.step == step:
+                raise Cut
+            return original(self)
+
+        monkeypatch.setattr(Trainer, "_one_step", dying)
+        return monkeypatch.undo
+
+    return arm
+
+
+@pytest.mark.parametrize("conditioning", ["token", "decoupled"])
+def test_a_resumed_run_is_the_uninterrupted_run(payday, tmp_path, cut_at, conditioning):
+    config = small(conditioning=conditioning, evaluate_every=4)
+    train(payday, config, tmp_path / "whole")
+    for step in (2, 5, 8, 11):  # before the first checkpoint, between two, on one, just before the end
+        folder = tmp_path / f"cut-{step}"
+        undo = cut_at(step)
+        with pytest.raises(Cut):
+            train(payday, config, folder)
+        undo()
+        train(payday, config, folder, resume=True)
+        assert_equal_runs(tmp_path / "whole", folder)
+        assert read_json(tmp_path / "whole" / "best.json") == read_json(folder / "best.json")
+
+
+def test_another_seed_is_another_run(payday, tmp_path):
+    train(payday, small(seed=0), tmp_path / "a")
+    train(payday, small(seed=1), tmp_path / "b")
+    assert everything(tmp_path / "a")[2] != everything(tmp_path / "b")[2]
+
+
+def test_dropout_differs_between_steps_and_repeats_with_the_seed():
+    seeds = {step_seed(seed, step) for seed in range(50) for step in range(1000)}
+    assert len(seeds) == 50_000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_learning_rate_rises_then_falls_to_a_tenth():
+    config = TrainingConfig(steps=100, learning_rate=1.0, warmup_steps=10)
+    assert [learning_rate_at(step, config) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert learning_rate_at(55, config) == pytest.approx(0.55)
+    assert learning_rate_at(100, config) == pytest.approx(0.1)
+    constant = replace(config, schedule="constant")
+    assert learning_rate_at(99, constant) == 1.0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(payday, tmp_path, monkeypatch):
+    from dt.model import DecisionTransformer
+
+    original = DecisionTransformer.forward
+    calls = []
+
+    def poisoned(self, batch):
+        calls.append(1)
+        loss, count = original(self, batch)
+        return (loss * float("nan") if len(calls) == 6 else loss), count
+
+    monkeypatch.setattr(DecisionTransformer, "forward", poisoned)
+    with pytest.raises(NonFiniteError, match=r"step 5: loss nan.*episodes \[\d+.*nothing was updated"):
+        train(payday, small(), tmp_path / "run")
+    newest = checkpoints(tmp_path / "run")[-1]
+    assert step_of(newest) == 4
+    assert all(tensor.isfinite().all() for tensor in read_tensors(newest / "model.safetensors").values())
+
+
+def test_an_existing_folder_is_refused_and_untouched(payday, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="exists already; --resume"):
+        train(payday, small(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_resumed_run_may_not_change_is_named(payday, tmp_path):
+    folder = tmp_path / "run"
+    train(payday, small(), folder)
+    with pytest.raises(CheckpointError, match=r"learning_rate was 0.0006, now 0.1; a resumed run cannot"):
+        train(payday, small(learning_rate=0.1), folder, resume=True)
+    rewards = payday.rewards.copy()
+    rewards[0] += 1
+    with pytest.raises(CheckpointError, match="payday/coins-v0, its fingerprint differs"):
+        train(replace(payday, rewards=rewards), small(), folder, resume=True)
+    longer = train(payday, small(steps=16), folder, resume=True)
+    assert step_of(longer.checkpoint) == 16
+
+
+def test_the_best_checkpoint_is_the_one_that_scored_most_and_outlives_pruning(payday, tmp_path):
+    folder = tmp_path / "run"
+    train(payday, small(steps=30, evaluate_every=3, checkpoint_every=3, keep_checkpoints=1), folder)
+    scores = {line["step"]: line["score"] for line in log_without_clock(folder) if line["kind"] == "evaluation"}
+    best = read_json(folder / "best.json")
+    assert best == {"step": max(scores, key=lambda step: (scores[step], -step)), "score": max(scores.values())}
+    assert [step_of(path) for path in checkpoints(folder)] == sorted({best["step"], 30})
+    assert step_of(load_run(folder, "best").checkpoint) == best["step"]
+    assert step_of(load_run(folder).checkpoint) == 30
+
+
+def test_bf16_trains_close_to_float32(payday, tmp_path):
+    train(payday, small(steps=40, learning_rate=3e-3), tmp_path / "full")
+    train(payday, small(steps=40, learning_rate=3e-3, precision="bf16"), tmp_path / "half")
+    full, half = (everything(tmp_path / name)[2][-1]["loss"] for name in ("full", "half"))
+    assert full != half
+    assert half == pytest.approx(full, rel=0.02)
+
+
+def test_tensorboard_holds_the_log(payday, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(payday, small(evaluate_every=6), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    logged = [(line["step"], line["loss"]) for line in log_without_clock(tmp_path / "run") if line["kind"] == "train"]
+    shown = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in shown] == [step for step, _ in logged]
+    assert [value for _, value in shown] == pytest.approx([loss for _, loss in logged])
+    assert "evaluation/score" in events.Tags()["scalars"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_of_the_present_step_and_its_exit_code(tmp_path, number, code):
+    program = (
+        "import os, signal, sys; from transformer.training import Trainer; from dt.cli import main\n"
+        "original = Trainer._one_step\n"
+        "def stepping(self):\n"
+        f"    if self.step == 3: os.kill(os.getpid(), {int(number)})\n"
+        "    return original(self)\n"
+        "Trainer._one_step = stepping\n"
+        f"sys.exit(main(['train', 'hopper/replay-v0', '--output', {str(tmp_path / 'run')!r}, '--steps', '9',"
+        " '--width', '8', '--batch-size', '4', '--device', 'cpu']))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == code, done.stderr
+    assert f"stopped by {number.name} after step 4; --resume goes on from there" in done.stderr
+    assert [step_of(path) for path in checkpoints(tmp_path / "run")] == [4]
+
+
+def test_an_unknown_device_is_refused(payday, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    with pytest.raises(ConfigError, match="device cuda: no usable GPU"):
+        train(payday, small(device="cuda"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_an_environment_trains(dataset, tmp_path):
+    run = train(dataset, small(), tmp_path / "run")
+    assert run.environment is None
+    assert step_of(run.checkpoint) == 12
