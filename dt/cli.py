@@ -38,7 +38,7 @@ class Train:
 
     dataset: Positional[str]
     """A Minari id, a Minari dataset's folder, or an .npz file; hopper/replay-v0 ships with the package."""
-    preset: Literal["default", "paper-hopper", "paper-halfcheetah", "paper-walker2d"] = "default"
+    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d"] = "default"
     """A named run to start from; the other options change it."""
     output: Path | None = None
     """The run's folder; runs/DATASET-sSEED if not given."""
@@ -245,13 +245,14 @@ def _play(run: "Run", config: EvaluationConfig, seed: int) -> "list[TargetResult
     from tqdm import tqdm
 
     from dt.evaluation import check_environment, evaluate
+    from dt.policy import ReturnConditionedPolicy
 
     assert run.environment is not None
     check_environment(run.environment, run.model)
     targets = config.target_return or tuple(run.dataset["targets"])
     with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
         return evaluate(
-            run.model,
+            ReturnConditionedPolicy(run.model),
             run.environment,
             targets,
             episodes=config.episodes,

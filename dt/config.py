@@ -70,5 +70,5 @@ class Config:
                 training=TrainingConfig(**document["training"]),
                 evaluation=EvaluationConfig(**evaluation),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise ConfigError(f"not a configuration of this version: {error}") from None

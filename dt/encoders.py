@@ -97,7 +97,7 @@ class ContinuousHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., A), in units: bounded dimensions in [-1, 1]."""
-        raw = self.linear(x).float()
+        raw = _unhalved(self.linear(x))
         return torch.where(self.bounded, raw.tanh(), raw)
 
     def loss(self, output: Tensor, actions: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class DiscreteHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> logits (..., n)."""
-        return self.linear(x).float()
+        return _unhalved(self.linear(x))
 
     def loss(self, output: Tensor, actions: Tensor) -> Tensor:
         """Cross-entropy of each step: (B, T, n), (B, T) -> (B, T)."""
@@ -132,6 +132,11 @@ class DiscreteHead(nn.Module):
     def choose(self, output: Tensor) -> Tensor:
         """(B, n) -> actions (B,)."""
         return output.argmax(-1) + self.start
+
+
+def _unhalved(x: Tensor) -> Tensor:
+    """bf16 as float32, anything else as it is: losses are not summed in half precision."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def make_head(space: Space[object], width: int) -> ContinuousHead | DiscreteHead:

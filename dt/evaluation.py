@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dt.model import DecisionTransformer
-from dt.policy import ReturnConditionedPolicy
-from envs.rollout import Job, Played, rollout
+from envs.rollout import Job, Played, Policy, rollout
 from envs.scores import Reference, normalized_score
 from envs.spaces import same_space
 from envs.worlds import EnvironmentSpec, WorldError, Worlds
@@ -68,7 +67,7 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer) -> None
 
 
 def evaluate(
-    model: DecisionTransformer,
+    policy: Policy,
     environment: EnvironmentSpec,
     targets: Sequence[float],
     *,
@@ -80,11 +79,12 @@ def evaluate(
 ) -> list[TargetResult]:
     """Play `episodes` episodes at each target; episode i of every target starts from the world's seed `seed + i`.
 
+    policy: usually a `ReturnConditionedPolicy`; any other that takes a target return as its request will do.
     The returns do not depend on `num_worlds`. on_episode is called with each finished `Played`.
     """
     jobs = [Job(seed + i, float(target)) for target in targets for i in range(episodes)]
     with Worlds(environment.make, min(num_worlds, len(jobs))) as worlds:
-        played = rollout(worlds, ReturnConditionedPolicy(model), jobs, on_episode=on_episode)
+        played = rollout(worlds, policy, jobs, on_episode=on_episode)
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
 
 
@@ -103,6 +103,13 @@ def rank_correlation(results: Sequence[TargetResult]) -> float:
     """Spearman's correlation of asked and achieved: 1 where more asked is always more earned. NaN below two targets."""
     if len(results) < 2:
         return float("nan")
-    asked = np.argsort(np.argsort([result.target_return for result in results]))
-    achieved = np.argsort(np.argsort([result.mean_return for result in results]))
+    asked, achieved = (_ranks(x) for x in ([r.target_return for r in results], [r.mean_return for r in results]))
+    if np.ptp(asked) == 0 or np.ptp(achieved) == 0:
+        return 0.0  # a policy that ignores what it is asked for
     return float(np.corrcoef(asked, achieved)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """Rank of each value; equal values share the mean of their ranks."""
+    x = np.asarray(values)
+    return ((x[:, None] > x).sum(1) + (x[:, None] >= x).sum(1)) / 2

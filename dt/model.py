@@ -109,7 +109,7 @@ class DecisionTransformer(nn.Module):
 
     def _read_actions(self, batch: Batch, steps: Tensor) -> TensorLeaves:
         """Head outputs at the states of the asked steps, (Q,) or (B, Q): for each leaf (B, Q, outputs)."""
-        returns = _masked(batch.returns_to_go, batch.mask) / self.return_scale  # (B, T)
+        returns = _masked(batch.returns_to_go, batch.mask).to(self.return_scale.dtype) / self.return_scale  # (B, T)
         time = self.timestep_encoder(_masked(batch.timesteps, batch.mask))  # (B, T, D)
         parts = [
             _encode(self.state_encoders, self.state_leaves, batch.states, batch.mask) + time,

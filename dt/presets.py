@@ -11,6 +11,14 @@ def default() -> Config:
     return Config()
 
 
+def demo() -> Config:
+    """Three minutes on two slow cores: a smaller model, shorter windows, fewer steps."""
+    return Config(
+        model=ModelConfig(width=64, num_layers=2, context_length=10),
+        training=TrainingConfig(steps=3_000, learning_rate=2e-3, warmup_steps=200, checkpoint_every=1_000),
+    )
+
+
 def _paper(targets: tuple[float, ...], return_scale: float = 1000.0) -> Config:
     """The paper's Gym recipe (Chen et al. 2021, table 8 and its published code)."""
     return Config(
@@ -44,6 +52,7 @@ def paper_walker2d() -> Config:
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "default": default,
+    "demo": demo,
     "paper-hopper": paper_hopper,
     "paper-halfcheetah": paper_halfcheetah,
     "paper-walker2d": paper_walker2d,

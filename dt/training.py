@@ -13,6 +13,7 @@ from dt.config import Config
 from dt.data import TrajectoryDataset
 from dt.evaluation import best_mean, check_environment, default_targets, evaluate, rank_correlation
 from dt.model import DecisionTransformer, table_rows
+from dt.policy import ReturnConditionedPolicy
 from envs.datasets import Dataset
 from envs.scores import Reference
 from envs.spaces import space_from_json, space_to_json
@@ -78,7 +79,7 @@ def train(
     def score(step: int) -> dict[str, float]:
         assert environment is not None
         results = evaluate(
-            model,
+            ReturnConditionedPolicy(model),
             environment,
             targets,
             episodes=config.evaluation.episodes,
@@ -87,7 +88,9 @@ def train(
             reference=dataset.reference,
         )
         asked = {f"return_at_{result.target_return:g}": result.mean_return for result in results}
-        return {"score": best_mean(results), "rank_correlation": rank_correlation(results), **asked}
+        if len(results) > 1:
+            asked["rank_correlation"] = rank_correlation(results)
+        return {"score": best_mean(results), **asked}
 
     on_the_way = environment is not None and config.training.evaluate_every > 0
     trainer = Trainer(
@@ -171,7 +174,7 @@ def load_run(folder: str | Path, which: str = "last", device: str | torch.device
         environment = document["environment"] and EnvironmentSpec.from_json(document["environment"])
         reference = document["reference"] and Reference(**document["reference"])
         dataset = dict(document["dataset"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
     return Run(folder, checkpoint, model.to(device).eval(), config, dataset, environment or None, reference or None)

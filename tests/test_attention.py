@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transformer.attention import MultiHeadAttention, attention, causal_visibility, take
-from transformer.blocks import Block, Transformer
+from transformer.blocks import Block, Dropout, Transformer
 from transformer.config import ConfigError, TransformerConfig
 from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 
@@ -119,6 +119,19 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
+    dropout, x = Dropout(rate), torch.ones(1009, 997, requires_grad=True)
+    y = dropout(x)
+    assert y.eq(0).float().mean().item() == pytest.approx(rate, abs=0.002)
+    assert y[y > 0].unique().tolist() == pytest.approx([1 / (1 - rate)])
+    assert (y[:-1].eq(0) & y[1:].eq(0)).float().mean().item() == pytest.approx(rate**2, abs=0.002)  # independent
+    assert (y[:, :-1].eq(0) & y[:, 1:].eq(0)).float().mean().item() == pytest.approx(rate**2, abs=0.002)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert torch.equal(dropout.eval()(x), x)
 
 
 def test_rotary_positions_see_distance_alone():

@@ -8,7 +8,7 @@ from conftest import CONTEXT
 
 from dt.config import ModelConfig
 from dt.data import TrajectoryDataset
-from dt.evaluation import check_environment, default_targets, evaluate, rank_correlation
+from dt.evaluation import TargetResult, check_environment, default_targets, evaluate, rank_correlation
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.worlds import EnvironmentSpec, WorldError
@@ -68,7 +68,7 @@ def trained_on(dataset, conditioning="decoupled", **changes):
 @pytest.mark.parametrize("conditioning", ["token", "decoupled"])
 def test_asking_for_more_earns_more(payday, conditioning):
     model = trained_on(payday, conditioning)
-    results = evaluate(model, payday.environment, [0.0, 3.0, 6.0, 10.0], episodes=5, seed=0)
+    results = evaluate(ReturnConditionedPolicy(model), payday.environment, [0.0, 3.0, 6.0, 10.0], episodes=5, seed=0)
     achieved = [result.mean_return for result in results]
     assert achieved == sorted(achieved)
     assert achieved[0] <= 2
@@ -89,7 +89,8 @@ def test_returns_do_not_depend_on_the_number_of_worlds(conditioning):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     alone, few, all_at_once = (
-        evaluate(model, environment, [100.0, 900.0], episodes=9, seed=5, num_worlds=n) for n in (1, 4, 64)
+        evaluate(ReturnConditionedPolicy(model), environment, [100.0, 900.0], episodes=9, seed=5, num_worlds=n)
+        for n in (1, 4, 64)
     )
     assert alone == few == all_at_once
     assert len({value for result in alone for value in result.returns}) == 18
@@ -107,7 +108,7 @@ def test_a_loop_of_ones_own_earns_what_evaluate_reports(payday):
         observation, reward, terminated, truncated, _ = world.step(action)
         policy.feed(reward)
         total, done = total + reward, terminated or truncated
-    assert (total,) == evaluate(model, payday.environment, [6.0], episodes=1, seed=7)[0].returns
+    assert (total,) == evaluate(policy, payday.environment, [6.0], episodes=1, seed=7)[0].returns
 
 
 def test_what_a_policy_cannot_do_is_said(model):
@@ -136,3 +137,14 @@ def test_an_environment_that_does_not_fit_is_refused(model):
 def test_default_targets_are_quantiles_up_to_the_maximum():
     assert default_targets(np.arange(101.0)) == (10, 30, 50, 70, 90, 100)
     assert default_targets(np.full(9, 7.0)) == (7.0,)
+
+
+def test_rank_correlation_is_spearmans_and_zero_for_a_policy_that_ignores_its_target():
+    def results(*achieved):
+        return [TargetResult(float(i), (value,), (1,), None) for i, value in enumerate(achieved)]
+
+    assert rank_correlation(results(1, 2, 9)) == pytest.approx(1)
+    assert rank_correlation(results(9, 2, 1)) == pytest.approx(-1)
+    assert rank_correlation(results(5, 5, 5)) == 0
+    assert rank_correlation(results(1, 1, 2, 0)) == pytest.approx(-0.3162278, abs=1e-6)
+    assert np.isnan(rank_correlation(results(1)))

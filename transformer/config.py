@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 
-class ConfigError(ValueError):
+class ConfigError(Exception):
     """A setting that cannot work; the message names the setting and its value."""
+
+    # No ValueError: the command line's parser would take that for its own and print a page about it.
 
 
 def require(condition: bool, message: str) -> None:

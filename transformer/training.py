@@ -106,7 +106,7 @@ class Trainer:
         self.model, self.batch_at, self.config, self.run, self.document = model, batch_at, config, run, document
         self.evaluate, self.describe = evaluate, describe
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.device = next(model.parameters()).device
         self.step = 0  # gradient steps done

@@ -1,0 +1,159 @@
+"""Hugging Face's Decision Transformer with the same weights says the same actions, whichever side is padded."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from transformers import DecisionTransformerConfig, DecisionTransformerModel
+
+from dt.config import ModelConfig
+from dt.data import Batch
+from dt.model import DecisionTransformer
+
+B, T, STATE, ACTION, WIDTH, HEADS, LAYERS, MAX_TIMESTEPS = 3, 7, 5, 3, 22, 2, 2, 31
+LENGTHS = (T, 3, 1)  # real steps of each window
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu_new"}  # our name: theirs
+
+BUGS = {
+    "the state before the return": lambda parts: torch.stack([parts[1], parts[0], parts[2]], dim=2).flatten(1, 2),
+    "joined end to end": lambda parts: torch.cat(parts, dim=1),
+}
+
+
+def carry_weights(theirs: DecisionTransformerModel, ours: DecisionTransformer) -> None:
+    """Give our model all of theirs that acts on the actions; what is not carried would be NaN."""
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.fill_(torch.nan)
+        ours.timestep_encoder.load_state_dict(theirs.embed_timestep.state_dict())
+        ours.return_encoder.load_state_dict(theirs.embed_return.state_dict())
+        ours.state_encoders[0].linear.load_state_dict(theirs.embed_state.state_dict())
+        ours.action_encoders[0].linear.load_state_dict(theirs.embed_action.state_dict())
+        ours.heads[0].linear.load_state_dict(theirs.predict_action[0].state_dict())
+        ours.embedding_norm.load_state_dict(theirs.embed_ln.state_dict())
+        # Every position of theirs is 0, so the table's first row is a constant after the norm: part of its bias.
+        ours.embedding_norm.bias += theirs.encoder.wpe.weight[0]
+        for their, our in zip(theirs.encoder.h, ours.transformer.blocks, strict=True):
+            carry_block(their, our)
+        ours.transformer.final_norm.load_state_dict(theirs.encoder.ln_f.state_dict())
+
+
+def carry_block(their, our) -> None:
+    """Their linear maps are Conv1D, whose weights lie transposed, and their query, key and value are one map."""
+    our.attention_norm.load_state_dict(their.ln_1.state_dict())
+    our.feed_forward_norm.load_state_dict(their.ln_2.state_dict())
+    weight, bias = their.attn.c_attn.weight.T, their.attn.c_attn.bias
+    pairs = [
+        (our.attention.query, weight[:WIDTH], bias[:WIDTH]),
+        (our.attention.key_value, weight[WIDTH:], bias[WIDTH:]),
+        (our.attention.output, their.attn.c_proj.weight.T, their.attn.c_proj.bias),
+        (our.feed_forward.input, their.mlp.c_fc.weight.T, their.mlp.c_fc.bias),
+        (our.feed_forward.output, their.mlp.c_proj.weight.T, their.mlp.c_proj.bias),
+    ]
+    for linear, weight, bias in pairs:
+        linear.load_state_dict({"weight": weight, "bias": bias})
+
+
+def make_models(activation: str, dtype: torch.dtype) -> tuple[DecisionTransformerModel, DecisionTransformer]:
+    """Theirs with every parameter away from zero and one, ours with the same weights."""
+    shape = {"n_layer": LAYERS, "n_head": HEADS, "activation_function": ACTIVATIONS[activation]}
+    theirs = DecisionTransformerModel(
+        DecisionTransformerConfig(
+            state_dim=STATE, act_dim=ACTION, hidden_size=WIDTH, max_ep_len=MAX_TIMESTEPS, n_inner=4 * WIDTH, **shape
+        )
+    )
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    config = ModelConfig(
+        conditioning="token",
+        width=WIDTH,
+        num_layers=LAYERS,
+        num_heads=HEADS,
+        activation=activation,
+        context_length=T,
+        return_scale=1.0,
+    )
+    observation_space = spaces.Box(-np.inf, np.inf, (STATE,), np.float32)
+    ours = DecisionTransformer(config, observation_space, spaces.Box(-1, 1, (ACTION,), np.float32), MAX_TIMESTEPS)
+    theirs, ours = theirs.to(dtype).eval(), ours.to(dtype).eval()
+    carry_weights(theirs, ours)  # in their final precision: the folded bias is a sum, which rounds
+    return theirs, ours
+
+
+def make_batch(dtype: torch.dtype) -> Batch:
+    """Windows full, short and of one step, each from somewhere in its episode; NaN stands in the padding."""
+    mask = torch.arange(T) < torch.tensor(LENGTHS)[:, None]
+    first = torch.randint(0, MAX_TIMESTEPS - T, (B, 1))
+
+    def padded(x):
+        return x.masked_fill(~mask.view(B, T, *[1] * (x.dim() - 2)), torch.nan)
+
+    return Batch(
+        states={"value": padded(torch.randn(B, T, STATE, dtype=dtype))},
+        actions={"value": padded(torch.rand(B, T, ACTION, dtype=dtype) * 2 - 1)},
+        returns_to_go=padded(torch.randn(B, T, dtype=dtype)),
+        timesteps=(first + torch.arange(T)).masked_fill(~mask, MAX_TIMESTEPS),
+        mask=mask,
+    )
+
+
+def their_actions(theirs: DecisionTransformerModel, batch: Batch) -> torch.Tensor:
+    """Windows padded on the left, their users' values in the padding: actions of the real steps, row by row."""
+
+    def left(x, fill):
+        rows = [torch.cat([torch.full_like(row[n:], fill), row[:n]]) for row, n in zip(x, LENGTHS, strict=True)]
+        return torch.stack(rows)
+
+    mask = left(batch.mask, False)
+    with torch.no_grad():
+        output = theirs(
+            states=left(batch.states["value"], 0.0),
+            actions=left(batch.actions["value"], -10.0),
+            returns_to_go=left(batch.returns_to_go, 0.0)[..., None],
+            timesteps=left(batch.timesteps, 0),
+            attention_mask=mask.long(),
+        )
+    return output.action_preds[mask]  # (N, A)
+
+
+def our_actions(ours: DecisionTransformer, batch: Batch) -> torch.Tensor:
+    """Actions of the real steps, row by row."""
+    raw = []
+    hook = ours.heads[0].linear.register_forward_hook(lambda module, inputs, output: raw.append(output))
+    with torch.no_grad():
+        predicted = ours.predict(batch)["value"]
+    hook.remove()
+    exact = raw[0].tanh()  # the head answers in float32, whatever the weights are
+    torch.testing.assert_close(predicted, exact, rtol=0, atol=1e-6, check_dtype=False)
+    return exact[batch.mask]  # (N, A)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_same_weights_give_the_same_actions(activation, dtype):
+    theirs, ours = make_models(activation, dtype)
+    batch = make_batch(dtype)
+    expected, found = their_actions(theirs, batch), our_actions(ours, batch)
+    assert expected.shape == (sum(LENGTHS), ACTION)
+    assert expected.std(0).gt(0.05).all()  # the steps differ, so equal numbers mean something
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_another_order_of_tokens_is_noticed(bug, monkeypatch):
+    theirs, ours = make_models("relu", torch.float64)
+    batch = make_batch(torch.float64)
+    expected = their_actions(theirs, batch)
+    torch.testing.assert_close(our_actions(ours, batch), expected, rtol=0, atol=1e-10)
+    monkeypatch.setattr("dt.model.interleave", BUGS[bug])
+    assert (our_actions(ours, batch) - expected).abs().max() > 1e-2
+
+
+def test_the_dead_position_table_is_noticed():
+    theirs, ours = make_models("relu", torch.float64)
+    batch = make_batch(torch.float64)
+    with torch.no_grad():
+        ours.embedding_norm.bias -= theirs.encoder.wpe.weight[0]
+    assert (our_actions(ours, batch) - their_actions(theirs, batch)).abs().max() > 1e-2
