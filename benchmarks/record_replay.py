@@ -5,16 +5,19 @@ it plays is kept in memory as the environment saw it; at the end every n-th fini
 compressed `.npz` that `envs.datasets` reads. So the file is a true replay: bad at first, good at last.
 
     pip install stable-baselines3 "gymnasium[mujoco]"
-    python benchmarks/record_replay.py --output envs/data/hopper-replay.npz
+    python -m benchmarks.record_replay --output envs/data/hopper-replay-v0.npz
 """
 
 import argparse
 import json
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
 import numpy as np
+
+from envs.spaces import space_to_json
 
 
 class Recorder(gymnasium.Wrapper):
@@ -60,6 +63,23 @@ def write(path: Path, episodes: list[dict[str, np.ndarray]], metadata: dict) -> 
     )
 
 
+def describe(env: gymnasium.Env, options: argparse.Namespace, learner_version: str) -> dict:
+    """Metadata in Minari's words, and how the recording was made."""
+    found = {name: version(name) for name in ("gymnasium", "mujoco", "torch", "numpy")}
+    return {
+        "dataset_id": "hopper/replay-v0",
+        "observation_space": space_to_json(env.observation_space),
+        "action_space": space_to_json(env.action_space),
+        "env_spec": json.dumps({"id": env.spec.id, "max_episode_steps": env.spec.max_episode_steps}),
+        "description": f"Every {options.every}th episode of a soft actor-critic learner's whole experience, in order",
+        "algorithm_name": "stable_baselines3.SAC, default settings",
+        "learner_steps": options.steps,
+        "seed": options.seed,
+        "license": "MIT",
+        "versions": {"python": platform.python_version(), "stable-baselines3": learner_version, **found},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -76,23 +96,7 @@ def main() -> None:
     env = Recorder(gymnasium.make("Hopper-v5"))
     learner = stable_baselines3.SAC("MlpPolicy", env, seed=options.seed, device="cpu", verbose=1)
     learner.learn(total_timesteps=options.steps, log_interval=50)
-    metadata = {
-        "dataset_id": "hopper/replay-v0",
-        "environment": "Hopper-v5",
-        "license": "MIT",
-        "description": "Every n-th episode of a soft actor-critic learner's whole experience, in order.",
-        "learner": "stable_baselines3.SAC, default settings",
-        "learner_steps": options.steps,
-        "every": options.every,
-        "seed": options.seed,
-        "versions": {
-            "python": platform.python_version(),
-            "stable-baselines3": stable_baselines3.__version__,
-            "gymnasium": gymnasium.__version__,
-            "mujoco": __import__("mujoco").__version__,
-            "torch": torch.__version__,
-        },
-    }
+    metadata = describe(env, options, stable_baselines3.__version__)
     write(options.output, env.episodes[:: options.every], metadata)
     returns = np.asarray([episode["rewards"].sum() for episode in env.episodes])
     last = returns[-20:].mean()

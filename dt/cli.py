@@ -78,6 +78,8 @@ class Inspect:
 
     what: Positional[str]
     """A dataset (Minari id, folder or .npz file) or a run's folder."""
+    download: bool = False
+    """Fetch the dataset from Minari's server if it is not here."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,7 +221,7 @@ def _inspect(options: Inspect) -> int:
     else:
         from envs.datasets import load
 
-        print(describe_dataset(load(options.what)))
+        print(describe_dataset(load(options.what, download=options.download)))
     return 0
 
 

@@ -260,3 +260,12 @@ def test_a_preset_and_an_option_over_it(recorded, tmp_path, capsys):
     assert config["model"]["conditioning"] == "token"
     assert config["model"]["width"] == 8
     assert config["training"]["learning_rate"] == 1e-4
+
+
+def test_every_preset_can_be_chosen():
+    from typing import get_args, get_type_hints
+
+    from dt.cli import Train
+    from dt.presets import PRESETS
+
+    assert get_args(get_type_hints(Train)["preset"]) == tuple(PRESETS)

@@ -137,7 +137,7 @@ def test_an_existing_folder_is_refused_and_untouched(payday, tmp_path):
 def test_what_a_resumed_run_may_not_change_is_named(payday, tmp_path):
     folder = tmp_path / "run"
     train(payday, small(), folder)
-    with pytest.raises(CheckpointError, match=r"learning_rate was 0.0006, now 0.1; a resumed run cannot"):
+    with pytest.raises(CheckpointError, match=r"learning_rate was 0.001, now 0.1; a resumed run cannot"):
         train(payday, small(learning_rate=0.1), folder, resume=True)
     rewards = payday.rewards.copy()
     rewards[0] += 1

@@ -61,7 +61,7 @@ class TrainingConfig:
     """Gradient steps."""
     batch_size: int = 64
     """Windows in each gradient step."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """After the warm-up: hold the learning rate, or let it fall to a tenth along a cosine until the last step."""
