@@ -15,7 +15,7 @@ def demo() -> Config:
     """Three minutes on two slow cores: a smaller model, shorter windows, fewer steps."""
     return Config(
         model=ModelConfig(width=64, num_layers=2, context_length=10),
-        training=TrainingConfig(steps=3_000, learning_rate=2e-3, warmup_steps=200, checkpoint_every=1_000),
+        training=TrainingConfig(steps=3_000, learning_rate=2e-3, warmup_steps=200, evaluate_every=0),
     )
 
 

@@ -14,7 +14,22 @@ from dt.cli import main
 from envs.spaces import space_to_json
 from transformer.checkpoint import checkpoints, read_json, step_of, write_json
 
-QUICK = ["--steps", "6", "--width", "8", "--num-layers", "1", "--batch-size", "5", "--episodes", "2", "--device", "cpu"]
+QUICK = [
+    "--steps",
+    "6",
+    "--width",
+    "8",
+    "--num-layers",
+    "1",
+    "--batch-size",
+    "5",
+    "--episodes",
+    "2",
+    "--device",
+    "cpu",
+    "--evaluate-every",
+    "4",
+]
 
 
 @pytest.fixture
@@ -65,7 +80,9 @@ def refused(capsys, arguments: list[str], words: str, code: int = 2) -> None:
 
 
 def test_train_leaves_a_run_and_prints_its_scores(run, capsys):
-    assert {"run.json", "log.jsonl", "results/last.json", "results/asked-against-achieved.png"} <= files(run)
+    results = {f"results/{name}" for name in ("last.json", "best.json", "asked-against-achieved.png")}
+    assert results | {"run.json", "log.jsonl", "best.json"} <= files(run)
+    assert read_json(run / "results" / "best.json")["seed"] != read_json(run / "results" / "last.json")["seed"]
     document = read_json(run / "results" / "last.json")
     assert [result["target_return"] for result in document["results"]] == [2.0, 8.0]
 
@@ -209,14 +226,15 @@ def test_an_existing_run_is_refused_without_resume(run, recorded, capsys):
 
 
 def test_a_checkpoint_of_another_version_is_refused(run, capsys):
-    checkpoint = checkpoints(run)[-1]
-    write_json(checkpoint / "manifest.json", {**read_json(checkpoint / "manifest.json"), "schema": 7})
+    for checkpoint in checkpoints(run):
+        write_json(checkpoint / "manifest.json", {**read_json(checkpoint / "manifest.json"), "schema": 7})
     refused(capsys, ["evaluate", str(run)], "schema 7, this version reads 1")
 
 
 def test_a_damaged_run_is_refused(run, capsys):
-    path = checkpoints(run)[-1] / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-3])
+    for checkpoint in checkpoints(run):
+        path = checkpoint / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-3])
     refused(capsys, ["evaluate", str(run)], "model.safetensors: damaged")
 
 

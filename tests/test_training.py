@@ -22,7 +22,15 @@ def small(steps=12, conditioning="decoupled", **training) -> Config:
     return Config(
         model=ModelConfig(conditioning=conditioning, width=16, num_layers=2, context_length=5, dropout=0.3),
         training=TrainingConfig(
-            **{"steps": steps, "batch_size": 7, "log_every": 2, "warmup_steps": 3, "checkpoint_every": 4, **training}
+            **{
+                "steps": steps,
+                "batch_size": 7,
+                "log_every": 2,
+                "warmup_steps": 3,
+                "checkpoint_every": 4,
+                "evaluate_every": 0,
+                **training,
+            }
         ),
         evaluation=EvaluationConfig(target_return=(2.0, 8.0), episodes=3),
     )

@@ -81,8 +81,8 @@ class TrainingConfig:
     """Steps between two lines of the log."""
     checkpoint_every: int = 1_000
     """Steps between two checkpoints; the last step always makes one."""
-    evaluate_every: int = 0
-    """Steps between two evaluations on the way; 0 evaluates at the end alone."""
+    evaluate_every: int = 2_500
+    """Steps between two evaluations on the way, which find the best checkpoint; 0 leaves them out."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep; the best is always kept beside them."""
 
