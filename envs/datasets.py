@@ -8,6 +8,7 @@ loaded and no module imported because a file asked for it.
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.scores import Reference, reference_for
-from envs.spaces import Leaves, SpaceError, leaf_spaces, reason, space_from_json, to_leaves
+from envs.spaces import Leaves, SpaceError, leaf_spaces, reason, space_from_json, space_to_json, to_leaves
 from envs.worlds import EnvironmentSpec, WorldError
 
 PACKAGED = Path(__file__).parent / "data"
@@ -87,6 +88,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over everything a model learns from: two datasets with one fingerprint train the same model."""
         digest = hashlib.sha256()
+        for space in (self.observation_space, self.action_space):
+            digest.update(space_to_json(space).encode())
         for leaves in (self.observations, self.actions, {"rewards": self.rewards, "offsets": self.offsets}):
             for name, array in sorted(leaves.items()):
                 digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -167,58 +170,95 @@ def _read_minari(folder: Path) -> Dataset:
     data = folder / "data" if (folder / "data").is_dir() else folder
     metadata = _metadata(data / "metadata.json")
     layout = metadata.get("data_format", "hdf5")
-    if layout != "hdf5":
-        raise DataError(f"{data}/metadata.json: data_format {layout!r} is not read yet; only 'hdf5' is")
-    path = data / "main_data.hdf5"
+    path = data / "main_data.hdf5" if layout == "hdf5" else data
     described = _described(f"{data}/metadata.json", path, metadata)
+    if layout == "arrow":
+        return _assemble(path, described, _arrow_episodes(data, described), metadata.get("total_episodes"))
+    if layout != "hdf5":
+        raise DataError(f"{data}/metadata.json: data_format {layout!r} is not known; 'hdf5' and 'arrow' are")
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            return _read_hdf5_episodes(file, path, described, metadata.get("total_episodes"))
+            episodes = _hdf5_episodes(file, path, described)
+            return _assemble(path, described, episodes, metadata.get("total_episodes"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, RuntimeError) as error:  # h5py raises either where a file is damaged
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
 
 
-def _read_hdf5_episodes(file: Any, path: Path, described: dict[str, Any], declared: Any) -> Dataset:
-    """Episodes as `described`, as many as `declared` where that is not None."""
+@dataclass(frozen=True)
+class _Recorded:
+    """One episode as its file has it, not yet looked at."""
+
+    label: str
+    observations: Leaves
+    actions: Leaves
+    rewards: NDArray[Any]
+    terminations: NDArray[Any]
+    truncations: NDArray[Any]
+
+
+def _hdf5_episodes(file: Any, path: Path, described: dict[str, Any]) -> Iterator[_Recorded]:
     numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
     for name, number in numbers.items():
         if not number.isdecimal():
             raise DataError(f"{path}: {name}: not an episode's name")
-    groups = sorted(numbers, key=lambda name: int(numbers[name]))
-    if not groups:
-        raise DataError(f"{path}: no episode in it")
-    if declared is not None and declared != len(groups):
-        raise DataError(f"{path}: {len(groups)} episodes, metadata.json says {declared}")
 
-    def arrays(group: str, field: str, space: Space[Any]) -> Leaves:
-        return {leaf: _hdf5_array(file, path, group, f"{field}{inside}") for leaf, inside in _hdf5_names(space).items()}
+    def arrays(group: str, field: str) -> Leaves:
+        names = _hdf5_names(described[f"{field}_space"])
+        return {leaf: _hdf5_array(file, path, group, f"{field}s{inside}") for leaf, inside in names.items()}
 
+    for group in sorted(numbers, key=lambda name: int(numbers[name])):
+        flat = {name: _hdf5_array(file, path, group, name) for name in ("rewards", "terminations", "truncations")}
+        yield _Recorded(group, arrays(group, "observation"), arrays(group, "action"), **flat)
+
+
+def _arrow_episodes(data: Path, described: dict[str, Any]) -> Iterator[_Recorded]:
+    """Through Minari's own reader: the spaces stand in the metadata, so it builds no environment to learn them."""
+    try:
+        from minari import MinariDataset
+
+        for episode in MinariDataset(data).iterate_episodes():
+            yield _Recorded(
+                f"episode_{episode.id}",
+                to_leaves(described["observation_space"], episode.observations),
+                to_leaves(described["action_space"], episode.actions),
+                *(np.asarray(x) for x in (episode.rewards, episode.terminations, episode.truncations)),
+            )
+    except ImportError:
+        raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'minari[arrow]'") from None
+    except Exception as error:  # pyarrow and Minari raise errors of many kinds where a file is damaged
+        raise DataError(f"{data}: cannot be read as Arrow ({reason(error)})") from None
+
+
+def _assemble(path: Path, described: dict[str, Any], recorded: Iterable[_Recorded], declared: Any) -> Dataset:
+    """Episodes put one after the other, each checked; as many as `declared` where that is not None."""
     columns: dict[str, list[Any]] = {"observations": [], "finals": [], "actions": [], "rewards": [], "ends": []}
-    for group in groups:
-        where = f"{path}: {group}"
-        rewards = _hdf5_array(file, path, group, "rewards")
+    for episode in recorded:
+        where, rewards = f"{path}: {episode.label}", episode.rewards
         if rewards.ndim != 1 or len(rewards) == 0:
             raise DataError(f"{where}/rewards: shape {rewards.shape}, expected (T,) with T at least 1")
-        observations = arrays(group, "observations", described["observation_space"])
-        actions = arrays(group, "actions", described["action_space"])
-        _check_rows(where, "actions", actions, len(rewards), described["action_space"])
-        _check_rows(where, "observations", observations, len(rewards) + 1, described["observation_space"])
-        ends = [_hdf5_array(file, path, group, name) for name in ("terminations", "truncations")]
-        for name, flags in zip(("terminations", "truncations"), ends, strict=True):
+        _check_rows(where, "actions", episode.actions, len(rewards), described["action_space"])
+        _check_rows(where, "observations", episode.observations, len(rewards) + 1, described["observation_space"])
+        for name in ("terminations", "truncations"):
+            flags = getattr(episode, name)
             if flags.shape != rewards.shape:
                 raise DataError(f"{where}/{name}: shape {flags.shape}, expected {rewards.shape}")
             if flags[:-1].any():
                 raise DataError(f"{where}/{name}: true at step {int(flags.argmax())}, before the last step")
-        columns["observations"].append({name: array[:-1] for name, array in observations.items()})
-        columns["finals"].append({name: array[-1:] for name, array in observations.items()})
-        columns["actions"].append(actions)
+        columns["observations"].append({name: array[:-1] for name, array in episode.observations.items()})
+        columns["finals"].append({name: array[-1:] for name, array in episode.observations.items()})
+        columns["actions"].append(episode.actions)
         columns["rewards"].append(rewards)
-        columns["ends"].append([bool(flags[-1]) for flags in ends])
-    last_flags = np.asarray(columns["ends"], np.bool_)  # (E, 2)
+        columns["ends"].append([bool(episode.terminations[-1]), bool(episode.truncations[-1])])
+    count = len(columns["rewards"])
+    if count == 0:
+        raise DataError(f"{path}: no episode in it")
+    if declared is not None and declared != count:
+        raise DataError(f"{path}: {count} episodes, metadata.json says {declared}")
+    ends = np.asarray(columns["ends"], np.bool_)  # (E, 2)
     return Dataset(
         **described,
         observations=_join(columns["observations"]),
@@ -226,8 +266,8 @@ def _read_hdf5_episodes(file: Any, path: Path, described: dict[str, Any], declar
         actions=_join(columns["actions"]),
         rewards=np.concatenate(columns["rewards"]),
         offsets=_offsets([len(rewards) for rewards in columns["rewards"]]),
-        terminated=last_flags[:, 0],
-        truncated=last_flags[:, 1],
+        terminated=ends[:, 0],
+        truncated=ends[:, 1],
     )
 
 

@@ -44,8 +44,11 @@ class Played:
 
     @property
     def total_return(self) -> float:
-        """Sum of the rewards, in the order they came."""
-        return sum(self.rewards)
+        """Sum of the rewards, in the order they came (Python's own sum is another from 3.12 on)."""
+        total = 0.0
+        for reward in self.rewards:
+            total += reward
+        return total
 
     @property
     def length(self) -> int:
@@ -54,18 +57,20 @@ class Played:
 
 
 class RandomPolicy:
-    """Samples the action space; its first action depends on the space's seed alone."""
+    """Samples the action space. The request of an episode is the seed of its actions, whatever plays beside it."""
 
-    def __init__(self, action_space: Space[Any], seed: int = 0):
-        self._space = action_space
-        self._space.seed(seed)
+    def __init__(self, action_space: Space[Any]):
+        self._action_space = action_space
+        self._spaces: dict[int, Space[Any]] = {}
 
     def begin(self, world: int, request: Any) -> None:
-        """Nothing to prepare."""
+        """An episode whose actions have this seed."""
+        self._spaces[world] = copy.deepcopy(self._action_space)
+        self._spaces[world].seed(request)
 
     def choose(self, observations: Mapping[int, Any]) -> dict[int, Any]:
         """A sample for each world."""
-        return {world: self._space.sample() for world in observations}
+        return {world: self._spaces[world].sample() for world in observations}
 
     def receive(self, world: int, reward: float) -> None:
         """Nothing to learn."""

@@ -88,14 +88,20 @@ class Worlds:
     def reset(self, world: int, seed: int) -> Any:
         """Start an episode in one world; returns its first observation."""
         self._elapsed[world] = 0
-        observation, _ = self._environments[world].reset(seed=seed)
+        try:
+            observation, _ = self._environments[world].reset(seed=seed)
+        except Exception as error:  # an environment may raise anything
+            raise WorldError(f"world {world}, reset with seed {seed}: {reason(error)}") from error
         return observation
 
     def step(self, world: int, action: Any) -> Step:
-        """Take one action in one world. A reward that is not finite raises `WorldError`."""
+        """Take one action in one world. What the world raises, or a reward that is not finite, is a `WorldError`."""
         self._elapsed[world] += 1
-        observation, reward, terminated, truncated, _ = self._environments[world].step(action)
-        earned = float(reward)
+        try:
+            observation, reward, terminated, truncated, _ = self._environments[world].step(action)
+            earned = float(reward)
+        except Exception as error:  # an environment may raise anything
+            raise WorldError(f"world {world}, step {self._elapsed[world]}: {reason(error)}") from error
         if not math.isfinite(earned):
             raise WorldError(f"world {world}, step {self._elapsed[world]}: reward {reward}")
         return Step(observation, earned, bool(terminated), bool(truncated))

@@ -51,7 +51,7 @@ def test_the_fast_kernel_equals_the_formula(read, dtype, tolerance):
     read = None if read is None else torch.tensor(read)
     positions = torch.arange(LENGTH) if read is None else read
     expected = by_the_formula(module, x, take(x, positions), causal_visibility(positions, LENGTH))
-    torch.testing.assert_close(module(x, read), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(module(x, read=read), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"rotary": True}, {"activation": "gelu"}], ids=str)

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from transformer.attention import MultiHeadAttention
     from transformer.blocks import Block, FeedForward, Transformer
     from transformer.config import ConfigError, TrainingConfig, TransformerConfig
+    from transformer.generation import Sampling, beam_search, generate
+    from transformer.language import LanguageModel, LanguageModelConfig
     from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
+    from transformer.translation import EncoderDecoder, TranslationConfig
 
 _HOMES = {
     "ConfigError": "config",
@@ -20,6 +23,13 @@ _HOMES = {
     "Block": "blocks",
     "FeedForward": "blocks",
     "Transformer": "blocks",
+    "Sampling": "generation",
+    "beam_search": "generation",
+    "generate": "generation",
+    "LanguageModel": "language",
+    "LanguageModelConfig": "language",
+    "EncoderDecoder": "translation",
+    "TranslationConfig": "translation",
     "LearnedPositions": "positions",
     "RotaryPositions": "positions",
     "SinusoidalPositions": "positions",
@@ -28,14 +38,21 @@ _HOMES = {
 __all__ = [
     "Block",
     "ConfigError",
+    "EncoderDecoder",
     "FeedForward",
+    "LanguageModel",
+    "LanguageModelConfig",
     "LearnedPositions",
     "MultiHeadAttention",
     "RotaryPositions",
+    "Sampling",
     "SinusoidalPositions",
     "TrainingConfig",
     "Transformer",
     "TransformerConfig",
+    "TranslationConfig",
+    "beam_search",
+    "generate",
 ]
 
 

@@ -1,6 +1,8 @@
 """Attention: the formula, and its multi-head form (Vaswani et al. 2017, sections 3.2.1 and 3.2.2)."""
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +19,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) ->
     may look at a key; each query needs at least one. `MultiHeadAttention` uses a fast kernel instead; this is what
     that kernel is tested against.
     """
+    return attention_weights(q, k, visible) @ v  # (B, H, Lq, Hd)
+
+
+def attention_weights(q: Tensor, k: Tensor, visible: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(Hd)): how much each query looks at each visible key, (B, H, Lq, Lk); rows sum to one."""
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, Lq, Lk)
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
-    return scores.softmax(-1) @ v  # (B, H, Lq, Hd)
+    return scores.softmax(-1)
 
 
 def causal_visibility(query_positions: Tensor, num_keys: int) -> Tensor:
@@ -33,43 +40,128 @@ def causal_visibility(query_positions: Tensor, num_keys: int) -> Tensor:
     return visible if visible.dim() == 2 else visible[:, None]  # one mask for all heads
 
 
-class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each in its own Hd = D / H dimensions; their results are joined and projected."""
+class KeyValueCache:
+    """Keys and values that one attention has computed, each in the column of its position; all room is taken at once.
 
-    def __init__(self, config: TransformerConfig):
+    Rows of a batch may stand at different positions: a column that a row has not reached yet, or that holds padding, is
+    later than its queries, so the causal mask hides it until the row writes its own.
+    """
+
+    def __init__(self, batch_size: int, num_heads: int, length: int, head_width: int, like: Tensor):
+        """length: columns, one for each position. like: a tensor of the wanted type, on the wanted device."""
+        shape = (batch_size, num_heads, length, head_width)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.length = 0  # columns that the furthest row may have written
+
+    def write(self, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (B, H, L, Hd) at positions (L,) or (B, L); returns all keys and values so far, (B, H, length, Hd)."""
+        # The row that was furthest may be gone by now, so this is a bound; columns that nobody reached stay hidden.
+        self.length = min(self.length + keys.shape[2], self.keys.shape[2])
+        columns = positions.expand(len(keys), -1)[:, None, :, None].expand(keys.shape)  # (B, H, L, Hd)
+        self.keys.scatter_(2, columns, keys)
+        self.values.scatter_(2, columns, values)
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def rows(self, rows: Sequence[int]) -> "KeyValueCache":
+        """A cache of these rows, in this order; a row may be taken more than once."""
+        chosen = copy.copy(self)
+        index = torch.tensor(rows, device=self.keys.device)
+        chosen.keys, chosen.values = self.keys[index], self.values[index]
+        return chosen
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each in its own Hd = D / H dimensions; their results are joined and projected.
+
+    causal: a position sees itself and what came before. Otherwise it sees everything, as in an encoder and in
+    cross-attention.
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool = True):
         super().__init__()
-        self.num_heads = config.num_heads
+        self.num_heads, self.causal = config.num_heads, causal
         self.dropout = config.dropout
         self.query = nn.Linear(config.width, config.width)
         self.key_value = nn.Linear(config.width, 2 * config.width)
         self.output = nn.Linear(config.width, config.width)
         self.rotary = RotaryPositions(config.width // config.num_heads) if config.rotary else None
 
-    def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
-        """Causal self-attention: each position looks at itself and at what came before.
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        read: Tensor | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Queries from x, keys and values from the context: from x itself (self-attention) when it is None.
 
-        x: (B, L, D). read: positions whose outputs are wanted, (Q,) or (B, Q); all of them when None. Keys and values
-        come from every position either way. Returns (B, L, D), or (B, Q, D) with `read`.
+        x: (B, L, D). context: (B, Lk, D). mask: (B, Lk), True where a key is real.
+        positions: where the tokens of x stand, (L,) or (B, L); 0, 1, ... when None.
+        cache: keys and values of earlier calls, and of this one from now on.
+        read: indices into x whose outputs are wanted, (Q,) or (B, Q); all when None.
+        Returns (B, L, D), or (B, Q, D) with `read`.
         """
-        queries = x if read is None else take(x, read)
-        q = self._split_heads(self.query(queries))  # (B, H, Lq, Hd)
-        k, v = (self._split_heads(part) for part in self.key_value(x).chunk(2, dim=-1))  # each (B, H, L, Hd)
-        if self.rotary is not None:
-            everywhere = torch.arange(x.shape[1], device=x.device)
-            q, k = self.rotary(q, everywhere if read is None else read), self.rotary(k, everywhere)
-        visible = None if read is None else causal_visibility(read, x.shape[1])
+        q, k, v, visible = self._project(x, context, read, mask, positions, cache)
         heads = F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=visible,
-            is_causal=visible is None,  # the kernel's own causal mask is right only for as many queries as keys
+            # The kernel's own causal mask is right only for as many queries as keys; it is faster there.
+            is_causal=self.causal and visible is None,
             dropout_p=self.dropout if self.training else 0.0,
         )  # (B, H, Lq, Hd)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, Lq, D)
 
+    def weights(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
+        """Which key each query looks at, and how much, for a picture: (B, H, L, Lk), each row sums to one."""
+        q, k, _, visible = self._project(x, context, None, mask, None, None)
+        if self.causal and visible is None:
+            visible = causal_visibility(torch.arange(x.shape[1], device=x.device), x.shape[1])
+        return attention_weights(q, k, visible)
+
+    def _project(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        read: Tensor | None,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys, values (B, H, L, Hd), and which keys each query sees; None leaves that to the kernel."""
+        q = self._split_heads(self.query(x if read is None else take(x, read)))  # (B, H, Lq, Hd)
+        if context is not None and cache is not None and cache.length:  # the context is the same at every call
+            return q, cache.keys, cache.values, None if mask is None else mask[:, None, None]
+        k, v = (self._split_heads(part) for part in self.key_value(x if context is None else context).chunk(2, dim=-1))
+        plain = positions is None and read is None and cache is None
+        if positions is None:
+            positions = torch.arange(x.shape[1], device=x.device)
+        asked = positions if read is None else _positions_of(read, positions)
+        if self.rotary is not None and context is None:  # distances between two different sequences mean nothing
+            q, k = self.rotary(q, asked), self.rotary(k, positions)
+        if cache is not None:
+            k, v = cache.write(k, v, positions if context is None else torch.arange(k.shape[2], device=k.device))
+        visible = None
+        if self.causal and not (plain and mask is None):
+            visible = causal_visibility(asked, k.shape[2])
+        if mask is not None:
+            keys = mask[:, None, None]  # (B, 1, 1, Lk)
+            visible = keys if visible is None else visible & keys
+        return q, k, v, visible
+
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, L, Hd)
+
+
+def _positions_of(read: Tensor, positions: Tensor) -> Tensor:
+    """Positions of the tokens at indices `read`, (Q,) or (B, Q); positions are (L,) or (B, L)."""
+    if positions.dim() == 1:
+        return positions[read]  # (Q,) or (B, Q)
+    return positions[:, read] if read.dim() == 1 else positions.gather(1, read)  # (B, Q)
 
 
 def take(x: Tensor, positions: Tensor) -> Tensor:

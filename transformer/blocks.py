@@ -1,12 +1,14 @@
 """Residual blocks and their stack: embeddings in, embeddings out (Vaswani et al. 2017, section 3.1; GPT-2)."""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transformer.attention import MultiHeadAttention, take
+from transformer.attention import KeyValueCache, MultiHeadAttention, take
 from transformer.config import TransformerConfig
 
 
@@ -47,52 +49,133 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention, then x + feed-forward, with a layer norm before each part (pre) or after each sum (post)."""
+    """x + attention [+ cross-attention] + feed-forward, each a residual branch.
 
-    def __init__(self, config: TransformerConfig):
+    A layer norm stands before each branch (pre-norm) or after each sum (post-norm). `causal` and `cross` make the three
+    blocks there are: decoder only (causal), encoder (neither), decoder of a translation (both).
+    """
+
+    def __init__(self, config: TransformerConfig, *, causal: bool = True, cross: bool = False):
         super().__init__()
         self.norm_first = config.norm == "pre"
         self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = MultiHeadAttention(config)
+        self.attention = MultiHeadAttention(config, causal)
+        self.cross_norm = nn.LayerNorm(config.width) if cross else None
+        self.cross_attention = MultiHeadAttention(config, causal=False) if cross else None
         self.feed_forward_norm = nn.LayerNorm(config.width)
         self.feed_forward = FeedForward(config)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D); with `read`, (Q,) or (B, Q), only those positions come out: (B, Q, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        read: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: "BlockCache | None" = None,
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, Q, D) at the indices `read`; the other arguments as in `Transformer`."""
+
+        def attend(x: Tensor) -> Tensor:
+            own = cache.own if cache else None
+            return self.attention(x, read=read, mask=mask, positions=positions, cache=own)
+
+        def cross(x: Tensor) -> Tensor:
+            assert self.cross_attention is not None
+            return self.cross_attention(x, memory, mask=memory_mask, cache=cache.memory if cache else None)
+
         residual = x if read is None else take(x, read)
+        x = self._branch(residual, self.attention_norm, attend, x)
+        if self.cross_norm is not None:
+            x = self._branch(x, self.cross_norm, cross, x)
+        return self._branch(x, self.feed_forward_norm, self.feed_forward, x)
+
+    def _branch(self, residual: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """One residual branch, its norm before the part or after the sum."""
         if self.norm_first:
-            x = residual + self.dropout(self.attention(self.attention_norm(x), read))
-            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(residual + self.dropout(self.attention(x, read)))
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+            return residual + self.dropout(part(norm(x)))
+        return norm(residual + self.dropout(part(x)))
+
+
+@dataclass
+class BlockCache:
+    """What one block remembers in generation: its own keys and values, and those of the memory where it crosses."""
+
+    own: KeyValueCache
+    memory: KeyValueCache | None
+
+    def rows(self, rows: Sequence[int]) -> "BlockCache":
+        """What these rows of the batch remember, in this order."""
+        return BlockCache(self.own.rows(rows), self.memory and self.memory.rows(rows))
 
 
 class Transformer(nn.Module):
-    """A stack of causal blocks. It knows no words, rewards or position tables: whoever uses it embeds and reads out."""
+    """A stack of blocks. It knows no words and has no table of positions: whoever uses it embeds and reads out.
 
-    def __init__(self, config: TransformerConfig):
+    causal: a decoder, each output depends on its own and earlier positions alone; otherwise an encoder.
+    cross: each block also attends to a memory, an encoder's output.
+    """
+
+    def __init__(self, config: TransformerConfig, *, causal: bool = True, cross: bool = False):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.config, self.cross = config, cross
+        self.blocks = nn.ModuleList(Block(config, causal=causal, cross=cross) for _ in range(config.num_layers))
         # Pre-norm leaves the residual stream itself unnormalised, so one last norm follows (GPT-2).
         self.final_norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.apply(initialize)
-        for block in self.blocks:
-            for output in (block.attention.output, block.feed_forward.output):  # type: ignore[union-attr]
-                # Each block adds two branches to the stream; so scaled, its variance does not grow with depth (GPT-2).
-                nn.init.normal_(output.weight, std=0.02 / math.sqrt(2 * config.num_layers))  # type: ignore[union-attr, arg-type]
+        outputs = [p for name, p in self.named_parameters() if name.endswith("output.weight")]
+        for weight in outputs:
+            # Each block adds its branches to the stream; so scaled, its variance does not grow with depth (GPT-2).
+            nn.init.normal_(weight, std=0.02 / math.sqrt(len(outputs)))
 
-    def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
-        """Embeddings (B, L, D) to outputs (B, L, D); each output depends on its own and earlier positions alone.
+    def forward(
+        self,
+        x: Tensor,
+        read: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: list[BlockCache] | None = None,
+    ) -> Tensor:
+        """Embeddings (B, L, D) to outputs (B, L, D).
 
-        read: positions whose outputs are wanted, (Q,) or (B, Q) with a choice for each row; then (B, Q, D) comes out.
-        The last block computes queries and feed-forward at those positions only: the same numbers for less work.
+        read: indices whose outputs are wanted, (Q,) or (B, Q) with a choice for each row; then (B, Q, D) comes out. The
+        last block computes queries and feed-forward there alone: the same numbers for less work.
+        mask: (B, L), True where a token is real; a causal stack padded on the right needs none.
+        positions: where the tokens stand, (L,) or (B, L), for a stack with a cache; 0, 1, ... when None.
+        memory: (B, M, D) for a stack with cross-attention; memory_mask: (B, M), True where it is real.
+        cache: from `make_cache`; it takes this call's keys and values up.
         """
-        x = self.dropout(x)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        return self.final_norm(self.blocks[-1](x, read))
+        x, last = self.dropout(x), len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                read if i == last else None,
+                mask=mask,
+                positions=positions,
+                memory=memory,
+                memory_mask=memory_mask,
+                cache=cache[i] if cache else None,
+            )
+        return self.final_norm(x)
+
+    def make_cache(self, batch_size: int, length: int, memory_length: int = 0) -> list[BlockCache]:
+        """Room for `length` positions, and for a memory's, in every block; filled by `forward`."""
+        like, heads = next(self.parameters()), self.config.num_heads
+        width = self.config.width // heads
+        return [
+            BlockCache(
+                KeyValueCache(batch_size, heads, length, width, like.detach()),
+                KeyValueCache(batch_size, heads, memory_length, width, like.detach()) if self.cross else None,
+            )
+            for _ in self.blocks
+        ]
 
 
 def initialize(module: nn.Module) -> None:

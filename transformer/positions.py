@@ -1,4 +1,4 @@
-"""Positions: an index in, an encoding out. Timesteps of an episode are encoded by the same modules."""
+"""Positions: an index in, an encoding out, of words in a sentence or of anything else that is counted."""
 
 import torch
 from torch import Tensor, nn

@@ -1,0 +1,169 @@
+"""The one loop that steps worlds: the same episodes however many play at once, all kept as they were."""
+
+from collections import Counter
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs.rollout import Job, Played, RandomPolicy, rollout
+from envs.worlds import Worlds
+
+JOBS = [Job(seed, request) for request, seed in enumerate([3, 0, 9, 4, 3, 1, 7])]  # episodes of different lengths
+
+
+class Counting(gymnasium.Env):
+    """Rewards that depend on seed, action and time; terminates or is truncated after 2 to 6 steps, as the seed says.
+
+    It writes over the action that it is given and, where `reuses`, gives out one observation array again and again.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    action_space = spaces.Box(0, 9, (1,), np.float64)
+
+    def __init__(self, reuses=True):
+        self.reuses, self.buffer = reuses, np.zeros(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.elapsed = seed, 0
+        return self.observe(-1), {}
+
+    def step(self, action):
+        self.elapsed += 1
+        reward = self.np_random.normal() + action[0] * self.elapsed
+        observation, end = self.observe(action[0]), self.elapsed == 2 + self.seed % 5
+        action[:] = np.nan
+        return observation, reward, end and self.seed % 2 == 0, end and self.seed % 2 == 1, {}
+
+    def observe(self, action):
+        self.buffer[:] = self.seed, self.elapsed, action
+        return self.buffer if self.reuses else self.buffer.copy()
+
+
+class Planned:
+    """What it chooses depends on all that it was told: the request, the observation and the rewards so far."""
+
+    def __init__(self):
+        self.requests, self.rewards = {}, {}
+
+    def begin(self, world, request):
+        self.requests[world], self.rewards[world] = request, []
+
+    def choose(self, observations):
+        return {world: self.action(world, observation) for world, observation in observations.items()}
+
+    def action(self, world, observation):
+        return np.array(
+            [(self.requests[world] + observation.sum() + len(self.rewards[world])) % 7 + self.earned(world)]
+        )
+
+    def earned(self, world):
+        return sum(reward * (i + 1) for i, reward in enumerate(self.rewards[world])) % 1  # their order counts
+
+    def receive(self, world, reward):
+        self.rewards[world].append(reward)
+
+
+def play(jobs=JOBS, count=3, policy=None, reuses=True, **options) -> list[Played]:
+    with Worlds(lambda: Counting(reuses), count) as worlds:
+        return rollout(worlds, policy or Planned(), jobs, **options)
+
+
+def by_hand(job: Job) -> Played:
+    """The same episode, as anyone would write it for one environment."""
+    env, policy, played, end = Counting(), Planned(), Played(job), False
+    observation, _ = env.reset(seed=job.seed)
+    played.observations.append(observation.copy())
+    policy.begin(0, job.request)
+    while not end:
+        action = policy.action(0, observation)
+        played.actions.append(action.copy())
+        observation, reward, played.terminated, played.truncated, _ = env.step(action)
+        policy.receive(0, reward)
+        played.observations.append(observation.copy())
+        played.rewards.append(reward)
+        end = played.terminated or played.truncated
+    return played
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 11])  # fewer worlds than jobs, as many, and more
+@pytest.mark.parametrize("reuses", [True, False], ids=["one observation array", "new ones"])
+def test_episodes_do_not_depend_on_how_many_worlds_play(count, reuses):
+    results = play(count=count, reuses=reuses, keep_trajectories=True)
+    assert [played.job for played in results] == JOBS
+    for played, expected in zip(results, map(by_hand, JOBS), strict=True):
+        assert played.rewards == expected.rewards
+        assert (played.terminated, played.truncated) == (expected.terminated, expected.truncated)
+        assert played.length == len(played.actions) == 2 + played.job.seed % 5
+        assert len(played.observations) == played.length + 1
+        np.testing.assert_array_equal(played.observations, expected.observations)
+        np.testing.assert_array_equal(played.actions, expected.actions)
+        assert played.total_return == pytest.approx(np.sum(expected.rewards))
+
+
+def test_trajectories_are_kept_only_where_asked_for():
+    assert all(not played.observations and not played.actions and played.rewards for played in play())
+
+
+def test_no_jobs_no_episodes():
+    assert play(jobs=[]) == []
+
+
+def test_the_policy_is_told_every_reward_in_its_order():
+    class Listening(Planned):
+        def __init__(self):
+            super().__init__()
+            self.heard = {}
+
+        def begin(self, world, request):
+            super().begin(world, request)
+            self.heard[request] = self.rewards[world]
+
+    policy = Listening()
+    results = play(policy=policy)
+    assert policy.heard == {played.job.request: played.rewards for played in results}
+
+
+def test_callbacks_come_once_for_each_step_and_each_episode():
+    steps, finished, worlds = Counter(), [], set()
+
+    def on_step(world, episode):
+        steps[episode.job.request] += 1
+        worlds.add(world)
+        assert episode.length == steps[episode.job.request]  # after the step
+
+    def on_episode(episode):
+        assert episode.terminated != episode.truncated
+        finished.append(episode.job.request)
+
+    results = play(on_step=on_step, on_episode=on_episode)
+    assert steps == {played.job.request: played.length for played in results}
+    assert sorted(finished) == list(range(len(JOBS)))
+    assert finished != sorted(finished)  # in the order they end; here a later one is shorter
+    assert worlds == {0, 1, 2}
+
+
+SPACES = [spaces.Discrete(5, start=3), spaces.Dict(arm=spaces.Box(-1, 2, (3,)), grip=spaces.Discrete(2))]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_the_random_policy_stays_in_its_space_and_follows_its_seed(space):
+    def actions(seed):
+        policy = RandomPolicy(space)
+        for world in (0, 4):
+            policy.begin(world, seed + world)
+        return [action for _ in range(20) for action in policy.choose({0: None, 4: None}).values()]
+
+    assert all(space.contains(action) for action in actions(0))
+    assert len({str(action) for action in actions(0)}) > 1
+    assert str(actions(0)) == str(actions(0)) != str(actions(1))
+
+
+def test_the_random_policy_plays():
+    jobs = [Job(seed, seed) for seed in range(5)]
+    results = play(jobs, policy=RandomPolicy(Counting.action_space), keep_trajectories=True)
+    alone = play(jobs, count=1, policy=RandomPolicy(Counting.action_space))
+    assert [played.rewards for played in results] == [played.rewards for played in alone]
+    assert all(Counting.action_space.contains(action) for played in results for action in played.actions)

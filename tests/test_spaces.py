@@ -1,0 +1,129 @@
+"""Spaces as named leaves: names, the way there and back, which spaces fit each other, JSON."""
+
+import json
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector.utils import concatenate, create_empty_array
+
+from envs.spaces import SpaceError, from_leaves, leaf_spaces, same_space, space_from_json, space_to_json, to_leaves
+
+BOX = spaces.Box(-1, 1, (2, 3), np.float32)
+DISCRETE = spaces.Discrete(5, start=-2)
+ARM = spaces.Dict(position=BOX, gripper=DISCRETE)
+SPACES = {
+    "box": (BOX, ["value"]),
+    "integer box": (spaces.Box(0, 9, (1,), np.int64), ["value"]),
+    "discrete": (DISCRETE, ["value"]),
+    "dict": (ARM, ["position", "gripper"]),
+    "tuple": (spaces.Tuple([BOX, DISCRETE]), ["0", "1"]),
+    "a leaf called value": (spaces.Dict(value=BOX, arm=spaces.Dict(value=DISCRETE)), ["value", "arm/value"]),
+    "a key that begins like another": (spaces.Dict(a=ARM, ab=BOX), ["a/position", "a/gripper", "ab"]),
+    "dict in tuple in dict": (
+        spaces.Dict(robot=spaces.Tuple([DISCRETE, ARM]), clock=spaces.Box(0, 1, (7,), np.float64)),
+        ["robot/0", "robot/1/position", "robot/1/gripper", "clock"],
+    ),
+}
+every_space = pytest.mark.parametrize(("space", "names"), SPACES.values(), ids=SPACES)
+
+
+@every_space
+def test_leaves_are_named_by_their_path(space, names):
+    assert sorted(leaf_spaces(space)) == sorted(names)
+    assert all(not isinstance(leaf, spaces.Dict | spaces.Tuple) for leaf in leaf_spaces(space).values())
+
+
+@every_space
+def test_leaves_and_back_is_the_same_value(space, names):
+    space.seed(0)
+    for _ in range(3):
+        value = space.sample()
+        leaves = to_leaves(space, value)
+        assert {name: array.shape for name, array in leaves.items()} == {
+            n: s.shape for n, s in leaf_spaces(space).items()
+        }
+        rebuilt = from_leaves(space, leaves)
+        assert data_equivalence(value, rebuilt, exact=True)
+        assert space.contains(rebuilt)
+
+
+@every_space
+def test_a_batch_has_the_leaves_of_its_values_stacked(space, names):
+    space.seed(0)
+    values = [space.sample() for _ in range(3)]
+    batch = to_leaves(space, concatenate(space, values, create_empty_array(space, 3)))
+    for name, array in batch.items():
+        np.testing.assert_array_equal(array, np.stack([to_leaves(space, value)[name] for value in values]))
+
+
+def test_a_box_comes_back_in_its_own_type_from_a_models_float32():
+    space = spaces.Box(-1, 1, (2,), np.float64)
+    assert from_leaves(space, {"value": np.zeros(2, np.float32)}).dtype == np.float64
+
+
+LARGEST = np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize(
+    ("recorded", "present"),
+    [
+        *((space, space) for space, _ in SPACES.values()),
+        (spaces.Box(-0.1, 0.1, (2,), np.float32), spaces.Box(-0.1, 0.1, (2,), np.float64)),
+        (
+            spaces.Dict(x=spaces.Box(0, np.inf, (2,), np.float64)),
+            spaces.Dict(x=spaces.Box(0, np.inf, (2,), np.float32)),
+        ),
+        (spaces.Discrete(3), spaces.Discrete(3, dtype=np.int32)),  # Minari's JSON cannot tell them apart
+    ],
+    ids=str,
+)
+def test_spaces_that_fit(recorded, present):
+    assert same_space(recorded, present) is None
+
+
+@pytest.mark.parametrize(
+    ("recorded", "present", "words"),
+    [
+        (spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (3,)), ["value", "(2,)", "(3,)"]),
+        (spaces.Box(0, 1, (2,)), spaces.Box(0, 1, (2,), np.uint8), ["value", "float32", "uint8"]),
+        (spaces.Box(0, 1, ()), DISCRETE, ["value", "Box", "Discrete"]),
+        (spaces.Box(-1, 1, (2,)), spaces.Box(-1, 2, (2,)), ["value", "bounds", "1.0", "2.0"]),
+        (spaces.Box(-1, 1, (2,)), spaces.Box(-2, 1, (2,)), ["value", "bounds", "-1.0", "-2.0"]),
+        (spaces.Box(-LARGEST, 0, (2,)), spaces.Box(LARGEST / 2, LARGEST, (2,)), ["value", "bounds"]),
+        (spaces.Discrete(3), spaces.Discrete(4), ["value", "Discrete(3)", "Discrete(4)"]),
+        (spaces.Discrete(3), spaces.Discrete(3, start=1), ["value", "start=1"]),
+        (ARM, spaces.Dict(position=BOX), ["gripper", "position"]),
+        (spaces.Dict(x=ARM), spaces.Dict(x=spaces.Dict(position=BOX, gripper=spaces.Discrete(2))), ["x/gripper"]),
+        # These have leaves of the same names, but a value of one cannot be taken apart as a value of the other.
+        (spaces.Dict(value=BOX), BOX, ["Dict", "Box"]),
+        (spaces.Dict({"0": BOX}), spaces.Tuple([BOX]), ["Dict", "Tuple"]),
+    ],
+    ids=str,
+)
+def test_what_differs_is_named(recorded, present, words):
+    difference = same_space(recorded, present)
+    assert difference is not None
+    assert all(word in difference for word in words), difference
+
+
+@every_space
+def test_json_and_back_is_the_same_space(space, names):
+    assert space_from_json(space_to_json(space)) == space
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "null", "[]", '"Box"', "{}", '{"type": "Nonsense"}', '{"type": "Box", "shape": [2]}'),
+        '{"type": "Discrete", "n": 0, "start": 0}',
+        '{"type": "Dict", "subspaces": {"arm": {"type": "Box"}}}',
+        json.dumps({"type": "Box", "shape": [99], "dtype": "float32", "low": [1.0] * 99, "high": [0.0] * 99}),
+        None,
+        7,
+    ],
+)
+def test_broken_json_is_refused_in_one_line(text):
+    with pytest.raises(SpaceError, match=r"\Anot a space in Minari's JSON: .*\Z"):
+        space_from_json(text)

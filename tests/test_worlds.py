@@ -1,0 +1,188 @@
+"""Environments made from plain data, and several stepped side by side."""
+
+import json
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs.worlds import EnvironmentSpec, WorldError, Worlds, import_environments
+
+
+class Scripted(gymnasium.Env):
+    """Pays the rewards it was made with, one a step; the observation is drawn from the world's own seed."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, rewards=(1.0,), error=None, render_mode=None):
+        if error is not None:
+            raise error
+        self.rewards, self.render_mode, self.closed = rewards, render_mode, False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.elapsed = 0
+        return self.np_random.normal(size=2), {}
+
+    def step(self, action):
+        self.elapsed += 1
+        return self.np_random.normal(size=2), self.rewards[self.elapsed - 1], action == 1, action == 2, {}
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def scripted():
+    """The id under which `Scripted` is registered."""
+    gymnasium.register("Scripted-v0", Scripted, max_episode_steps=20, disable_env_checker=True)
+    yield "Scripted-v0"
+    del gymnasium.registry["Scripted-v0"]
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch):
+    """A module that leaves a file behind when it is imported: the file's path."""
+    sung = tmp_path / "sung"
+    (tmp_path / "canary_module.py").write_text(f"open({str(sung)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield sung
+    sys.modules.pop("canary_module", None)
+
+
+def test_made_with_its_arguments_and_limit(scripted):
+    env = EnvironmentSpec(scripted, {"rewards": [5.0, 6.0]}, max_episode_steps=2).make()
+    env.reset(seed=0)
+    assert env.step(0)[1:4] == (5.0, False, False)
+    assert env.step(0)[1:4] == (6.0, False, True)
+    assert EnvironmentSpec(scripted).make().spec.max_episode_steps == 20
+
+
+def test_what_the_caller_asks_for_wins_over_what_was_recorded(scripted):
+    recorded = EnvironmentSpec(scripted, {"render_mode": "human"})
+    assert recorded.make(render_mode="rgb_array").unwrapped.render_mode == "rgb_array"
+
+
+@pytest.mark.parametrize("identity", ["Nowhere-v0", "CartPole", "CartPole-v99", "", "no/such:CartPole-v1"])
+def test_an_unknown_id_is_refused(identity):
+    with pytest.raises(WorldError, match=f"environment {identity}: not registered; .*--environment"):
+        EnvironmentSpec(identity).make()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("no floor\nand no walls"), "no floor"),
+        (AssertionError(), "AssertionError"),
+        (OSError("no such drawing"), "no such drawing"),
+    ],
+)
+def test_one_that_cannot_be_made_is_named_with_the_reason(scripted, error, words):
+    with pytest.raises(WorldError, match=rf"\Aenvironment Scripted-v0: {words}\Z"):
+        EnvironmentSpec(scripted, {"error": error}).make()
+
+
+def test_an_unknown_argument_is_refused(scripted):
+    with pytest.raises(WorldError, match=r"environment Scripted-v0: .*wheels"):
+        EnvironmentSpec(scripted, {"wheels": 4}).make()
+
+
+def test_an_id_never_imports_a_module(canary):
+    with pytest.raises(WorldError, match="canary_module:Env-v0"):
+        EnvironmentSpec("canary_module:Env-v0").make()
+    assert not canary.exists()
+    import_environments("canary_module")  # the canary does sing: the test can fail
+    assert canary.exists()
+
+
+def test_a_module_that_is_not_there_is_refused():
+    with pytest.raises(WorldError, match=r"--import no_such_module: .*no_such_module"):
+        import_environments("no_such_module")
+
+
+def test_read_from_gymnasiums_own_json_and_from_ours():
+    theirs = EnvironmentSpec.from_json(gymnasium.make("CartPole-v1", sutton_barto_reward=True).spec.to_json())
+    assert (theirs.id, theirs.max_episode_steps) == ("CartPole-v1", 500)
+    assert theirs.kwargs["sutton_barto_reward"] is True
+    ours = EnvironmentSpec("Hopper-v5", {"frame_skip": 4}, 300)
+    assert EnvironmentSpec.from_json(json.loads(json.dumps(ours.to_json()))) == ours
+    assert EnvironmentSpec.from_json({"id": "A-v0", "max_episode_steps": -1}) == EnvironmentSpec("A-v0")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *("", "{", "[]", "7", "null", "{}", 7, ["a"], "[" * 100_000),
+        {"id": "A-v0", "kwargs": 3},
+        {"id": "A-v0", "max_episode_steps": "many"},
+        {"id": "A-v0", "max_episode_steps": float("inf")},
+    ],
+    ids=lambda document: str(document)[:40],
+)
+def test_json_that_describes_no_environment_is_refused(document):
+    with pytest.raises(WorldError, match="not an environment's specification"):
+        EnvironmentSpec.from_json(document)
+
+
+def test_each_world_has_its_own_seed_and_clock():
+    with Worlds(Scripted, 3) as worlds:
+        first = [worlds.reset(world, seed) for world, seed in enumerate([5, 7, 5])]
+        assert (first[0] == first[2]).all()
+        assert (first[0] != first[1]).all()
+        assert (worlds.step(0, 0).observation == worlds.step(2, 0).observation).all()
+        assert (worlds.step(1, 1).terminated, len(worlds)) == (True, 3)
+        worlds.reset(0, 0)
+        assert worlds.step(0, 2).truncated
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, np.float32("nan")])
+def test_a_reward_that_is_not_finite_is_named_with_world_and_step(reward):
+    with Worlds(lambda: Scripted([1.0, 1.0, reward]), 2) as worlds:
+        for _ in range(2):  # the second time the clock starts anew
+            worlds.reset(0, 0), worlds.reset(1, 0)
+            worlds.step(0, 0), worlds.step(1, 0), worlds.step(1, 0)
+            with pytest.raises(WorldError, match=r"world 1, step 3: reward -?(nan|inf)"):
+                worlds.step(1, 0)
+
+
+def test_every_world_is_closed():
+    made = []
+    with Worlds(lambda: made.append(Scripted()) or made[-1], 3):
+        assert [env.closed for env in made] == [False] * 3
+    assert [env.closed for env in made] == [True] * 3
+
+
+def test_frames_per_second_are_the_environments_own():
+    assert Worlds(lambda: gymnasium.make("CartPole-v1"), 1).frames_per_second == 50
+    assert Worlds(Scripted, 1).frames_per_second == 30
+
+
+class Failing(gymnasium.Env):
+    """Raises in its second step, or when it is reset with seed 13."""
+
+    observation_space = action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        if seed == 13:
+            raise RuntimeError("no thirteenth world")
+        self.steps = 0
+        return 0, {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 2:
+            raise RuntimeError("the motor burnt\nout")
+        return 0, 0.0, False, False, {}
+
+
+def test_what_a_world_raises_is_named_with_world_and_step():
+    with Worlds(Failing, 3) as worlds:
+        with pytest.raises(WorldError, match=r"\Aworld 1, reset with seed 13: no thirteenth world\Z"):
+            worlds.reset(1, 13)
+        worlds.reset(2, 0)
+        worlds.step(2, 0)
+        with pytest.raises(WorldError, match=r"\Aworld 2, step 2: the motor burnt\Z"):
+            worlds.step(2, 0)

@@ -1,0 +1,225 @@
+"""Writing on: greedy, sampled, or by beam search, one token at a time, for many prompts of different lengths at once.
+
+A model sees `context_length` tokens. When a row is about to grow past that, its window is anchored anew: it keeps half
+of it, read again from position 0. Where a window begins is a function of the row's length alone (`window_start`), so a
+row's tokens depend neither on the rows beside it nor on whether keys and values are cached.
+"""
+
+import math
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from transformer.blocks import BlockCache
+from transformer.language import LanguageModel
+from transformer.translation import EncoderDecoder
+
+
+def window_start(length: int, context_length: int) -> int:
+    """First token that the model sees of a text of `length` tokens: it moves on by half a window at a time."""
+    if length <= context_length:
+        return 0
+    stride = max(1, context_length // 2)
+    return stride * math.ceil((length - context_length) / stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn from its logits. Temperature 0 is greedy: the most likely token, nothing drawn."""
+
+    temperature: float = 1.0
+    """Logits are divided by this; 0 takes the most likely token."""
+    top_k: int | None = None
+    """Only the k most likely tokens."""
+    top_p: float | None = None
+    """Only the fewest most likely tokens whose probabilities reach p (Holtzman et al. 2020)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and not negative, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+
+    def pick(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One token for each row of logits (B, V): (B,)."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = self.probabilities(logits)
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What `pick` draws from, at a temperature above 0: (B, V)."""
+        logits = logits.float() / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k).values[:, -1:]  # (B, 1)
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        probabilities = logits.softmax(-1)
+        if self.top_p is not None:
+            ordered, order = probabilities.sort(descending=True)
+            before = ordered.cumsum(-1) - ordered  # probability of the tokens more likely than this one
+            kept = torch.zeros_like(probabilities).scatter(1, order, ordered.where(before < self.top_p, 0.0))
+            probabilities = kept / kept.sum(-1, keepdim=True)
+        return probabilities
+
+
+class Reader(Protocol):
+    """Logits of the next token of several texts that grow between calls."""
+
+    def next_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """One row for each text: (B, V)."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """The next call's texts continue these rows of the last call's; a row may be kept more than once."""
+
+
+class LanguageReader:
+    """Reads texts with a language model; keys and values are kept between calls while no window is anchored anew."""
+
+    def __init__(self, model: LanguageModel, use_cache: bool = True):
+        self.model, self.use_cache = model, use_cache
+        self.starts: list[int] | None = None  # where the cached windows begin
+        self.cache: list[BlockCache] | None = None
+
+    def next_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """One row for each text: (B, V)."""
+        device, limit = self.model.embedding.weight.device, self.model.config.context_length
+        starts = [window_start(len(text), limit) for text in texts]
+        windows = [text[start:] for text, start in zip(texts, starts, strict=True)]
+        last = torch.tensor([[len(window) - 1] for window in windows], device=device)  # (B, 1)
+        if self.use_cache and starts == self.starts:
+            newest = torch.tensor([[window[-1]] for window in windows], device=device)  # (B, 1)
+            return self.model(newest, positions=last, cache=self.cache)[:, 0]
+        self.starts = starts
+        self.cache = self.model.transformer.make_cache(len(texts), limit) if self.use_cache else None
+        return self.model(pad(windows, device), read=last, cache=self.cache)[:, 0]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """The next call's texts continue these rows of the last call's."""
+        if self.starts is not None and self.cache is not None:
+            self.starts = [self.starts[row] for row in rows]
+            self.cache = [layer.rows(rows) for layer in self.cache]
+
+
+class TranslationReader:
+    """Reads targets of sources that were encoded once; each row belongs to one source."""
+
+    def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]], use_cache: bool = True):
+        device = model.embedding.weight.device
+        lengths = torch.tensor([len(source) for source in sources], device=device)
+        padded = pad(sources, device)  # (B, M)
+        self.model, self.use_cache = model, use_cache
+        self.source_mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]  # (B, M)
+        self.memory = model.encode(padded, self.source_mask)  # (B, M, D)
+        self.cache: list[BlockCache] | None = None
+
+    def next_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """One row for each target so far: (B, V). Targets of one call have one length."""
+        device, limit = self.memory.device, self.model.config.context_length
+        length = len(texts[0])
+        if any(len(text) != length for text in texts) or length > limit:
+            raise ValueError(f"targets of {sorted({len(t) for t in texts})} tokens; expected one length up to {limit}")
+        tokens, last = pad(texts, device), torch.tensor([length - 1], device=device)
+        if self.cache is not None:
+            newest = tokens[:, -1:]  # (B, 1); the others are in the cache
+            return self.model.decode(newest, self.memory, self.source_mask, positions=last, cache=self.cache)[:, 0]
+        if self.use_cache:
+            self.cache = self.model.decoder.make_cache(len(texts), limit, self.memory.shape[1])
+        return self.model.decode(tokens, self.memory, self.source_mask, read=last, cache=self.cache)[:, 0]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """The next call's targets continue these rows of the last call's."""
+        index = torch.tensor(rows, device=self.memory.device)
+        self.memory, self.source_mask = self.memory[index], self.source_mask[index]
+        self.cache = [layer.rows(rows) for layer in self.cache] if self.cache else None
+
+
+def pad(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Texts of different lengths as one tensor, zeros on the right: (B, L)."""
+    longest = max(len(text) for text in texts)
+    return torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+
+
+@torch.no_grad()
+def write_on(
+    reader: Reader,
+    texts: Sequence[Sequence[int]],
+    new_tokens: int,
+    sampling: Sampling,
+    *,
+    stop: Set[int] = frozenset(),
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """Each text with at most `new_tokens` after it, ending with a `stop` token if one comes."""
+    written = [list(text) for text in texts]
+    writing = list(range(len(written)))
+    for _ in range(new_tokens):
+        logits = reader.next_logits([written[row] for row in writing])
+        chosen = sampling.pick(logits, generator).tolist()
+        for row, token in zip(writing, chosen, strict=True):
+            written[row].append(token)
+        going_on = [i for i, token in enumerate(chosen) if token not in stop]
+        if not going_on:
+            break
+        if len(going_on) < len(writing):
+            reader.keep(going_on)
+            writing = [writing[i] for i in going_on]
+    return written
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    sampling: Sampling,
+    *,
+    stop: Set[int] = frozenset(),
+    generator: torch.Generator | None = None,
+    use_cache: bool = True,
+) -> list[list[int]]:
+    """Prompts, each followed by what the model writes: at most `new_tokens`, ending with a `stop` token if one comes.
+
+    The numbers are the same with and without the cache, to rounding. Raises ValueError for an empty prompt.
+    """
+    if not all(prompts):
+        raise ValueError("a prompt needs at least one token")
+    reader = LanguageReader(model.eval(), use_cache)
+    return write_on(reader, prompts, new_tokens, sampling, stop=stop, generator=generator)
+
+
+@torch.no_grad()
+def beam_search(
+    reader: Reader, start: Sequence[int], new_tokens: int, *, width: int, stop: Set[int], length_penalty: float = 1.0
+) -> tuple[list[int], float]:
+    """The likeliest continuation of one text among `width` kept side by side, and its score.
+
+    A score is the sum of the new tokens' log-probabilities over their number to the power `length_penalty`
+    (Wu et al. 2016 without the constants): 0 favours short texts, 1 is the mean. A text that ends with a `stop`
+    token is finished; the search ends when `width` have finished or `new_tokens` are written.
+    """
+    beams, totals = [list(start)], torch.zeros(1)
+    finished: list[tuple[float, list[int]]] = []
+    for count in range(1, new_tokens + 1):
+        totals = totals[:, None] + reader.next_logits(beams).float().log_softmax(-1).cpu()  # (beams, V)
+        vocabulary = totals.shape[1]
+        # Every beam could offer a stop token, so twice the width leaves enough that go on.
+        best = totals.flatten().topk(min(2 * width, totals.numel()))
+        going_on: list[tuple[float, int, int]] = []
+        for total, flat in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            row, token = divmod(flat, vocabulary)
+            if token in stop:
+                finished.append((total / count**length_penalty, [*beams[row], token]))
+            elif len(going_on) < width:
+                going_on.append((total, row, token))
+        if count == new_tokens or len(finished) >= width or not going_on:
+            finished += [(total / count**length_penalty, [*beams[row], token]) for total, row, token in going_on]
+            break
+        reader.keep([row for _, row, _ in going_on])
+        beams = [[*beams[row], token] for _, row, token in going_on]
+        totals = torch.tensor([total for total, _, _ in going_on])
+    score, text = max(finished)
+    return text, score
