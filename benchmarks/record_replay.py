@@ -71,7 +71,7 @@ def describe(env: gymnasium.Env, options: argparse.Namespace, learner_version: s
         "observation_space": space_to_json(env.observation_space),
         "action_space": space_to_json(env.action_space),
         "env_spec": json.dumps({"id": env.spec.id, "max_episode_steps": env.spec.max_episode_steps}),
-        "description": f"Every {options.every}th episode of a soft actor-critic learner's whole experience, in order",
+        "description": f"A soft actor-critic learner's whole experience, every n-th episode in order (n = {options.every})",
         "algorithm_name": "stable_baselines3.SAC, default settings",
         "learner_steps": options.steps,
         "seed": options.seed,
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300_000, help="environment steps of the learner")
-    parser.add_argument("--every", type=int, default=4, help="keep every n-th episode")
+    parser.add_argument("--every", type=int, default=3, help="keep every n-th episode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
