@@ -71,7 +71,7 @@ def describe(env: gymnasium.Env, options: argparse.Namespace, learner_version: s
         "observation_space": space_to_json(env.observation_space),
         "action_space": space_to_json(env.action_space),
         "env_spec": json.dumps({"id": env.spec.id, "max_episode_steps": env.spec.max_episode_steps}),
-        "description": f"A soft actor-critic learner's whole experience, every n-th episode in order (n = {options.every})",
+        "description": f"Every n-th episode of a soft actor-critic learner's whole experience (n = {options.every})",
         "algorithm_name": "stable_baselines3.SAC, default settings",
         "learner_steps": options.steps,
         "seed": options.seed,

@@ -18,8 +18,8 @@ from transformer.generation import (
     window_start,
     write_on,
 )
-from transformer.language import LanguageModel, LanguageModelConfig
-from transformer.translation import EncoderDecoder, TranslationConfig
+from transformer.language import LanguageConfig, LanguageModel
+from transformer.translation import EncoderDecoder
 
 WIDTH, HEADS, SOURCE, TARGET = 12, 3, 7, 5
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -40,12 +40,12 @@ def config(**changes) -> TransformerConfig:
 
 def language_model(**changes) -> LanguageModel:
     shape = {"width": WIDTH, "num_heads": HEADS, "num_layers": 2, "dropout": 0.0, "vocabulary_size": 11}
-    return shake(LanguageModel(LanguageModelConfig(**{**shape, "context_length": 8, **changes})))
+    return shake(LanguageModel(LanguageConfig(**{**shape, "context_length": 8, **changes})))
 
 
 def translator(**changes) -> EncoderDecoder:
     shape = {"width": WIDTH, "num_heads": HEADS, "num_layers": 2, "dropout": 0.0, "vocabulary_size": 11}
-    return shake(EncoderDecoder(TranslationConfig(**{**shape, "context_length": 16, **changes})))
+    return shake(EncoderDecoder(LanguageConfig(**{**shape, "context_length": 16, **changes})))
 
 
 def carry(ours: Block, theirs) -> None:
@@ -122,7 +122,7 @@ def test_equals_hugging_faces_gpt2_forward_and_gradient(dtype, tolerance):
         GPT2Config(vocab_size=11, n_positions=8, n_embd=WIDTH, n_layer=2, n_head=HEADS, bos_token_id=0, eos_token_id=0)
     ).to(dtype)
     body = theirs.transformer
-    pairs = {body.wte.weight: ours.embedding.weight, body.wpe.weight: ours.positions.weight}
+    pairs = {body.wte.weight: ours.embedding.tokens.weight, body.wpe.weight: ours.embedding.positions.weight}
     norms = [(body.ln_f, ours.transformer.final_norm)]
     for their, our in zip(body.h, ours.transformer.blocks, strict=True):
         norms += [(their.ln_1, our.attention_norm), (their.ln_2, our.feed_forward_norm)]
@@ -148,16 +148,16 @@ def test_equals_hugging_faces_gpt2_forward_and_gradient(dtype, tolerance):
     weights = torch.randn_like(logits[0]) / 10
     for result in logits:
         (result * weights).sum().backward()
-    torch.testing.assert_close(ours.embedding.weight.grad, body.wte.weight.grad, rtol=0, atol=10 * tolerance)
-    torch.testing.assert_close(ours.positions.weight.grad, body.wpe.weight.grad, rtol=0, atol=10 * tolerance)
+    torch.testing.assert_close(ours.embedding.tokens.weight.grad, body.wte.weight.grad, rtol=0, atol=10 * tolerance)
+    torch.testing.assert_close(ours.embedding.positions.weight.grad, body.wpe.weight.grad, rtol=0, atol=10 * tolerance)
 
 
 def test_the_heads_weights_are_the_embeddings():
     model = language_model()
     assert "head" not in " ".join(model.state_dict())
     model(torch.tensor([[3]]))[0, 0, 5].backward()
-    assert model.embedding.weight.grad[5].abs().sum() > 0  # as an output
-    assert model.embedding.weight.grad[3].abs().sum() > 0  # as an input
+    assert model.embedding.tokens.weight.grad[5].abs().sum() > 0  # as an output
+    assert model.embedding.tokens.weight.grad[3].abs().sum() > 0  # as an input
 
 
 def test_attention_weights_are_those_that_the_kernel_uses():
@@ -188,7 +188,7 @@ def test_padding_and_causal_masks_combine():
     assert not torch.equal(module(x, mask=mask)[:, 4], module(spoiled, mask=mask)[:, 4])
 
 
-@pytest.mark.parametrize("changes", [{}, {"positions": "none", "rotary": True, "width": 12, "num_heads": 3}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"positions": "sinusoidal"}, {"positions": "none", "rotary": True}], ids=str)
 def test_cached_generation_equals_uncached_for_prompts_of_different_lengths(changes):
     """Far past the context length, so every row's window is anchored anew many times, each at its own moment."""
     model = language_model(**changes).double()

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from transformer.blocks import Block, FeedForward, Transformer
     from transformer.config import ConfigError, TrainingConfig, TransformerConfig
     from transformer.generation import Sampling, beam_search, generate
-    from transformer.language import LanguageModel, LanguageModelConfig
+    from transformer.language import LanguageConfig, LanguageModel
     from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
-    from transformer.translation import EncoderDecoder, TranslationConfig
+    from transformer.translation import EncoderDecoder
 
 _HOMES = {
     "ConfigError": "config",
@@ -27,9 +27,8 @@ _HOMES = {
     "beam_search": "generation",
     "generate": "generation",
     "LanguageModel": "language",
-    "LanguageModelConfig": "language",
+    "LanguageConfig": "language",
     "EncoderDecoder": "translation",
-    "TranslationConfig": "translation",
     "LearnedPositions": "positions",
     "RotaryPositions": "positions",
     "SinusoidalPositions": "positions",
@@ -40,8 +39,8 @@ __all__ = [
     "ConfigError",
     "EncoderDecoder",
     "FeedForward",
+    "LanguageConfig",
     "LanguageModel",
-    "LanguageModelConfig",
     "LearnedPositions",
     "MultiHeadAttention",
     "RotaryPositions",
@@ -50,7 +49,6 @@ __all__ = [
     "TrainingConfig",
     "Transformer",
     "TransformerConfig",
-    "TranslationConfig",
     "beam_search",
     "generate",
 ]

@@ -87,7 +87,7 @@ class LanguageReader:
 
     def next_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """One row for each text: (B, V)."""
-        device, limit = self.model.embedding.weight.device, self.model.config.context_length
+        device, limit = self.model.embedding.tokens.weight.device, self.model.config.context_length
         starts = [window_start(len(text), limit) for text in texts]
         windows = [text[start:] for text, start in zip(texts, starts, strict=True)]
         last = torch.tensor([[len(window) - 1] for window in windows], device=device)  # (B, 1)
@@ -109,7 +109,7 @@ class TranslationReader:
     """Reads targets of sources that were encoded once; each row belongs to one source."""
 
     def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]], use_cache: bool = True):
-        device = model.embedding.weight.device
+        device = model.embedding.tokens.weight.device
         lengths = torch.tensor([len(source) for source in sources], device=device)
         padded = pad(sources, device)  # (B, M)
         self.model, self.use_cache = model, use_cache

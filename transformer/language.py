@@ -1,5 +1,6 @@
 """A language model: tokens in, for each position the logits of the next token out (GPT-2's layout, decoder only)."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,13 +13,13 @@ from transformer.positions import LearnedPositions, SinusoidalPositions
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelConfig(TransformerConfig):
-    """A causal Transformer over tokens."""
+class LanguageConfig(TransformerConfig):
+    """A Transformer over tokens: a language model, or encoder and decoder of this shape each over one vocabulary."""
 
     vocabulary_size: int = 256
     """Different tokens."""
     context_length: int = 64
-    """Tokens the model sees."""
+    """Tokens of the longest text that the model sees."""
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
     """What is added to a token's embedding for its position; none goes with rotary."""
 
@@ -28,15 +29,40 @@ class LanguageModelConfig(TransformerConfig):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
 
 
-class LanguageModel(nn.Module):
-    """Embeds tokens and positions, runs the causal stack, and reads out with the embedding's own weights (tied)."""
+class TokenEmbedding(nn.Module):
+    """Tokens and their positions to embeddings, and outputs to logits by the same weights (tied: Press & Wolf 2017)."""
 
-    def __init__(self, config: LanguageModelConfig):
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocabulary_size, config.width)
+        self.positions: nn.Module | None = None
+        self.scale = 1.0
+        if config.positions == "learned":
+            self.positions = LearnedPositions(config.context_length, config.width)
+        elif config.positions == "sinusoidal":
+            self.positions = SinusoidalPositions(config.width)
+            self.scale = math.sqrt(config.width)  # the waves have amplitude 1 (Vaswani et al. 2017, section 3.4)
+        self.apply(initialize)
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """tokens: (B, L) integers. positions: (L,) or (B, L); 0, 1, ... when None. Returns (B, L, D)."""
+        x = self.tokens(tokens) * self.scale  # (B, L, D)
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(tokens.shape[1], device=x.device) if positions is None else positions)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, V)."""
+        return x @ self.tokens.weight.T
+
+
+class LanguageModel(nn.Module):
+    """Embeds tokens, runs the causal stack, and reads out with the embedding's own weights."""
+
+    def __init__(self, config: LanguageConfig):
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary_size, config.width)
-        self.positions = make_positions(config.positions, config.context_length, config.width)
-        self.apply(initialize)
+        self.embedding = TokenEmbedding(config)
         self.transformer = Transformer(config)
 
     def forward(
@@ -52,15 +78,5 @@ class LanguageModel(nn.Module):
         positions: (L,) or (B, L), for tokens that follow those in the cache; 0, 1, ... when None. read: indices (Q,) or
         (B, Q) whose logits are wanted, then (B, Q, V).
         """
-        x = self.embedding(tokens)  # (B, L, D)
-        if self.positions is not None:
-            x = x + self.positions(torch.arange(tokens.shape[1], device=x.device) if positions is None else positions)
-        x = self.transformer(x, read, positions=positions, cache=cache)  # (B, Q, D)
-        return x @ self.embedding.weight.T  # (B, Q, V)
-
-
-def make_positions(kind: str, length: int, width: int) -> nn.Module | None:
-    """What turns a position into an embedding: "learned" (a table of `length` rows), "sinusoidal" or "none"."""
-    if kind == "learned":
-        return LearnedPositions(length, width)
-    return SinusoidalPositions(width) if kind == "sinusoidal" else None
+        x = self.embedding(tokens, positions)  # (B, L, D)
+        return self.embedding.logits(self.transformer(x, read, positions=positions, cache=cache))  # (B, Q, V)

@@ -1,48 +1,27 @@
 """Sequence to sequence: an encoder reads the source, a decoder writes the target (Vaswani et al. 2017, figure 1)."""
 
-from dataclasses import dataclass
-from typing import Literal
-
-import torch
 from torch import Tensor, nn
 
-from transformer.blocks import BlockCache, Transformer, initialize
-from transformer.config import TransformerConfig, require
-from transformer.language import make_positions
-
-
-@dataclass(frozen=True, kw_only=True)
-class TranslationConfig(TransformerConfig):
-    """An encoder and a decoder of the same shape, `num_layers` blocks each, over one shared vocabulary."""
-
-    vocabulary_size: int = 256
-    """Different tokens, source and target together."""
-    context_length: int = 128
-    """Tokens of the longest sentence."""
-    positions: Literal["learned", "sinusoidal", "none"] = "sinusoidal"
-    """What is added to a token's embedding for its position; none goes with rotary."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("vocabulary_size", "context_length"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+from transformer.blocks import BlockCache, Transformer
+from transformer.language import LanguageConfig, TokenEmbedding
 
 
 class EncoderDecoder(nn.Module):
-    """Source tokens and the target so far to logits of the next target token; embedding and head share weights."""
+    """Source tokens and the target so far to logits of the next target token.
 
-    def __init__(self, config: TranslationConfig):
+    Both sides and the read-out share one embedding: source and target use one vocabulary.
+    """
+
+    def __init__(self, config: LanguageConfig):
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary_size, config.width)
-        self.positions = make_positions(config.positions, config.context_length, config.width)
-        self.apply(initialize)
+        self.embedding = TokenEmbedding(config)
         self.encoder = Transformer(config, causal=False)
         self.decoder = Transformer(config, cross=True)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Tensor:
         """source: (B, M) tokens; source_mask: (B, M), True where a token is real. Returns the memory, (B, M, D)."""
-        return self.encoder(self._embed(source, None), mask=source_mask)
+        return self.encoder(self.embedding(source), mask=source_mask)
 
     def decode(
         self,
@@ -59,21 +38,15 @@ class EncoderDecoder(nn.Module):
         positions, read and cache are as in `LanguageModel`. Every block of the decoder sees the encoder's last output.
         """
         x = self.decoder(
-            self._embed(target, positions),
+            self.embedding(target, positions),
             read,
             positions=positions,
             memory=memory,
             memory_mask=source_mask,
             cache=cache,
         )  # (B, Q, D)
-        return x @ self.embedding.weight.T  # (B, Q, V)
+        return self.embedding.logits(x)  # (B, Q, V)
 
     def forward(self, source: Tensor, target: Tensor, source_mask: Tensor) -> Tensor:
         """Logits (B, L, V) after each token of a target that is known, as in training."""
         return self.decode(target, self.encode(source, source_mask), source_mask)
-
-    def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
-        x = self.embedding(tokens)  # (B, L, D)
-        if self.positions is not None:
-            x = x + self.positions(torch.arange(tokens.shape[1], device=x.device) if positions is None else positions)
-        return x
