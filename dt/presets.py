@@ -12,10 +12,10 @@ def default() -> Config:
 
 
 def demo() -> Config:
-    """Three minutes on two slow cores: a smaller model, shorter windows, fewer steps."""
+    """A few minutes on two slow cores: half the width, two layers, fewer steps."""
     return Config(
-        model=ModelConfig(width=64, num_layers=2, context_length=10),
-        training=TrainingConfig(steps=3_000, learning_rate=2e-3, warmup_steps=200, evaluate_every=0),
+        model=ModelConfig(width=64, num_layers=2),
+        training=TrainingConfig(steps=6_000, warmup_steps=200, evaluate_every=0),
     )
 
 
