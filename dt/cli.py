@@ -154,6 +154,7 @@ def _train(options: Train) -> int:
     from dt.report import describe_dataset
     from dt.training import load_run, train
     from envs.datasets import load
+    from envs.worlds import MissingWorldError
 
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
@@ -167,7 +168,11 @@ def _train(options: Train) -> int:
     if run.environment is None:
         _tell(f"no environment is named, so there is no score; the run is in {folder}")
         return 0
-    results = _score(run, "last", config.evaluation)
+    try:
+        results = _score(run, "last", config.evaluation)
+    except MissingWorldError as error:
+        _tell(f"no score: {error}\nrun folder    {folder}")
+        return 0
     _print_results(results, run)
     if (folder / "best.json").exists():
         from dt.training import BEST_SEED

@@ -143,5 +143,5 @@ def _encode(encoders: nn.ModuleList, names: tuple[str, ...], leaves: Mapping[str
 
 def table_rows(config: ModelConfig, dataset: Dataset) -> int:
     """Rows that the timestep table needs: the longer of the data's episodes and the environment's limit."""
-    limit = dataset.environment.max_episode_steps if dataset.environment else None
+    limit = dataset.environment.step_limit if dataset.environment else None
     return config.max_timesteps or max(int(dataset.lengths.max()), limit or 0)

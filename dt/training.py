@@ -17,7 +17,7 @@ from dt.policy import ReturnConditionedPolicy
 from envs.datasets import Dataset
 from envs.scores import Reference
 from envs.spaces import space_from_json, space_to_json
-from envs.worlds import EnvironmentSpec
+from envs.worlds import EnvironmentSpec, MissingWorldError
 from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
@@ -59,15 +59,23 @@ def train(
 ) -> Run:
     """Train on a dataset into a run's folder and return the run at its last step.
 
-    environment: where to evaluate on the way; the dataset's own when None. A folder that holds a run is refused unless
+    environment: where to evaluate on the way; the dataset's own when None, and if that one cannot be made here, it says so
+    and trains without. A folder that holds a run is refused unless
     `resume`, which then goes on from its newest checkpoint, bit for bit as if it had never stopped.
     """
     folder, device = Path(folder), pick_device(config.training.device)
-    environment = environment or dataset.environment
+    asked, environment = environment, environment or dataset.environment
     torch.manual_seed(config.training.seed)
     model = build_model(dataset, config, environment)
-    if environment is not None:
-        check_environment(environment, model)
+    playable = environment is not None
+    try:
+        if environment is not None:
+            check_environment(environment, model)
+    except MissingWorldError as error:
+        if asked is not None:
+            raise
+        playable = False
+        _warn(f"no evaluation here: {error}")
     targets = config.evaluation.target_return or default_targets(dataset.returns)
     document = describe(dataset, config, model, environment)
     if resume:
@@ -92,7 +100,7 @@ def train(
             asked["rank_correlation"] = rank_correlation(results)
         return {"score": best_mean(results), **asked}
 
-    on_the_way = environment is not None and config.training.evaluate_every > 0
+    on_the_way = playable and config.training.evaluate_every > 0
     trainer = Trainer(
         model,
         lambda step: data.gather(data.indices(seed, step, batch_size)),

@@ -3,7 +3,7 @@
 from envs.datasets import DataError, Dataset, Episode, load
 from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, normalized_score, reference_for
-from envs.worlds import EnvironmentSpec, WorldError, Worlds
+from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError, Worlds
 
 __all__ = [
     "DataError",
@@ -11,6 +11,7 @@ __all__ = [
     "EnvironmentSpec",
     "Episode",
     "Job",
+    "MissingWorldError",
     "Played",
     "Policy",
     "RandomPolicy",

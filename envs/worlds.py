@@ -16,6 +16,10 @@ class WorldError(ValueError):
     """An environment that cannot be made or stepped; the message names it and the reason."""
 
 
+class MissingWorldError(WorldError):
+    """An environment that cannot be made here: not registered, or something that it needs is not installed."""
+
+
 @dataclass(frozen=True)
 class EnvironmentSpec:
     """A registered environment and what it is made with; plain data that a dataset or a run may carry."""
@@ -27,14 +31,21 @@ class EnvironmentSpec:
     def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
         """Make it. Only a registered id is made: a "module:id" would import whatever the dataset asks for."""
         if ":" in self.id or self.id not in gymnasium.registry:
-            raise WorldError(
+            raise MissingWorldError(
                 f"environment {self.id}: not registered; --import MODULE registers it, --environment ID names another"
             )
         kwargs = {**self.kwargs, **more}  # a recording may have been made with a render_mode of its own
         try:
             return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **kwargs)
         except Exception as error:  # an environment's own constructor may raise anything
-            raise WorldError(f"environment {self.id}: {reason(error)}") from error
+            raise MissingWorldError(f"environment {self.id}: {reason(error)}") from error
+
+    @property
+    def step_limit(self) -> int | None:
+        """Steps after which an episode is cut: its own limit, or the registered one; None where there is neither."""
+        if self.max_episode_steps is not None or self.id not in gymnasium.registry:
+            return self.max_episode_steps
+        return gymnasium.registry[self.id].max_episode_steps
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""

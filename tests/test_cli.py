@@ -35,13 +35,16 @@ QUICK = [
 @pytest.fixture
 def recorded(payday, tmp_path) -> Path:
     """Payday's coins as an .npz file."""
-    path = tmp_path / "coins.npz"
+    return write_npz(tmp_path / "coins.npz", payday)
+
+
+def write_npz(path: Path, payday, environment: str = "Payday-v0") -> Path:
     finals = payday.observations["value"][9::10]
     metadata = {
         "dataset_id": "payday/coins-v0",
         "observation_space": space_to_json(payday.observation_space),
         "action_space": space_to_json(payday.action_space),
-        "env_spec": json.dumps({"id": "Payday-v0", "max_episode_steps": 20}),
+        "env_spec": json.dumps({"id": environment, "max_episode_steps": 20}),
         "ref_min_score": 0.0,
         "ref_max_score": 10.0,
     }
@@ -287,3 +290,12 @@ def test_every_preset_can_be_chosen():
     from dt.presets import PRESETS
 
     assert get_args(get_type_hints(Train)["preset"]) == tuple(PRESETS)
+
+
+def test_a_world_that_is_not_here_stops_evaluation_and_not_training(payday, tmp_path, capsys):
+    recorded, folder = write_npz(tmp_path / "far.npz", payday, "FarAway-v3"), tmp_path / "run"
+    assert main(["train", str(recorded), "--output", str(folder), *QUICK]) == 0
+    assert "no score: environment FarAway-v3: not registered" in capsys.readouterr().err
+    assert step_of(checkpoints(folder)[-1]) == 6
+    refused(capsys, ["evaluate", str(folder)], "environment FarAway-v3: not registered; --import MODULE registers it")
+    assert main(["evaluate", str(folder), "--environment", "Payday-v0", "--episodes", "1"]) == 0

@@ -186,3 +186,9 @@ def test_what_a_world_raises_is_named_with_world_and_step():
         worlds.step(2, 0)
         with pytest.raises(WorldError, match=r"\Aworld 2, step 2: the motor burnt\Z"):
             worlds.step(2, 0)
+
+
+def test_the_step_limit_is_the_specs_own_or_the_registered_one():
+    assert EnvironmentSpec("CartPole-v1").step_limit == 500
+    assert EnvironmentSpec("CartPole-v1", max_episode_steps=7).step_limit == 7
+    assert EnvironmentSpec("NoSuch-v0").step_limit is None
