@@ -59,9 +59,9 @@ def train(
 ) -> Run:
     """Train on a dataset into a run's folder and return the run at its last step.
 
-    environment: where to evaluate on the way; the dataset's own when None, and if that one cannot be made here, it says so
-    and trains without. A folder that holds a run is refused unless
-    `resume`, which then goes on from its newest checkpoint, bit for bit as if it had never stopped.
+    environment: where to evaluate on the way; None takes the dataset's own, and trains without if that one cannot be
+    made here. A folder that holds a run is refused unless `resume`, which then goes on from its newest checkpoint, bit
+    for bit as if it had never stopped.
     """
     folder, device = Path(folder), pick_device(config.training.device)
     asked, environment = environment, environment or dataset.environment
