@@ -142,7 +142,7 @@ class Trainer:
         with (
             _stop_signals() as signals,
             SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1) as writer,
-            tqdm(total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05) as bar,
+            tqdm(total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5) as bar,
         ):
             self._writer, self._bar = writer, bar
             self._clock, self._clock_step = time.perf_counter(), self.step
