@@ -178,7 +178,8 @@ def _train(options: Train) -> int:
         from dt.training import BEST_SEED
 
         _tell("\nbest on the way, scored anew on seeds that did not choose it:")
-        _print_results(_score(load_run(folder, "best"), "best", config.evaluation, seed=BEST_SEED), run)
+        best = load_run(folder, "best", run.model.return_scale.device)
+        _print_results(_score(best, "best", config.evaluation, seed=BEST_SEED), best)
     _tell(
         f"\nrun folder    {folder}"
         f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"

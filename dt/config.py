@@ -57,7 +57,9 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, for a run's folder."""
-        return dataclasses.asdict(self)
+        document = dataclasses.asdict(self)
+        document["evaluation"]["target_return"] = list(self.evaluation.target_return)  # as it comes back
+        return document
 
     @staticmethod
     def from_json(document: Any) -> "Config":

@@ -50,7 +50,7 @@ class TargetResult:
 
 def default_targets(returns: NDArray[np.float64]) -> tuple[float, ...]:
     """The data's own returns at `QUANTILES`, without repeats."""
-    return tuple(sorted({round(float(np.quantile(returns, q)), 1) for q in QUANTILES}))
+    return tuple(sorted({float(np.quantile(returns, q)) for q in QUANTILES}))
 
 
 def check_environment(spec: EnvironmentSpec, model: DecisionTransformer) -> None:

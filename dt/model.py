@@ -61,7 +61,7 @@ class DecisionTransformer(nn.Module):
         self.state_leaves, self.action_leaves = tuple(states), tuple(actions)
         self.timestep_encoder = LearnedPositions(max_timesteps, config.width)
         self.embedding_norm = nn.LayerNorm(config.width)
-        self.register_buffer("return_scale", torch.tensor(config.return_scale or 1.0))
+        self.register_buffer("return_scale", torch.tensor(float(config.return_scale or 1.0)))
         self.return_scale: Tensor
         self.apply(initialize)
         self.transformer = Transformer(config)

@@ -99,7 +99,7 @@ class ReturnConditionedPolicy:
             outputs = self.model.act(self._batch([self._histories[world] for world in chunk]))
             arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
             for row, world in enumerate(chunk):
-                action = {name: array[row].astype(self._actions[name].dtype) for name, array in arrays.items()}
+                action = {name: _as_kind(array[row], self._actions[name].dtype) for name, array in arrays.items()}
                 self._histories[world].set_action(action)
                 actions[world] = from_leaves(self.model.action_space, action)
         return actions
@@ -143,6 +143,11 @@ class ReturnConditionedPolicy:
             timesteps=stack([h.timesteps for h in histories]),
             mask=torch.from_numpy(mask).to(self.device),
         )
+
+
+def _as_kind(array: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """An action in its space's own type; integers are the nearest ones, not the next towards zero."""
+    return (np.rint(array) if kind.kind in "iu" else array).astype(kind)
 
 
 def _empty_rows(space: Space[Any]) -> Leaves:

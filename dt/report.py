@@ -18,7 +18,7 @@ def score_table(results: Sequence[Any], reference: Reference | None) -> str:
     for result in results:
         score = "-" if result.normalized_score is None else f"{result.normalized_score:.1f}"
         lines.append(
-            f"{result.target_return:>10.1f} {result.mean_return:>10.1f} {result.std_return:>8.1f} "
+            f"{result.target_return:>10.5g} {result.mean_return:>10.5g} {result.std_return:>8.4g} "
             f"{score:>11} {len(result.returns):>9}"
         )
     if reference is not None:

@@ -13,11 +13,11 @@ from dt.config import Config
 from dt.data import TrajectoryDataset
 from dt.evaluation import best_mean, check_environment, default_targets, evaluate, rank_correlation
 from dt.model import DecisionTransformer, table_rows
-from dt.policy import ReturnConditionedPolicy
+from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.datasets import Dataset
 from envs.scores import Reference
 from envs.spaces import space_from_json, space_to_json
-from envs.worlds import EnvironmentSpec, MissingWorldError
+from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError
 from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
@@ -64,6 +64,10 @@ def train(
     for bit as if it had never stopped.
     """
     folder, device = Path(folder), pick_device(config.training.device)
+    old = read_json(folder / "run.json") if resume else None
+    if old is not None:
+        _check_schema(old, folder / "run.json")
+        environment = environment or (EnvironmentSpec.from_json(old["environment"]) if old["environment"] else None)
     asked, environment = environment, environment or dataset.environment
     torch.manual_seed(config.training.seed)
     model = build_model(dataset, config, environment)
@@ -78,23 +82,27 @@ def train(
         _warn(f"no evaluation here: {error}")
     targets = config.evaluation.target_return or default_targets(dataset.returns)
     document = describe(dataset, config, model, environment)
-    if resume:
-        _check_resumable(read_json(folder / "run.json"), document, folder)
+    if old is not None:
+        _check_resumable(old, document, folder)
     model.to(device)
     data = TrajectoryDataset(dataset, config.model.context_length, device)
     seed, batch_size = config.training.seed, config.training.batch_size
 
     def score(step: int) -> dict[str, float]:
         assert environment is not None
-        results = evaluate(
-            ReturnConditionedPolicy(model),
-            environment,
-            targets,
-            episodes=config.evaluation.episodes,
-            seed=WAY_SEED,
-            num_worlds=config.evaluation.num_worlds,
-            reference=dataset.reference,
-        )
+        try:
+            results = evaluate(
+                ReturnConditionedPolicy(model),
+                environment,
+                targets,
+                episodes=config.evaluation.episodes,
+                seed=WAY_SEED,
+                num_worlds=config.evaluation.num_worlds,
+                reference=dataset.reference,
+            )
+        except (WorldError, PolicyError) as error:
+            _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
+            return {}
         asked = {f"return_at_{result.target_return:g}": result.mean_return for result in results}
         if len(results) > 1:
             asked["rank_correlation"] = rank_correlation(results)
@@ -111,6 +119,11 @@ def train(
         describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
     )
     trainer.resume() if resume else trainer.start()
+    if old is not None and (old["config"]["evaluation"], old["environment"]) != (
+        document["config"]["evaluation"],
+        document["environment"],
+    ):
+        trainer.best = None  # its score answered another question
     trainer.train()
     return load_run(folder, device=device)
 
@@ -197,7 +210,8 @@ def _check_schema(document: Any, path: Path) -> None:
 
 def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with other data, another model or another recipe; name the first difference."""
-    _check_schema(old, folder / "run.json")
+    if old["max_timesteps"] != new["max_timesteps"]:
+        raise CheckpointError(f"{folder}: max_timesteps was {old['max_timesteps']}, now {new['max_timesteps']}")
     for name in ("name", "fingerprint"):
         if old["dataset"].get(name) != new["dataset"][name]:
             raise CheckpointError(f"{folder}: trained on dataset {old['dataset'].get('name')}, its {name} differs now")

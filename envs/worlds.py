@@ -3,6 +3,8 @@
 import importlib
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,10 +70,12 @@ class EnvironmentSpec:
 
 def import_environments(module: str) -> None:
     """Import a module of the user's that registers environments."""
+    if os.getcwd() not in sys.path:  # where `python -m` would look first, and an installed command does not
+        sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module(module)
-    except ImportError as error:
-        raise WorldError(f"--import {module}: {error}") from None
+    except Exception as error:  # a module of the user's may raise anything
+        raise WorldError(f"--import {module}: {reason(error)} (a module's name, not a file's)") from error
 
 
 @dataclass(frozen=True)

@@ -313,3 +313,10 @@ def test_cached_translation_equals_uncached():
         beam_search(TranslationReader(model, [sources[2]], c), [1], 8, width=4, stop={2}) for c in (True, False)
     ]
     assert searched[0][0] == searched[1][0]
+
+
+def test_positions_without_a_cache_hide_the_future_too():
+    model, positions = language_model(), torch.arange(3, 7)
+    tokens, changed = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 9]])
+    for where in (positions, positions[None]):
+        assert torch.equal(model(tokens, positions=where)[:, :3], model(changed, positions=where)[:, :3])

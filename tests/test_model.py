@@ -7,11 +7,12 @@ import pytest
 import torch
 from conftest import ACTION, CONTEXT, STATE
 from gymnasium import spaces
+from torch.nn import functional as F
 
 from dt.config import ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.encoders import ContinuousHead, DiscreteHead, Normalizer, make_encoder
-from dt.model import DecisionTransformer, interleave
+from dt.model import DecisionTransformer, ReturnModulation, interleave
 
 
 def gradients(model, batch, step, direction):
@@ -184,3 +185,30 @@ def test_dict_observations_and_discrete_actions_go_through_and_survive_padding(d
 def test_a_space_without_an_encoder_is_named():
     with pytest.raises(TypeError, match="no encoder for MultiBinary"):
         make_encoder(spaces.MultiBinary(3), 8, normalize=True)
+
+
+def test_a_whole_number_as_return_scale_keeps_fractions(dataset):
+    for scale, expected in ((7, 7.0), (0.5, 0.5)):
+        config = ModelConfig(width=8, num_layers=1, return_scale=scale)
+        model = DecisionTransformer(config, dataset.observation_space, dataset.action_space, 13)
+        model.fit(dataset)
+        assert model.return_scale.item() == expected
+        assert model.return_scale.dtype == torch.float32
+
+
+def test_the_return_is_divided_by_its_scale(model, batch):
+    expected = model.predict(batch)["value"]
+    model.return_scale.mul_(2)
+    torch.testing.assert_close(model.predict(replace(batch, returns_to_go=batch.returns_to_go * 2))["value"], expected)
+    assert not torch.allclose(model.predict(batch)["value"], expected)
+
+
+def test_modulation_is_adaptive_layer_norm_and_none_at_first(dataset):
+    config = ModelConfig(width=8, num_layers=1)
+    fresh = DecisionTransformer(config, dataset.observation_space, dataset.action_space, 13).modulation
+    x, returns = torch.randn(2, 3, 8), torch.randn(2, 3)
+    torch.testing.assert_close(fresh(x, returns), fresh.norm(x))
+    modulation = ReturnModulation(8)
+    scale, shift = modulation.output(F.gelu(modulation.input(returns[..., None]))).split(8, dim=-1)
+    normal = (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True)
+    torch.testing.assert_close(modulation(x, returns), normal * (1 + scale) + shift, rtol=0, atol=1e-3)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTEXT
+from gymnasium import spaces
 
 from dt.config import ModelConfig
 from dt.data import TrajectoryDataset
@@ -148,3 +149,17 @@ def test_rank_correlation_is_spearmans_and_zero_for_a_policy_that_ignores_its_ta
     assert rank_correlation(results(5, 5, 5)) == 0
     assert rank_correlation(results(1, 1, 2, 0)) == pytest.approx(-0.3162278, abs=1e-6)
     assert np.isnan(rank_correlation(results(1)))
+
+
+def test_small_returns_are_not_rounded_away():
+    assert default_targets(np.array([0.01, 0.02, 0.04])) == pytest.approx((0.012, 0.016, 0.02, 0.028, 0.036, 0.04))
+
+
+def test_whole_number_actions_are_the_nearest_ones(dataset):
+    space = spaces.Box(-1, 1, (3,), np.int64)
+    model = DecisionTransformer(ModelConfig(width=8, num_layers=1), dataset.observation_space, space, 13)
+    with torch.no_grad():
+        model.heads[0].linear.bias.copy_(torch.tensor([2.0, -2.0, 0.1]))  # tanh: 0.96, -0.96, 0.1
+    policy = ReturnConditionedPolicy(model)
+    policy.reset(1.0)
+    assert policy.act(np.zeros(5)).tolist() == [1, -1, 0]

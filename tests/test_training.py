@@ -13,6 +13,7 @@ import torch
 
 from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.training import load_run, train
+from envs.worlds import WorldError
 from transformer.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
 from transformer.config import ConfigError, TrainingConfig
 from transformer.training import CLOCK_FIELDS, NonFiniteError, Trainer, learning_rate_at, step_seed
@@ -218,3 +219,59 @@ def test_a_run_without_an_environment_trains(dataset, tmp_path):
     run = train(dataset, small(), tmp_path / "run")
     assert run.environment is None
     assert step_of(run.checkpoint) == 12
+
+
+def test_an_extended_run_that_is_cut_goes_on_to_its_new_end(payday, tmp_path, cut_at):
+    folder = tmp_path / "run"
+    train(payday, small(steps=8), folder)
+    undo = cut_at(13)
+    with pytest.raises(Cut):
+        train(payday, small(steps=16), folder, resume=True)
+    undo()
+    assert read_json(folder / "run.json")["config"]["training"]["steps"] == 16
+    with pytest.raises(CheckpointError, match="is at step 12 already, steps 9 is less"):
+        train(payday, small(steps=9), folder, resume=True)
+    assert step_of(train(payday, small(steps=16), folder, resume=True).checkpoint) == 16
+
+
+def test_an_evaluation_that_fails_does_not_stop_training(payday, tmp_path, monkeypatch, capsys):
+    import dt.training
+
+    def failing(*_, **__):
+        raise WorldError("world 3, step 7: reward nan")
+
+    monkeypatch.setattr(dt.training, "evaluate", failing)
+    run = train(payday, small(evaluate_every=4), tmp_path / "run")
+    assert step_of(run.checkpoint) == 12
+    assert "no score at step 4: world 3, step 7: reward nan" in capsys.readouterr().err
+
+
+def test_a_run_without_a_complete_checkpoint_is_not_begun_anew(payday, tmp_path):
+    folder = tmp_path / "run"
+    train(payday, small(), folder)
+    for checkpoint in checkpoints(folder):
+        (checkpoint / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint in it is complete"):
+        train(payday, small(), folder, resume=True)
+
+
+def test_a_copied_checkpoint_folder_is_left_alone(payday, tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    train(payday, small(), folder)
+    copied = shutil.copytree(checkpoints(folder)[-1], folder / "checkpoints" / "step-00000012.bak")
+    train(payday, small(steps=24), folder, resume=True)
+    assert copied.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ModelConfig(conditioning="Token"), "conditioning must be one of token, decoupled, not 'Token'"),
+        (lambda: TrainingConfig(schedule="linear"), "schedule must be one of constant, cosine, not 'linear'"),
+    ],
+)
+def test_a_word_that_a_setting_does_not_know_is_refused(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()

@@ -147,7 +147,11 @@ class MultiHeadAttention(nn.Module):
             k, v = cache.write(k, v, positions if context is None else torch.arange(k.shape[2], device=k.device))
         visible = None
         if self.causal and not (plain and mask is None):
-            visible = causal_visibility(asked, k.shape[2])
+            if cache is None:  # the keys stand where x's tokens stand
+                visible = positions[..., None, :] <= asked[..., :, None]  # (Lq, Lk), or (B, Lq, Lk)
+                visible = visible if visible.dim() == 2 else visible[:, None]
+            else:
+                visible = causal_visibility(asked, k.shape[2])
         if mask is not None:
             keys = mask[:, None, None]  # (B, 1, 1, Lk)
             visible = keys if visible is None else visible & keys

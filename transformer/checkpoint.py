@@ -97,7 +97,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def checkpoints(run: Path) -> list[Path]:
     """Every complete checkpoint of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / "manifest.json").is_file())
+    found = (path for path in (run / "checkpoints").glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    return sorted(path for path in found if (path / "manifest.json").is_file())
 
 
 def step_of(checkpoint: Path) -> int:

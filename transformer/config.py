@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 class ConfigError(Exception):
@@ -17,11 +17,15 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_finite(config: object) -> None:
-    """Refuse NaN and infinity in any float field of a configuration."""
+def require_known_values(config: object) -> None:
+    """Refuse NaN and infinity in any float field of a configuration, and words that a field does not know."""
+    hints = get_type_hints(type(config))
     for field in fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         require(not isinstance(value, float) or math.isfinite(value), f"{field.name} must be finite, not {value}")
+        if get_origin(hints[field.name]) is Literal:
+            known = get_args(hints[field.name])
+            require(value in known, f"{field.name} must be one of {', '.join(known)}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class TransformerConfig:
     """Share of activations dropped in training: embeddings, attention weights and residual branches."""
 
     def __post_init__(self) -> None:
-        require_finite(self)
+        require_known_values(self)
         for name in ("width", "num_layers", "num_heads"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(self.width % self.num_heads == 0, f"num_heads {self.num_heads} must divide width {self.width}")
@@ -87,7 +91,7 @@ class TrainingConfig:
     """Newest checkpoints to keep; the best is always kept beside them."""
 
     def __post_init__(self) -> None:
-        require_finite(self)
+        require_known_values(self)
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "evaluate_every", "seed"):

@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from transformer.checkpoint import (
     CheckpointError,
-    best_checkpoint,
     checkpoints,
     newest_checkpoint,
     prune,
@@ -123,12 +122,20 @@ class Trainer:
     def resume(self) -> None:
         """Go back to the newest checkpoint that verifies, and cut the log to it."""
         if not checkpoints(self.run):  # stopped before its first checkpoint: the beginning is where it stands
+            if any((self.run / "checkpoints").glob("step-*")):
+                raise CheckpointError(
+                    f"{self.run}/checkpoints: no checkpoint in it is complete, none has a manifest.json"
+                )
+            print(f"{self.run}: no checkpoint yet, so from step 0", file=sys.stderr)
             self._cut_log()
             return
         checkpoint = newest_checkpoint(self.run, report=lambda message: print(message, file=sys.stderr))
         self.model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
         state = read_json(checkpoint / "state.json")
+        if state["step"] > self.config.steps:
+            raise CheckpointError(f"{self.run}: is at step {state['step']} already, steps {self.config.steps} is less")
         self.step, self.loss_sum, self.loss_steps = state["step"], state["loss_sum"], state["loss_steps"]
+        write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here on
         self._load_optimizer(read_tensors(checkpoint / "optimizer.safetensors"))
         self.best = state["best"]
         self._name_best()
@@ -142,7 +149,9 @@ class Trainer:
         with (
             _stop_signals() as signals,
             SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1) as writer,
-            tqdm(total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5) as bar,
+            tqdm(
+                total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5
+            ) as bar,
         ):
             self._writer, self._bar = writer, bar
             self._clock, self._clock_step = time.perf_counter(), self.step
@@ -218,6 +227,8 @@ class Trainer:
         self.model.eval()
         with torch.random.fork_rng():  # evaluation draws no number of the training's
             result = self.evaluate(self.step)
+        if "score" not in result:
+            return  # it could not be played; training goes on
         if self.best is None or result["score"] > self.best["score"]:
             self.best = {"step": self.step, "score": result["score"]}
         self._write({"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)}, "evaluation")
@@ -251,13 +262,6 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def load_model_weights(model: nn.Module, run: Path, which: str = "last") -> Path:
-    """Load the "last" or the "best" checkpoint's weights into a model; returns the checkpoint's folder."""
-    checkpoint = best_checkpoint(run) if which == "best" else newest_checkpoint(run)
-    model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
-    return checkpoint
-
-
 def _line_step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
@@ -277,6 +281,7 @@ def _stop_signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        print("\nstopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
