@@ -1,4 +1,6 @@
-"""A causal Transformer written from scratch, with its training loop and checkpoints; needs torch alone.
+"""A Transformer written from scratch, with a training loop and checkpoints.
+
+The models and generation need torch alone; training and checkpoints also safetensors, tqdm and tensorboard.
 
 Names are loaded when they are used, so `import transformer` costs nothing.
 """

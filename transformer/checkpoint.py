@@ -3,7 +3,7 @@
     RUN/
       run.json                      what this run is; written once, before the first step
       checkpoints/step-00001000/    model.safetensors, optimizer.safetensors, state.json, run.json, manifest.json
-      best.json                     which step scored best, and how
+      best.json                     which step scored best, and its score
       log.jsonl  tensorboard/       the log, twice
 
 Nothing here is ever unpickled, so opening a checkpoint runs no code of its maker's.
