@@ -136,7 +136,8 @@ def _starting_config(arguments: list[str]) -> Config:
     if "--resume" in arguments and (folder := _option(arguments, "output")):
         from transformer.checkpoint import read_json
 
-        return Config.from_json(read_json(Path(folder) / "run.json").get("config"))
+        document = read_json(Path(folder) / "run.json")
+        return Config.from_json(document.get("config") if isinstance(document, dict) else None)
     preset = _option(arguments, "preset")
     return PRESETS.get(preset or "default", PRESETS["default"])()
 

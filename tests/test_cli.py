@@ -299,3 +299,9 @@ def test_a_world_that_is_not_here_stops_evaluation_and_not_training(payday, tmp_
     assert step_of(checkpoints(folder)[-1]) == 6
     refused(capsys, ["evaluate", str(folder)], "environment FarAway-v3: not registered; --import MODULE registers it")
     assert main(["evaluate", str(folder), "--environment", "Payday-v0", "--episodes", "1"]) == 0
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"config": {"model": {}}}'])
+def test_a_broken_run_json_is_refused_on_resume(run, recorded, capsys, content):
+    (run / "run.json").write_text(content)
+    refused(capsys, ["train", str(recorded), "--output", str(run), "--resume"], "")
