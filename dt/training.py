@@ -27,10 +27,7 @@ from transformer.checkpoint import (
     read_tensors,
 )
 from transformer.config import ConfigError
-from transformer.training import Trainer, pick_device
-
-RESUMABLE = ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints", "device")
-"""Training settings that a resumed run may change; any other difference is refused."""
+from transformer.training import Trainer, check_same_recipe, pick_device
 
 WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
 """World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
@@ -215,11 +212,7 @@ def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:
     for name in ("name", "fingerprint"):
         if old["dataset"].get(name) != new["dataset"][name]:
             raise CheckpointError(f"{folder}: trained on dataset {old['dataset'].get('name')}, its {name} differs now")
-    for part in ("model", "training"):
-        for name, value in new["config"][part].items():
-            before = old["config"][part].get(name)
-            if before != value and name not in RESUMABLE:
-                raise CheckpointError(f"{folder}: {name} was {before}, now {value}; a resumed run cannot change it")
+    check_same_recipe(old["config"], new["config"], folder)
 
 
 def _warn(message: str) -> None:

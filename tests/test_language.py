@@ -269,9 +269,9 @@ def test_a_beam_of_one_is_greedy():
     model = translator()
     sources, greedy = [[3, 4, 5]], Sampling(temperature=0)
     expected = write_on(TranslationReader(model, sources), [[1]], 9, greedy, stop={2})[0]
-    assert beam_search(TranslationReader(model, sources), [1], 9, width=1, stop={2})[0] == expected
+    assert beam_search(TranslationReader(model, sources), [[1]], 9, width=1, stop={2})[0][0] == expected
     language = language_model()
-    text, _ = beam_search(LanguageReader(language), [1], 20, width=1, stop=frozenset())
+    [(text, _)] = beam_search(LanguageReader(language), [[1]], 20, width=1, stop=frozenset())
     assert text == generate(language, [[1]], 20, greedy)[0]
 
 
@@ -291,7 +291,8 @@ def test_a_full_beam_finds_what_exhaustive_search_finds(length_penalty):
         if stop not in tokens[:-1] and (tokens[-1] == stop or length == longest)
     ]
     best = max(everything, key=score)
-    text, found = beam_search(LanguageReader(model), [0], longest, width=81, stop={stop}, length_penalty=length_penalty)
+    options = {"width": 81, "stop": {stop}, "length_penalty": length_penalty}
+    [(text, found)] = beam_search(LanguageReader(model), [[0]], longest, **options)
     assert tuple(text[1:]) == best
     assert found == pytest.approx(score(best), abs=1e-5)
 
@@ -309,10 +310,39 @@ def test_cached_translation_equals_uncached():
         for source in sources
     ]
     assert results[0] == alone
-    searched = [
-        beam_search(TranslationReader(model, [sources[2]], c), [1], 8, width=4, stop={2}) for c in (True, False)
-    ]
-    assert searched[0][0] == searched[1][0]
+
+
+def test_searching_for_many_at_once_finds_what_searching_one_by_one_finds():
+    model = translator().double()
+    sources, options = [[3, 4, 5], [6], [7, 8, 9, 10, 3]], {"width": 4, "stop": {2}, "length_penalty": 0.6}
+    together, uncached = (
+        beam_search(TranslationReader(model, sources, use_cache), [[1]] * 3, 8, **options)
+        for use_cache in (True, False)
+    )
+    alone = [beam_search(TranslationReader(model, [source]), [[1]], 8, **options)[0] for source in sources]
+    assert [text for text, _ in together] == [text for text, _ in uncached] == [text for text, _ in alone]
+    assert [score for _, score in together] == pytest.approx([score for _, score in alone])
+    language, prompts = language_model().double(), [[1], [2, 3, 4, 5], [6, 7]]
+    texts = [text for text, _ in beam_search(LanguageReader(language), prompts, 20, width=3, stop={2})]
+    assert texts == [beam_search(LanguageReader(language), [p], 20, width=3, stop={2})[0][0] for p in prompts]
+    assert len({len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)}) > 1, "all ended at once"
+
+
+def test_alignments_are_the_weights_by_which_the_memory_is_summed():
+    model = translator()
+    source, mask = torch.tensor([[3, 4, 5, 0]]), torch.tensor([[True, True, True, False]])
+    maps = model.alignments(source, torch.tensor([[1, 6]]), mask)
+    blocks, heads = model.config.num_layers, model.config.num_heads
+    assert maps.shape == (blocks, 1, heads, 2, 4)
+    assert maps[..., 3].eq(0).all()
+    torch.testing.assert_close(maps.sum(-1), torch.ones(blocks, 1, heads, 2))
+    last = model.decoder.blocks[-1].cross_attention
+    seen = []
+    last.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
+    model(source, torch.tensor([[1, 6]]), mask)
+    (_, memory), output = seen[0]
+    values = last.key_value(memory).chunk(2, dim=-1)[1].view(1, 4, heads, -1).transpose(1, 2)  # (B, H, M, Hd)
+    torch.testing.assert_close(last.output((maps[-1] @ values).transpose(1, 2).flatten(2)), output)
 
 
 def test_positions_without_a_cache_hide_the_future_too():

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformer.attention import MultiHeadAttention
     from transformer.blocks import Block, FeedForward, Transformer
-    from transformer.config import ConfigError, TrainingConfig, TransformerConfig
+    from transformer.config import ConfigError, LanguageConfig, TrainingConfig, TransformerConfig
     from transformer.generation import Sampling, beam_search, generate
-    from transformer.language import LanguageConfig, LanguageModel
+    from transformer.language import LanguageModel
     from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
     from transformer.translation import EncoderDecoder
 
@@ -29,7 +29,7 @@ _HOMES = {
     "beam_search": "generation",
     "generate": "generation",
     "LanguageModel": "language",
-    "LanguageConfig": "language",
+    "LanguageConfig": "config",
     "EncoderDecoder": "translation",
     "LearnedPositions": "positions",
     "RotaryPositions": "positions",

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +51,17 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
         self.code = 128 + signal_number
 
 
-class Model(Protocol):
-    """What the loop trains: a module that maps a batch to (sum of the loss, number of things summed)."""
+RESUMABLE = ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints", "device")
+"""Training settings that a resumed run may change; any other difference is refused."""
 
-    def __call__(self, batch: Any, /) -> tuple[Tensor, Tensor]:
-        """The loss of one batch."""
+
+def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
+    """Refuse to go on with another model or another recipe (configurations as in `run.json`); name what differs."""
+    for part in ("model", "training"):
+        for name, value in new[part].items():
+            before = old[part].get(name)
+            if before != value and name not in RESUMABLE:
+                raise CheckpointError(f"{run}: {name} was {before}, now {value}; a resumed run cannot change it")
 
 
 def pick_device(name: str) -> torch.device:
@@ -84,9 +90,10 @@ def step_seed(seed: int, step: int) -> int:
 class Trainer:
     """One run of training in its folder.
 
-    model: maps a batch to (loss sum, count), see `Model`.
+    model: what is trained.
     batch_at: the batch of step 0, 1, ...; a pure function of the step, already on the model's device.
     run: the run's folder; `document`, what the run is, goes into its `run.json` and into each checkpoint.
+    loss: maps a batch to (sum of the loss, number of things summed); the model itself when None.
     evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best.
     describe: called with the step when the loss is not finite; says which data that batch held.
     """
@@ -99,10 +106,12 @@ class Trainer:
         run: Path,
         document: dict[str, Any],
         *,
+        loss: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
         evaluate: Callable[[int], dict[str, float]] | None = None,
         describe: Callable[[int], str] | None = None,
     ):
-        self.model, self.batch_at, self.config, self.run, self.document = model, batch_at, config, run, document
+        self.model, self.loss, self.batch_at = model, loss or model, batch_at
+        self.config, self.run, self.document = config, run, document
         self.evaluate, self.describe = evaluate, describe
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -193,7 +202,7 @@ class Trainer:
             group["lr"] = learning_rate_at(self.step, config)
         batch = self.batch_at(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss_sum, count = self.model(batch)
+            loss_sum, count = self.loss(batch)
         loss = loss_sum / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
