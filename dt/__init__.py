@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dt.config import Config, EvaluationConfig, ModelConfig
     from dt.data import Batch, TrajectoryDataset
     from dt.evaluation import TargetResult, evaluate
+    from dt.huggingface import import_huggingface
     from dt.model import DecisionTransformer
     from dt.policy import ReturnConditionedPolicy
     from dt.training import Run, load_run, train
@@ -25,6 +26,7 @@ _HOMES = {
     "TrajectoryDataset": "dt.data",
     "TargetResult": "dt.evaluation",
     "evaluate": "dt.evaluation",
+    "import_huggingface": "dt.huggingface",
     "DecisionTransformer": "dt.model",
     "ReturnConditionedPolicy": "dt.policy",
     "Run": "dt.training",
@@ -45,6 +47,7 @@ __all__ = [
     "TrainingConfig",
     "TrajectoryDataset",
     "evaluate",
+    "import_huggingface",
     "load",
     "load_run",
     "train",

@@ -1,4 +1,4 @@
-"""The command line: `dt train`, `dt evaluate`, `dt inspect`. Results on standard output, messages on standard error."""
+"""The command line: `dt train` and what is done with runs. Results on standard output, messages on standard error."""
 
 import json
 import sys
@@ -82,6 +82,25 @@ class Inspect:
     """Fetch the dataset from Minari's server if it is not here."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportHuggingFace:
+    """Make a run of a Decision Transformer that Hugging Face's library has trained."""
+
+    model: Positional[Path]
+    """Its folder, with config.json and model.safetensors."""
+    output: Path
+    """The run's folder, a new one."""
+    context_length: int
+    """Steps that it was trained to see, K; 20 in the paper's Gym worlds."""
+    return_scale: float
+    """What returns were divided by in its training; 1000 in the paper's Gym worlds."""
+    normalizer: Path | None = None
+    """The states' mean and deviation in its training: a JSON file {"mean": [...], "std": [...]}."""
+    dataset: str | None = None
+    """Instead of --normalizer, the dataset that it was trained on: a Minari id, a folder or an .npz file."""
+    world: World = field(default_factory=World)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -89,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         if isinstance(command, Train):
             return _train(command)
+        if isinstance(command, ImportHuggingFace):
+            return _import_huggingface(command)
         return _evaluate(command) if isinstance(command, Evaluate) else _inspect(command)
     except (ConfigError, OSError) as error:
         return _refuse(error)
@@ -115,13 +136,14 @@ def _refuse(error: Exception, code: int = 2) -> int:
     return code
 
 
-def _parse(arguments: list[str]) -> Train | Evaluate | Inspect:
+def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     commands = (
         Annotated[Train, subcommand("train", default=start)]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Inspect, subcommand("inspect")]
+        | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
     )
     return tyro.cli(
         commands,
@@ -209,7 +231,7 @@ def _evaluate(options: Evaluate) -> int:
     if options.json:
         write_json(options.json, _document(results, run, options.seed))
     if options.plot:
-        plot_asked_against_achieved(results, options.plot, run.dataset["name"], run.dataset["maximum"])
+        plot_asked_against_achieved(results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
     if options.video:
         from dt.video import film
 
@@ -229,6 +251,23 @@ def _inspect(options: Inspect) -> int:
         from envs.datasets import load
 
         print(describe_dataset(load(options.what, download=options.download)))
+    return 0
+
+
+def _import_huggingface(options: ImportHuggingFace) -> int:
+    from dt.huggingface import import_huggingface
+    from envs.datasets import load
+
+    run = import_huggingface(
+        options.model,
+        options.output,
+        context_length=options.context_length,
+        return_scale=options.return_scale,
+        normalizer=options.normalizer,
+        dataset=load(options.dataset) if options.dataset is not None else None,
+        environment=_environment(options.world),
+    )
+    _tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
     return 0
 
 
@@ -257,8 +296,10 @@ def _play(run: "Run", config: EvaluationConfig, seed: int) -> "list[TargetResult
     from dt.policy import ReturnConditionedPolicy
 
     assert run.environment is not None
-    check_environment(run.environment, run.model)
     targets = config.target_return or tuple(run.dataset["targets"])
+    if not targets:
+        raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
+    check_environment(run.environment, run.model)
     with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
         return evaluate(
             ReturnConditionedPolicy(run.model),
@@ -282,7 +323,7 @@ def _score(run: "Run", which: str, config: EvaluationConfig, seed: int = 0) -> "
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{which}.json", _document(results, run, seed))
     picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
-    plot_asked_against_achieved(results, picture, f"{run.dataset['name']} ({which})", run.dataset["maximum"])
+    plot_asked_against_achieved(results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
     return results
 
 

@@ -49,7 +49,7 @@ def results_document(
     }
 
 
-def plot_asked_against_achieved(results: Sequence[Any], path: Path, title: str, data_maximum: float) -> None:
+def plot_asked_against_achieved(results: Sequence[Any], path: Path, title: str, data_maximum: float | None) -> None:
     """A PNG: what was asked along, what came up; single episodes faint, means with two standard errors."""
     import matplotlib
 
@@ -67,7 +67,8 @@ def plot_asked_against_achieved(results: Sequence[Any], path: Path, title: str, 
     )
     corners = [min(asked.min(), means.min(), 0.0), max(asked.max(), means.max())]
     axes.plot(corners, corners, "--", color="0.5", lw=1, label="achieved = asked")
-    axes.axvline(data_maximum, color="C3", lw=1, ls=":", label="best return in the data")
+    if data_maximum is not None:
+        axes.axvline(data_maximum, color="C3", lw=1, ls=":", label="best return in the data")
     axes.set(xlabel="return asked for", ylabel="return achieved", title=title)
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left", fontsize="small")
@@ -111,14 +112,18 @@ def describe_run(run: Any) -> str:
     """What a run is and how it scored."""
     model, training = run.config.model, run.config.training
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    counts = f", {run.dataset['episodes']} episodes, {run.dataset['steps']} steps" if "episodes" in run.dataset else ""
+    trained = (
+        f"{training.steps} steps of {training.batch_size}, learning rate {training.learning_rate:g} "
+        f"({training.schedule}), {training.precision}, seed {training.seed}"
+    )
     lines = [
         f"run           {run.folder} (checkpoint {run.checkpoint.name}, {parameters:,} parameters)",
-        f"dataset       {run.dataset['name']}, {run.dataset['episodes']} episodes, {run.dataset['steps']} steps",
+        f"dataset       {run.dataset['name']}{counts}",
         f"environment   {run.environment.id if run.environment else 'none: nothing to evaluate in'}",
         f"model         {model.conditioning}, K {model.context_length}, width {model.width}, "
         f"{model.num_layers} layers, return scale {run.model.return_scale.item():g}",
-        f"training      {training.steps} steps of {training.batch_size}, learning rate {training.learning_rate:g} "
-        f"({training.schedule}), {training.precision}, seed {training.seed}",
+        f"training      {f'not here: imported from {run.imported}' if run.imported else trained}",
     ]
     for path in sorted((run.folder / "results").glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -41,9 +41,10 @@ class Run:
     checkpoint: Path
     model: DecisionTransformer
     config: Config
-    dataset: dict[str, Any]  # name, source, fingerprint, episodes, steps, returns' quantiles
+    dataset: dict[str, Any]  # as `describe_data`; an imported run may know name and targets alone
     environment: EnvironmentSpec | None
     reference: Reference | None
+    imported: str | None = None  # where its weights came from, if they were not trained here
 
 
 def train(
@@ -78,7 +79,7 @@ def train(
         playable = False
         _warn(f"no evaluation here: {error}")
     targets = config.evaluation.target_return or default_targets(dataset.returns)
-    document = describe(dataset, config, model, environment)
+    document = describe(config, model, describe_data(dataset), environment, dataset.reference)
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
@@ -137,28 +138,36 @@ def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec |
 
 
 def describe(
-    dataset: Dataset, config: Config, model: DecisionTransformer, environment: EnvironmentSpec | None
+    config: Config,
+    model: DecisionTransformer,
+    data: dict[str, Any],
+    environment: EnvironmentSpec | None,
+    reference: Reference | None,
 ) -> dict[str, Any]:
     """What a run is, as JSON: enough to make its model and its world again."""
-    reference = dataset.reference
     return {
         "schema": SCHEMA,
         "kind": "decision-transformer",
         "config": config.to_json(),
         "max_timesteps": model.max_timesteps,
-        "observation_space": space_to_json(dataset.observation_space),
-        "action_space": space_to_json(dataset.action_space),
-        "dataset": {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "episodes": dataset.num_episodes,
-            "steps": dataset.num_steps,
-            "targets": list(default_targets(dataset.returns)),
-            "maximum": float(dataset.returns.max()),
-        },
+        "observation_space": space_to_json(model.observation_space),
+        "action_space": space_to_json(model.action_space),
+        "dataset": data,
         "environment": environment.to_json() if environment else None,
         "reference": vars(reference) if reference else None,
         "versions": versions(),
+    }
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What a run says of its dataset, as JSON."""
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "episodes": dataset.num_episodes,
+        "steps": dataset.num_steps,
+        "targets": list(default_targets(dataset.returns)),
+        "maximum": float(dataset.returns.max()),
     }
 
 
@@ -191,11 +200,12 @@ def load_run(folder: str | Path, which: str = "last", device: str | torch.device
         model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
         environment = document["environment"] and EnvironmentSpec.from_json(document["environment"])
         reference = document["reference"] and Reference(**document["reference"])
-        dataset = dict(document["dataset"])
+        dataset, imported = dict(document["dataset"]), document.get("imported")
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
-    return Run(folder, checkpoint, model.to(device).eval(), config, dataset, environment or None, reference or None)
+    model = model.to(device).eval()
+    return Run(folder, checkpoint, model, config, dataset, environment or None, reference or None, imported)
 
 
 def _check_schema(document: Any, path: Path) -> None:
@@ -207,6 +217,10 @@ def _check_schema(document: Any, path: Path) -> None:
 
 def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with other data, another model or another recipe; name the first difference."""
+    if "imported" in old:
+        raise CheckpointError(
+            f"{folder}: imported from {old['imported']}, without the state that training goes on from"
+        )
     if old["max_timesteps"] != new["max_timesteps"]:
         raise CheckpointError(f"{folder}: max_timesteps was {old['max_timesteps']}, now {new['max_timesteps']}")
     for name in ("name", "fingerprint"):

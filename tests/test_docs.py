@@ -17,13 +17,25 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    (source,) = blocks(ROOT / "README.md", "python")
+    source, _ = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(source, "README.md", "exec"), names)
     assert [result.target_return for result in names["results"]] == [500.0, 1500.0]
     assert names["done"]
     assert (tmp_path / "runs" / "readme" / "run.json").exists()
+
+
+def test_the_readmes_gpt2_runs(tmp_path, monkeypatch):
+    from transformer import LanguageConfig, LanguageModel, save_gpt2
+
+    _, source = blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    save_gpt2(LanguageModel(LanguageConfig(vocabulary_size=4000, width=8, activation="gelu")), tmp_path / "gpt2")
+    names: dict = {}
+    exec(compile(source, "README.md", "exec"), names)
+    assert len(names["tokens"]) == 22
+    assert (tmp_path / "gpt2-again" / "config.json").exists()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""The core for text: against torch's and Hugging Face's models, and generation against its plain definition."""
+"""The core for text: against torch's Transformer, and generation against its plain definition."""
 
 import itertools
 
@@ -111,45 +111,6 @@ def test_every_decoder_block_sees_the_encoders_last_output():
         block(x, memory=memory).sum().backward()
         assert memory.grad.abs().sum() > 0
         memory.grad = None
-
-
-@DTYPES
-def test_equals_hugging_faces_gpt2_forward_and_gradient(dtype, tolerance):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    ours = language_model(activation="gelu").to(dtype)
-    theirs = GPT2LMHeadModel(
-        GPT2Config(vocab_size=11, n_positions=8, n_embd=WIDTH, n_layer=2, n_head=HEADS, bos_token_id=0, eos_token_id=0)
-    ).to(dtype)
-    body = theirs.transformer
-    pairs = {body.wte.weight: ours.embedding.tokens.weight, body.wpe.weight: ours.embedding.positions.weight}
-    norms = [(body.ln_f, ours.transformer.final_norm)]
-    for their, our in zip(body.h, ours.transformer.blocks, strict=True):
-        norms += [(their.ln_1, our.attention_norm), (their.ln_2, our.feed_forward_norm)]
-        qkv = our.attention.query, our.attention.key_value
-        pairs[their.attn.c_attn.weight] = torch.cat([part.weight for part in qkv]).T
-        pairs[their.attn.c_attn.bias] = torch.cat([part.bias for part in qkv])
-        for convolution, linear in (
-            (their.attn.c_proj, our.attention.output),
-            (their.mlp.c_fc, our.feed_forward.input),
-            (their.mlp.c_proj, our.feed_forward.output),
-        ):
-            pairs |= {convolution.weight: linear.weight.T, convolution.bias: linear.bias}
-    for their, our in norms:
-        pairs |= {their.weight: our.weight, their.bias: our.bias}
-    with torch.no_grad():
-        for parameter, value in pairs.items():
-            parameter.copy_(value)
-    assert {id(p) for p in pairs} == {id(p) for p in theirs.parameters()}
-    tokens = torch.randint(11, (2, 7))
-    outputs = [model(tokens) for model in (ours, theirs.eval())]
-    logits = outputs[0], outputs[1].logits
-    torch.testing.assert_close(*logits, rtol=0, atol=tolerance)
-    weights = torch.randn_like(logits[0]) / 10
-    for result in logits:
-        (result * weights).sum().backward()
-    torch.testing.assert_close(ours.embedding.tokens.weight.grad, body.wte.weight.grad, rtol=0, atol=10 * tolerance)
-    torch.testing.assert_close(ours.embedding.positions.weight.grad, body.wpe.weight.grad, rtol=0, atol=10 * tolerance)
 
 
 def test_the_heads_weights_are_the_embeddings():

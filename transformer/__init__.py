@@ -1,6 +1,6 @@
 """A Transformer written from scratch, with a training loop and checkpoints.
 
-The models and generation need torch alone; training and checkpoints also safetensors, tqdm and tensorboard.
+The models and generation need torch alone; checkpoints also safetensors, training tqdm and tensorboard.
 
 Names are loaded when they are used, so `import transformer` costs nothing.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformer.blocks import Block, FeedForward, Transformer
     from transformer.config import ConfigError, LanguageConfig, TrainingConfig, TransformerConfig
     from transformer.generation import Sampling, beam_search, generate
+    from transformer.huggingface import load_gpt2, save_gpt2
     from transformer.language import LanguageModel
     from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
     from transformer.translation import EncoderDecoder
@@ -28,6 +29,8 @@ _HOMES = {
     "Sampling": "generation",
     "beam_search": "generation",
     "generate": "generation",
+    "load_gpt2": "huggingface",
+    "save_gpt2": "huggingface",
     "LanguageModel": "language",
     "LanguageConfig": "config",
     "EncoderDecoder": "translation",
@@ -53,6 +56,8 @@ __all__ = [
     "TransformerConfig",
     "beam_search",
     "generate",
+    "load_gpt2",
+    "save_gpt2",
 ]
 
 

@@ -143,13 +143,24 @@ def prune(run: Path, keep: int) -> None:
 
 
 @contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill, which appears complete or not at all; refused where anything already is."""
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise CheckpointError(f"{final}: exists already")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _appearing_folder(final) as temporary:
+        yield temporary
+
+
+@contextmanager
 def _appearing_folder(final: Path) -> Iterator[Path]:
     """A folder to fill under a temporary name; on success it takes its final name with all its content on disk."""
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=final.parent))
     try:
         yield temporary
         for path in temporary.iterdir():
-            _sync_file(path)
+            if path.is_file():  # a folder in it has seen to its own
+                _sync_file(path)
         temporary.chmod(0o755)
         _sync_folder(temporary)
         if final.exists():  # the same step again, after a resume
