@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dt.config import Config, ModelConfig
+from dt.config import FINAL_SEED, Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset, returns_to_go
 from dt.encoders import Normalizer
 from dt.evaluation import default_targets, evaluate, rank_correlation
 from dt.model import table_rows
 from dt.presets import paper_hopper
 from dt.report import results_document, score_table
-from dt.training import FINAL_SEED, versions
+from dt.training import versions
 from envs.datasets import DataError, Dataset, load
 from envs.spaces import ROOT
 from transformer.checkpoint import write_json
@@ -219,7 +219,7 @@ def main() -> None:
     document = results_document(
         results,
         dataset=dataset.name,
-        environment=dataset.environment.id,
+        environment=dataset.environment,
         versions={**versions(), "transformers": transformers.__version__},
         reference=dataset.reference,
         checkpoint=f"step-{steps:08d}",

@@ -10,6 +10,8 @@ import numpy as np
 from envs.datasets import Dataset
 from envs.scores import Reference
 from envs.spaces import leaf_spaces
+from envs.worlds import EnvironmentSpec
+from transformer.config import ConfigError
 
 
 def score_table(results: Sequence[Any], reference: Reference | None) -> str:
@@ -30,17 +32,18 @@ def results_document(
     results: Sequence[Any],
     *,
     dataset: str,
-    environment: str,
+    environment: EnvironmentSpec,
     versions: dict[str, str],
     reference: Reference | None,
     checkpoint: str,
     seed: int,
 ) -> dict[str, Any]:
-    """The JSON of `dt evaluate`, schema 1."""
+    """The JSON of `dt evaluate`, schema 1. `world` is what `EnvironmentSpec.from_json` makes the world again from."""
     return {
         "schema": 1,
         "dataset": dataset,
-        "environment": environment,
+        "environment": environment.id,
+        "world": {**environment.to_json(), "max_episode_steps": environment.step_limit},
         "checkpoint": checkpoint,
         "seed": seed,
         "reference": vars(reference) if reference else None,
@@ -49,8 +52,17 @@ def results_document(
     }
 
 
+def check_picture(path: Path) -> None:
+    """Raise `ConfigError` unless matplotlib can draw the kind of picture that the file's name ends in."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise ConfigError(f"{path}: no kind of picture; its name must end in one of {', '.join(sorted(kinds))}")
+
+
 def plot_asked_against_achieved(results: Sequence[Any], path: Path, title: str, data_maximum: float | None) -> None:
-    """A PNG: what was asked along, what came up; single episodes faint, means with two standard errors."""
+    """A picture: what was asked along, what came up; single episodes faint, means with two standard errors."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,6 +115,9 @@ def describe_dataset(dataset: Dataset) -> str:
         return_histogram(list(returns)),
     ]
     notes = list(dataset.notes)
+    if dataset.environment is not None and dataset.environment.left_out:
+        wrappers = ", ".join(dataset.environment.left_out)
+        notes.append(f"recorded with the wrappers {wrappers}, which are not put on: evaluation plays the plain world")
     if dataset.num_episodes < 2 or np.quantile(returns, 0.9) - np.quantile(returns, 0.1) < 1e-6:
         notes.append("all episodes earn the same: there is no return to choose, a policy here is behaviour cloning")
     return "\n".join(lines + [f"note          {note}" for note in notes])
@@ -125,13 +140,17 @@ def describe_run(run: Any) -> str:
         f"{model.num_layers} layers, return scale {run.model.return_scale.item():g}",
         f"training      {f'not here: imported from {run.imported}' if run.imported else trained}",
     ]
-    for path in sorted((run.folder / "results").glob("*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        best = max(document["results"], key=lambda result: result["mean_return"])
-        lines.append(
-            f"results       {path.stem}: {best['mean_return']:.1f} asked for {best['target_return']:.1f} ({path})"
-        )
-    return "\n".join(lines)
+    return "\n".join(lines + [_results_line(path) for path in sorted((run.folder / "results").glob("*.json"))])
+
+
+def _results_line(path: Path) -> str:
+    """The best of a file of results; a file cut short, or someone else's, is no reason to say nothing of the run."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        best = max(results, key=lambda result: result["mean_return"])
+        return f"results       {path.stem}: {best['mean_return']:.1f} asked for {best['target_return']:.1f} ({path})"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return f"results       {path.stem}: not the results of an evaluation ({path})"
 
 
 def _space_lines(label: str, space: Any) -> list[str]:

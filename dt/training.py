@@ -2,35 +2,35 @@
 
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from dt.config import Config
+from dt.config import WAY_SEED, Config, EvaluationConfig
 from dt.data import TrajectoryDataset
-from dt.evaluation import best_mean, check_environment, default_targets, evaluate, rank_correlation
+from dt.evaluation import best_mean, check_environment, default_targets, evaluate, labels, rank_correlation
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.datasets import Dataset
-from envs.scores import Reference
+from envs.scores import Reference, reference_in
 from envs.spaces import space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError
 from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
     best_checkpoint,
+    is_run,
     newest_checkpoint,
     read_json,
     read_tensors,
+    run_around,
 )
-from transformer.config import ConfigError
-from transformer.training import Trainer, check_same_recipe, pick_device
-
-WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
-"""World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
+from transformer.config import ConfigError, TrainingConfig, require
+from transformer.training import Trainer, check_same_recipe, learning_rate_at, pick_device
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ def train(
     for bit as if it had never stopped.
     """
     folder, device = Path(folder), pick_device(config.training.device)
+    asked = environment
     old = read_json(folder / "run.json") if resume else None
     if old is not None:
         _check_schema(old, folder / "run.json")
-        environment = environment or (EnvironmentSpec.from_json(old["environment"]) if old["environment"] else None)
-    asked, environment = environment, environment or dataset.environment
+        environment = environment or _environment_of(old)
+    environment = environment or dataset.environment
     torch.manual_seed(config.training.seed)
     model = build_model(dataset, config, environment)
     playable = environment is not None
@@ -78,52 +79,75 @@ def train(
             raise
         playable = False
         _warn(f"no evaluation here: {error}")
-    targets = config.evaluation.target_return or default_targets(dataset.returns)
-    document = describe(config, model, describe_data(dataset), environment, dataset.reference)
+    reference = reference_in(environment, dataset.environment, dataset.reference)
+    document = describe(config, model, describe_data(dataset), environment, reference)
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
     data = TrajectoryDataset(dataset, config.model.context_length, device)
     seed, batch_size = config.training.seed, config.training.batch_size
+    targets = config.evaluation.target_return or default_targets(dataset.returns)
 
     def score(step: int) -> dict[str, float]:
         assert environment is not None
-        try:
-            results = evaluate(
-                ReturnConditionedPolicy(model),
-                environment,
-                targets,
-                episodes=config.evaluation.episodes,
-                seed=WAY_SEED,
-                num_worlds=config.evaluation.num_worlds,
-                reference=dataset.reference,
-            )
-        except (WorldError, PolicyError) as error:
-            _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
-            return {}
-        asked = {f"return_at_{result.target_return:g}": result.mean_return for result in results}
-        if len(results) > 1:
-            asked["rank_correlation"] = rank_correlation(results)
-        return {"score": best_mean(results), **asked}
+        return _score_on_the_way(model, environment, targets, config.evaluation, step)
 
-    on_the_way = playable and config.training.evaluate_every > 0
     trainer = Trainer(
         model,
         lambda step: data.gather(data.indices(seed, step, batch_size)),
         config.training,
         folder,
         document,
-        evaluate=score if on_the_way else None,
+        evaluate=score if playable and config.training.evaluate_every > 0 else None,
         describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
     )
-    trainer.resume() if resume else trainer.start()
-    if old is not None and (old["config"]["evaluation"], old["environment"]) != (
-        document["config"]["evaluation"],
-        document["environment"],
-    ):
-        trainer.best = None  # its score answered another question
+    if old is None:
+        trainer.start()
+    else:
+        trainer.resume()
+        before = Config.from_json(old["config"])
+        _warn_of_another_length(trainer.step, before.training, config.training)
+        if (before.evaluation, _environment_of(old)) != (config.evaluation, environment):
+            trainer.best = None  # its score answered another question
     trainer.train()
     return load_run(folder, device=device)
+
+
+def _score_on_the_way(
+    model: DecisionTransformer,
+    environment: EnvironmentSpec,
+    targets: Sequence[float],
+    config: EvaluationConfig,
+    step: int,
+) -> dict[str, float]:
+    """What the log and the choice of the best need to know; nothing where the world or the policy fails."""
+    try:
+        results = evaluate(
+            ReturnConditionedPolicy(model),
+            environment,
+            targets,
+            episodes=config.episodes,
+            seed=WAY_SEED,
+            num_worlds=config.num_worlds,
+        )
+    except (WorldError, PolicyError) as error:
+        _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
+        return {}
+    achieved = [result.mean_return for result in results]
+    scores = {f"return_at_{label}": mean for label, mean in zip(labels(targets), achieved, strict=True)}
+    if len(results) > 1:
+        scores["rank_correlation"] = rank_correlation(results)
+    return {"score": best_mean(results), **scores}
+
+
+def _warn_of_another_length(step: int, old: TrainingConfig, new: TrainingConfig) -> None:
+    """A cosine ends with the run, so another end bends it from here on: no more the run that never stopped."""
+    if new.schedule == "cosine" and new.steps != old.steps:
+        before, now = (learning_rate_at(step, config) for config in (old, new))
+        _warn(
+            f"steps was {old.steps}, now {new.steps}, and the cosine falls until the last: "
+            f"the learning rate at step {step} is {now:.3g}, was {before:.3g}"
+        )
 
 
 def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
@@ -182,14 +206,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def load_run(folder: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Run:
+def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device: str | torch.device = "cpu") -> Run:
     """Open a run at its "last" or its "best" checkpoint. What cannot be used raises `CheckpointError`."""
+    require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
     folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such run")
-    if not (folder / "run.json").exists():
-        raise CheckpointError(f"{folder}: no run.json in it, so it is no run")
-    checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder, report=_warn)
+    if not is_run(folder):
+        around = run_around(folder)
+        why = "no run.json in it, so it is no run" if folder.is_dir() else "no such run"
+        raise CheckpointError(f"{folder}: {f'a part of the run {around}; name that folder' if around else why}")
+    checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=_warn)
     document = read_json(checkpoint / "run.json")
     _check_schema(document, checkpoint / "run.json")
     try:
@@ -198,14 +223,18 @@ def load_run(folder: str | Path, which: str = "last", device: str | torch.device
         action_space = space_from_json(document["action_space"])
         model = DecisionTransformer(config.model, observation_space, action_space, int(document["max_timesteps"]))
         model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
-        environment = document["environment"] and EnvironmentSpec.from_json(document["environment"])
+        environment = _environment_of(document)
         reference = document["reference"] and Reference(**document["reference"])
         dataset, imported = dict(document["dataset"]), document.get("imported")
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
     model = model.to(device).eval()
-    return Run(folder, checkpoint, model, config, dataset, environment or None, reference or None, imported)
+    return Run(folder, checkpoint, model, config, dataset, environment, reference or None, imported)
+
+
+def _environment_of(document: Any) -> EnvironmentSpec | None:
+    return EnvironmentSpec.from_json(document["environment"]) if document["environment"] else None
 
 
 def _check_schema(document: Any, path: Path) -> None:

@@ -119,5 +119,5 @@ def test_it_learns_to_reverse():
     right = [text == [START, *reversed(source), END] for text, source in zip(written, sources, strict=True)]
     assert sum(right) >= 45
     word = sources[right.index(True)]
-    text, _ = beam_search(GRUReader(model, [word]), [START], 8, width=3, stop={END})
+    [(text, _)] = beam_search(GRUReader(model, [word]), [[START]], 8, width=3, stop={END})
     assert text == [START, *reversed(word), END]

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from transformer.checkpoint import CheckpointError, new_folder, read_json, read_tensors, write_json
-from transformer.config import ConfigError, TransformerConfig, require
-from transformer.language import LanguageConfig, LanguageModel
+from transformer.config import ConfigError, LanguageConfig, TransformerConfig, require
+from transformer.language import LanguageModel
 
 C = TypeVar("C", bound=TransformerConfig)
 

@@ -24,11 +24,13 @@ from tqdm import tqdm
 from transformer.checkpoint import (
     CheckpointError,
     checkpoints,
+    folder_of,
     newest_checkpoint,
     prune,
     read_json,
     read_tensors,
     save_checkpoint,
+    verify,
     write_json,
 )
 from transformer.config import ConfigError, TrainingConfig
@@ -94,7 +96,8 @@ class Trainer:
     batch_at: the batch of step 0, 1, ...; a pure function of the step, already on the model's device.
     run: the run's folder; `document`, what the run is, goes into its `run.json` and into each checkpoint.
     loss: maps a batch to (sum of the loss, number of things summed); the model itself when None.
-    evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best.
+    evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best, the
+        earliest of equals.
     describe: called with the step when the loss is not finite; says which data that batch held.
     """
 
@@ -143,10 +146,10 @@ class Trainer:
         state = read_json(checkpoint / "state.json")
         if state["step"] > self.config.steps:
             raise CheckpointError(f"{self.run}: is at step {state['step']} already, steps {self.config.steps} is less")
+        self.best = self._if_still_there(state["best"])
         self.step, self.loss_sum, self.loss_steps = state["step"], state["loss_sum"], state["loss_steps"]
         write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here on
         self._load_optimizer(read_tensors(checkpoint / "optimizer.safetensors"))
-        self.best = state["best"]
         self._name_best()
         self._cut_log()
 
@@ -187,6 +190,20 @@ class Trainer:
         save_checkpoint(self.run, self.step, tensors, {"state": state, "run": self.document})
         self._name_best()  # after the save: the best is never named before it is on disk
         prune(self.run, self.config.keep_checkpoints)
+
+    def _if_still_there(self, best: dict[str, float] | None) -> dict[str, float] | None:
+        """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
+        if best is None:
+            return None
+        checkpoint = folder_of(self.run, int(best["step"]))
+        if not checkpoint.exists():
+            print(f"{checkpoint}: scored best and is gone, so the best is sought anew from here", file=sys.stderr)
+            return None
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; it scored best: move it out of the run to go on without") from None
+        return best
 
     def _name_best(self) -> None:
         if self.best is None:
@@ -234,8 +251,7 @@ class Trainer:
         assert self.evaluate is not None
         started = time.perf_counter()
         self.model.eval()
-        with torch.random.fork_rng():  # evaluation draws no number of the training's
-            result = self.evaluate(self.step)
+        result = self.evaluate(self.step)  # it may draw random numbers: each step seeds its own
         if "score" not in result:
             return  # it could not be played; training goes on
         if self.best is None or result["score"] > self.best["score"]:
