@@ -174,6 +174,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("dataset", help="a Minari id, a Minari dataset's folder, or an .npz file")
     parser.add_argument("--recipe", choices=RECIPES, default="paper", help="training and return scale")
     parser.add_argument("--steps", type=int, help="gradient steps; the recipe's own number if not given")
+    parser.add_argument("--learning-rate", type=float, help="its peak; the recipe's own if not given")
+    parser.add_argument("--context-length", type=int, help="steps that it sees, K; the recipe's own if not given")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and dropout; worlds have their own")
     parser.add_argument("--episodes", type=int, default=10, help="for each target")
     parser.add_argument("--target-return", type=float, nargs="+", metavar="G", help="quantiles if not given")
@@ -194,7 +196,10 @@ def main() -> None:
         if not isinstance(space, spaces.Box):
             raise DataError(f"{options.dataset}: {space}, but their model takes a Box alone")
     steps = config.training.steps if options.steps is None else options.steps
-    training = replace(config.training, steps=steps, seed=options.seed, precision=options.precision)
+    rate = config.training.learning_rate if options.learning_rate is None else options.learning_rate
+    seen = config.model.context_length if options.context_length is None else options.context_length
+    config = replace(config, model=replace(config.model, context_length=seen))
+    training = replace(config.training, steps=steps, learning_rate=rate, seed=options.seed, precision=options.precision)
     targets = options.target_return or default_targets(dataset.returns)
     options.output.mkdir(parents=True)  # refuses a folder that is there, before the hours of work
     torch.manual_seed(options.seed)
@@ -202,6 +207,7 @@ def main() -> None:
     started = time.perf_counter()
     train(model, TrajectoryDataset(dataset, config.model.context_length, device), training, device)
     run = {"recipe": options.recipe, "steps": steps, "training_seed": options.seed, "precision": options.precision}
+    run |= {"learning_rate": rate, "context_length": seen}
     run["seconds"] = round(time.perf_counter() - started, 3)
     save_file(model.state_dict(), options.output / "model.safetensors")
     policy = HuggingFacePolicy(model, dataset.action_space, config.model.context_length)
