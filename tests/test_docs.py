@@ -44,15 +44,18 @@ def test_commands_have_the_options_that_documents_give_them(document):
         shlex.split(line.replace("\\\n", " "), comments=True)
         for block in blocks(document, "")
         for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith("dt ")
+        if line.startswith(("dt ", "python -m transformer "))
     ]
-    for _, command, *arguments in commands:
+    for words in commands:
+        program, command, *arguments = ["dt", *words[1:]] if words[0] == "dt" else words[2:]
         done = subprocess.run(
-            [sys.executable, "-m", "dt", command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, "-m", program, command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
         )
         for argument in arguments:
             if argument.startswith("--"):
-                assert re.search(rf"{argument}\b", done.stdout), f"{document.name}: dt {command} has no {argument}"
+                assert re.search(rf"{argument}\b", done.stdout), (
+                    f"{document.name}: {program} {command} has no {argument}"
+                )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

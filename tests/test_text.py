@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from transformer import LanguageConfig, LanguageModel, load_gpt2, save_gpt2
 from transformer.cli import main
 from transformer.generation import Sampling, generate
 from transformer.programs import bleu, load_text_run, next_token_loss, translate
@@ -311,6 +312,20 @@ def test_a_missing_library_is_named_with_its_extra(text_file, tmp_path, monkeypa
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
     assert main(["train-characters", str(text_file), "--output", str(tmp_path / "run")]) == 2
     assert "pip install 'decision-transformer[language]'" in capsys.readouterr().err
+
+
+def test_a_gpt2_of_hugging_faces_library_writes_with_its_own_tokens(tmp_path, capsys):
+    tokenizer = subword_tokenizer(["low lower lowest"] * 3, 270)
+    shape = LanguageConfig(vocabulary_size=tokenizer.get_vocab_size(), width=8, num_heads=2, activation="gelu")
+    save_gpt2(LanguageModel(shape), tmp_path / "gpt2")
+    command = ["generate", str(tmp_path / "gpt2"), "--prompt", "lower", "--new-tokens", "7", "--temperature", "0"]
+    assert main(command) == 2
+    assert "tokenizer.json: cannot be read" in capsys.readouterr().err
+    tokenizer.save(str(tmp_path / "gpt2" / "tokenizer.json"))
+    assert main(command) == 0
+    model = load_gpt2(tmp_path / "gpt2")
+    expected = generate(model, [encode(tokenizer, "lower")], 7, Sampling(temperature=0))[0]
+    assert capsys.readouterr().out == tokenizer.decode(expected) + "\n"
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"schema": 1, "kind": "decision-transformer"}', "not json"])

@@ -46,18 +46,18 @@ class TrainTranslator:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Let a character model write on."""
+    """Let a language model write on."""
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """A run's folder."""
+    """A run's folder, or Hugging Face's folder of a GPT-2 with its tokenizer.json."""
     prompt: str = "\n"
     """What the text begins with."""
     new_tokens: int = 500
-    """Characters to write."""
+    """Tokens to write; for a character model, characters."""
     samples: int = 1
     """Texts to write."""
     temperature: float = 0.8
-    """Below 1 the likely characters become likelier; 0 always takes the likeliest."""
+    """Below 1 the likely tokens become likelier; 0 always takes the likeliest."""
     top_k: int | None = None
     """Choose among the k likeliest only."""
     top_p: float | None = None

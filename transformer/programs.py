@@ -27,6 +27,7 @@ from transformer.config import (
     TranslatorConfig,
 )
 from transformer.generation import Sampling, TranslationReader, beam_search, generate, write_on
+from transformer.huggingface import load_gpt2
 from transformer.language import LanguageModel
 from transformer.text import (
     CharacterCorpus,
@@ -159,10 +160,15 @@ def train_translator(
 
 
 def load_text_run(folder: str | Path, which: str = "best", device: str | torch.device = "cpu") -> TextRun:
-    """Open a run at its "best" or its "last" checkpoint. What cannot be used raises `CheckpointError`."""
+    """Open a run at its "best" or its "last" checkpoint, or Hugging Face's folder of a GPT-2 with its tokenizer.json.
+
+    What cannot be used raises `CheckpointError`.
+    """
     from tokenizers import Tokenizer
 
     folder = Path(folder)
+    if (folder / "config.json").exists() and not (folder / "run.json").exists():
+        return TextRun(folder, folder, load_gpt2(folder).to(device).eval(), _their_tokenizer(folder))
     if not (folder / "run.json").exists():
         raise CheckpointError(f"{folder}: no run.json in it, so it is no run")
     checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder)
@@ -253,6 +259,15 @@ def mean_loss(loss: Callable[[Any], Loss], batches: Sequence[Any]) -> float:
     """Mean loss of a token over all batches, in nats."""
     sums, counts = zip(*(loss(batch) for batch in batches), strict=True)
     return math.fsum(s.item() for s in sums) / sum(int(c) for c in counts)
+
+
+def _their_tokenizer(folder: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{folder}/tokenizer.json: cannot be read ({error})") from None
 
 
 def _new_model(kind: Any, config: CharactersConfig | TranslatorConfig, tokenizer: "Tokenizer", device: Any) -> Any:
