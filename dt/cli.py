@@ -37,7 +37,7 @@ class Train:
     """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
 
     dataset: Positional[str]
-    """A Minari id, a Minari dataset's folder, or an .npz file; hopper/replay-v0 ships with the package."""
+    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file; hopper/replay-v0 ships with the package."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d"] = "default"
     """A named run to start from; the other options change it."""
     output: Path | None = None
@@ -46,6 +46,8 @@ class Train:
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
+    spaces: str | None = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     world: World = field(default_factory=World)
     config: Config = field(default_factory=Config)
 
@@ -77,9 +79,11 @@ class Inspect:
     """Tell what a dataset holds, or what a run is and how it scored."""
 
     what: Positional[str]
-    """A dataset (Minari id, folder or .npz file) or a run's folder."""
+    """A dataset (Minari id or folder, .npz, .hdf5, .csv or .parquet file) or a run's folder."""
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
+    spaces: str | None = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         from dt.policy import PolicyError
-        from envs.datasets import DataError
+        from envs.readers import DataError
         from envs.worlds import WorldError
         from transformer.checkpoint import CheckpointError
         from transformer.training import NonFiniteError, Stopped
@@ -160,7 +164,8 @@ def _train(options: Train) -> int:
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
     environment = _environment(options.world)
-    dataset = load(options.dataset, download=options.download)
+    spaces = _spaces(options.spaces, options.output if options.resume else None)
+    dataset = load(options.dataset, download=options.download, spaces=spaces, environment=environment)
     config = options.config
     default = Path("runs") / f"{dataset.name.replace('/', '-')}-s{config.training.seed}"
     folder = options.output or default
@@ -228,8 +233,21 @@ def _inspect(options: Inspect) -> int:
     else:
         from envs.datasets import load
 
-        print(describe_dataset(load(options.what, download=options.download)))
+        print(describe_dataset(load(options.what, download=options.download, spaces=_spaces(options.spaces))))
     return 0
+
+
+def _spaces(given: str | None, resumed: Path | None = None) -> "dict[str, Any]":
+    """The spaces that the user declares, or those that a run to resume was begun with."""
+    from envs.readers import declared_spaces, spaces_from_json
+
+    if given is not None:
+        return spaces_from_json(given)
+    if resumed is None:
+        return {}
+    from transformer.checkpoint import read_json
+
+    return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
 
 
 def _environment(world: World) -> "EnvironmentSpec | None":
