@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from dt.model import DecisionTransformer
     from dt.policy import PolicyError, ReturnConditionedPolicy
     from dt.training import Run, load_run, train
-    from envs.datasets import DataError, load
+    from envs.datasets import load
+    from envs.readers import DataError
     from envs.worlds import EnvironmentSpec, WorldError
     from transformer.checkpoint import CheckpointError
     from transformer.config import ConfigError, TrainingConfig
@@ -37,7 +38,7 @@ _HOMES = {
     "Run": "dt.training",
     "load_run": "dt.training",
     "train": "dt.training",
-    "DataError": "envs.datasets",
+    "DataError": "envs.readers",
     "load": "envs.datasets",
     "EnvironmentSpec": "envs.worlds",
     "WorldError": "envs.worlds",

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
@@ -31,7 +31,7 @@ class Train:
     """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
-    """A Minari id, a Minari dataset's folder, or an .npz file; hopper/replay-v0 ships with the package."""
+    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file; hopper/replay-v0 ships with the package."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d"] = "default"
     """A named run to start from; the other options change it. A resumed run has its own configuration instead."""
     output: Path | None = None
@@ -40,6 +40,8 @@ class Train:
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
+    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     world: World = field(default_factory=World)
     config: Config = field(default_factory=Config)
 
@@ -71,9 +73,11 @@ class Inspect:
     """Tell what a dataset holds, or what a run is and how it scored."""
 
     what: Annotated[Positional[str], arg(metavar="DATASET|RUN")]
-    """A dataset (Minari id, folder or .npz file) or a run's folder."""
+    """A dataset (Minari id or folder, .npz, .hdf5, .csv or .parquet file) or a run's folder."""
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
+    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         from dt.policy import PolicyError
-        from envs.datasets import DataError
+        from envs.readers import DataError
         from envs.worlds import WorldError
         from transformer.checkpoint import CheckpointError
         from transformer.training import NonFiniteError, Stopped
@@ -176,10 +180,24 @@ def _option(arguments: list[str], name: str) -> str | None:
     return None
 
 
+def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
+    """The spaces that the user declares, or those that a run to resume was begun with."""
+    from envs.readers import declared_spaces, spaces_from_json
+
+    if spaces is not None:
+        return spaces_from_json(spaces)
+    if resumed is None:
+        return {}
+    from transformer.checkpoint import read_json
+
+    return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
+
+
 def _inspect(options: Inspect) -> None:
     """`dt inspect`: a dataset, for which no torch is needed, or a run."""
     from dt.report import describe_dataset, describe_run
-    from envs.datasets import DataError, load
+    from envs.datasets import load
+    from envs.readers import DataError
 
     path = Path(options.what)
     if (path / "run.json").exists():
@@ -188,7 +206,7 @@ def _inspect(options: Inspect) -> None:
         print(describe_run(load_run(path)))
         return
     try:
-        print(describe_dataset(load(options.what, download=options.download)))
+        print(describe_dataset(load(options.what, download=options.download, spaces=declared(options.spaces))))
     except DataError:
         from transformer.checkpoint import run_around
 

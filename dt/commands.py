@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from dt.cli import declared
 from dt.config import BEST_SEED, FINAL_SEED, EvaluationConfig
 from dt.evaluation import TargetResult, check_environment, evaluate
 from dt.huggingface import import_huggingface
@@ -32,7 +33,8 @@ def train_and_score(options: "Train") -> None:
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
     environment = _environment(options.world)
-    dataset = load(options.dataset, download=options.download)
+    spaces = declared(options.spaces, options.output if options.resume else None)
+    dataset = load(options.dataset, download=options.download, spaces=spaces, environment=environment)
     config = options.config
     default = Path("runs") / f"{dataset.name.replace('/', '-')}-s{config.training.seed}"
     folder = options.output or default
