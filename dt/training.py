@@ -107,8 +107,9 @@ def train(
         trainer.resume()
         before = Config.from_json(old["config"])
         _warn_of_another_length(trainer.step, before.training, config.training)
-        if (before.evaluation, _environment_of(old)) != (config.evaluation, environment):
-            trainer.best = None  # its score answered another question
+        if trainer.best and (before.evaluation, _environment_of(old)) != (config.evaluation, environment):
+            _warn(f"step {int(trainer.best['step'])} was best at another evaluation: the best is sought anew from here")
+            trainer.best = None
     trainer.train()
     return load_run(folder, device=device)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import typing
 import weakref
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from conftest import Payday
 
 from dt.cli import main
 from envs.spaces import space_to_json
@@ -397,6 +399,30 @@ def test_a_folder_that_may_not_be_written_to_is_refused(run, capsys, monkeypatch
     refused(capsys, ["evaluate", str(run), "--json", str(run / "x.json")], "x.json: its folder may not be written to")
 
 
+class Dark(Payday):
+    """Payday on a machine that cannot draw."""
+
+    metadata: typing.ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        raise RuntimeError("no screen and no EGL")
+
+
+@pytest.mark.usefixtures("nothing_is_played")
+def test_films_on_a_machine_that_cannot_draw_are_refused_before_anything_is_played(run, capsys):
+    gymnasium.register("Dark-v0", Dark, max_episode_steps=20)
+    try:
+        arguments = ["evaluate", str(run), "--environment", "Dark-v0", "--video", str(run / "films")]
+        refused(capsys, arguments, "world 0, no picture: no screen and no EGL")
+    finally:
+        del gymnasium.registry["Dark-v0"]
+    assert not (run / "films").exists()
+
+
 @pytest.mark.parametrize("module", ["imageio", "imageio_ffmpeg"])
 @pytest.mark.usefixtures("nothing_is_played")
 def test_films_without_their_library_are_refused_before_anything_is_played(run, capsys, monkeypatch, module):
@@ -419,8 +445,6 @@ def test_a_broken_best_is_refused(run, capsys, content, words):
 
 
 def test_checkpoint_and_seed_reach_the_evaluation(run, monkeypatch):
-    from conftest import Payday
-
     from dt.policy import ReturnConditionedPolicy
 
     write_json(run / "best.json", {"step": 4, "score": 1.0})
@@ -516,8 +540,6 @@ def test_a_normalised_score_is_printed_in_the_datas_own_world_alone(run, capsys,
 @pytest.fixture
 def other_payday():
     """Payday under another id."""
-    from conftest import Payday
-
     gymnasium.register("OtherPayday-v0", Payday, max_episode_steps=20)
     yield
     del gymnasium.registry["OtherPayday-v0"]

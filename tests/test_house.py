@@ -54,6 +54,7 @@ def test_envs_knows_no_torch_and_the_core_no_reward():
         ("import transformer.blocks, transformer.training", {"gymnasium", "minari", "envs", "dt", "h5py"}),
         ("import dt.cli", {"torch", "gymnasium", "minari", "matplotlib"}),
         ("import dt, transformer", {"torch", "gymnasium"}),
+        ("import dt.report, envs.datasets", {"torch", "matplotlib"}),  # all that `dt inspect DATASET` needs
     ],
 )
 def test_an_import_brings_in_no_more_than_it_must(statement, absent):

@@ -432,6 +432,13 @@ def test_a_best_whose_checkpoint_is_gone_is_sought_anew(payday, scored, capsys):
     assert step_of(load_run(scored, "best").checkpoint) == 15
 
 
+def test_a_best_of_another_evaluation_is_sought_anew_and_that_is_said(payday, scored, capsys):
+    config = replace(small(steps=15, evaluate_every=3), evaluation=EvaluationConfig(target_return=(5.0,), episodes=1))
+    train(payday, config, scored, resume=True)
+    assert "step 3 was best at another evaluation: the best is sought anew from here" in capsys.readouterr().err
+    assert read_json(scored / "best.json")["step"] == 15
+
+
 def test_a_best_that_is_damaged_stops_a_resume_before_anything_is_written(payday, scored):
     path = scored / "checkpoints" / "step-00000003" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
