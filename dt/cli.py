@@ -84,6 +84,8 @@ class Inspect:
     """Fetch the dataset from Minari's server if it is not here."""
     spaces: str | None = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
+    plot: Path | None = None
+    """Also draw a dataset's returns into this PNG."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,8 +158,6 @@ def _option(arguments: list[str], name: str) -> str | None:
 
 
 def _train(options: Train) -> int:
-    from dt.report import describe_dataset
-    from dt.training import load_run, train
     from envs.datasets import load
     from envs.worlds import MissingWorldError
 
@@ -166,6 +166,9 @@ def _train(options: Train) -> int:
     environment = _environment(options.world)
     spaces = _spaces(options.spaces, options.output if options.resume else None)
     dataset = load(options.dataset, download=options.download, spaces=spaces, environment=environment)
+    from dt.inspection import describe_dataset
+    from dt.training import load_run, train
+
     config = options.config
     default = Path("runs") / f"{dataset.name.replace('/', '-')}-s{config.training.seed}"
     folder = options.output or default
@@ -224,16 +227,34 @@ def _evaluate(options: Evaluate) -> int:
 
 
 def _inspect(options: Inspect) -> int:
-    from dt.report import describe_dataset, describe_run
-
     if (Path(options.what) / "run.json").exists():
+        from dt.report import describe_run
         from dt.training import load_run
 
         print(describe_run(load_run(options.what)))
-    else:
-        from envs.datasets import load
+        return 0
+    return _inspect_dataset(options)
 
-        print(describe_dataset(load(options.what, download=options.download, spaces=_spaces(options.spaces))))
+
+def _inspect_dataset(options: Inspect) -> int:
+    from envs.datasets import load
+    from envs.readers import DataError
+
+    if options.plot is not None and not options.plot.parent.is_dir():
+        raise ConfigError(f"{options.plot}: its folder does not exist")
+    try:
+        dataset = load(options.what, download=options.download, spaces=_spaces(options.spaces))
+    except DataError as error:
+        for problem in error.problems[:20]:
+            _tell(f"dt: {' '.join(problem.split())}")
+        if len(error.problems) > 20:
+            _tell(f"dt: and {len(error.problems) - 20} more")
+        return 2
+    from dt.inspection import describe_dataset, plot_dataset
+
+    print(describe_dataset(dataset))
+    if options.plot is not None:
+        plot_dataset(dataset, options.plot)
     return 0
 
 
