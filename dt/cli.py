@@ -78,6 +78,8 @@ class Inspect:
     """Fetch the dataset from Minari's server if it is not here."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
+    plot: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Also draw a dataset's returns into this PNG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(arguments)
         if isinstance(command, Inspect):
-            _inspect(command)
-            return 0
+            return _inspect(command)
         from dt.commands import ask, import_model, train_and_score
 
         if isinstance(command, Train):
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def _refuse(error: Exception, code: int = 2) -> int:
+def _refuse(error: Exception | str, code: int = 2) -> int:
     print(f"dt: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
@@ -193,27 +194,44 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
     return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
 
 
-def _inspect(options: Inspect) -> None:
-    """`dt inspect`: a dataset, for which no torch is needed, or a run."""
-    from dt.report import describe_dataset, describe_run
+def _inspect(options: Inspect) -> int:
+    """`dt inspect`: a run, or a dataset with all that is wrong with it."""
     from envs.datasets import load
     from envs.readers import DataError
 
     path = Path(options.what)
     if (path / "run.json").exists():
+        from dt.report import describe_run
         from dt.training import load_run
 
         print(describe_run(load_run(path)))
-        return
-    try:
-        print(describe_dataset(load(options.what, download=options.download, spaces=declared(options.spaces))))
-    except DataError:
-        from transformer.checkpoint import run_around
+        return 0
+    if options.plot is not None:
+        from dt.report import check_place
 
-        if around := run_around(path):
-            raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
-        if path.is_dir() and not any((path / name).exists() for name in ("metadata.json", "data/metadata.json")):
-            raise ConfigError(
-                f"{path}: neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
-            ) from None
-        raise
+        check_place(options.plot)
+    try:
+        dataset = load(options.what, download=options.download, spaces=declared(options.spaces))
+    except DataError as error:
+        _refuse_path(path)
+        for problem in error.problems[:20]:
+            _refuse(problem)
+        return _refuse(f"and {len(error.problems) - 20} more") if len(error.problems) > 20 else 2
+    from dt.inspection import describe_dataset, plot_dataset
+
+    print(describe_dataset(dataset))
+    if options.plot is not None:
+        plot_dataset(dataset, options.plot)
+    return 0
+
+
+def _refuse_path(path: Path) -> None:
+    """A better word for a path that is no dataset, if there is one."""
+    from transformer.checkpoint import run_around
+
+    if around := run_around(path):
+        raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
+    if path.is_dir() and not any((path / name).exists() for name in ("metadata.json", "data/metadata.json")):
+        raise ConfigError(
+            f"{path}: neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
+        ) from None

@@ -1,7 +1,6 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from dt.cli import declared
 from dt.config import BEST_SEED, FINAL_SEED, EvaluationConfig
 from dt.evaluation import TargetResult, check_environment, evaluate
 from dt.huggingface import import_huggingface
+from dt.inspection import describe_dataset
 from dt.policy import ReturnConditionedPolicy
-from dt.report import check_picture, describe_dataset, plot_asked_against_achieved, results_document, score_table
+from dt.report import check_place, plot_asked_against_achieved, results_document, score_table
 from dt.training import Run, load_run, train, versions
 from dt.video import check_camera, film
 from envs.datasets import load
@@ -96,16 +96,8 @@ def import_model(options: "ImportHuggingFace") -> None:
 def _check_places(options: "Evaluate") -> None:
     """Refuse what could not be written, before hours are played for it."""
     for path in (options.json, options.plot):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise ConfigError(f"{path}: is a folder, a file is meant")
-        if not path.parent.is_dir():
-            raise ConfigError(f"{path}: its folder does not exist")
-        if not os.access(path.parent, os.W_OK):
-            raise ConfigError(f"{path}: its folder may not be written to")
-    if options.plot is not None:
-        check_picture(options.plot)
+        if path is not None:
+            check_place(path, picture=path == options.plot)
     if options.video is not None and options.video.exists() and not options.video.is_dir():
         raise ConfigError(f"{options.video}: is a file, a folder is meant")
 

@@ -1,15 +1,14 @@
-"""What came out, for eyes and for programs: a table, a picture, JSON; and what a dataset or a run is, in words."""
+"""What came out, for eyes and for programs: a table, a picture, JSON; and what a run is, in words."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from envs.datasets import Dataset
 from envs.scores import Reference
-from envs.spaces import leaf_spaces
 from envs.worlds import EnvironmentSpec
 from transformer.config import ConfigError
 
@@ -52,6 +51,18 @@ def results_document(
     }
 
 
+def check_place(path: Path, picture: bool = True) -> None:
+    """Raise `ConfigError` where no file, or no such picture, can be written."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, a file is meant")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: its folder does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path}: its folder may not be written to")
+    if picture:
+        check_picture(path)
+
+
 def check_picture(path: Path) -> None:
     """Raise `ConfigError` unless matplotlib can draw the kind of picture that the file's name ends in."""
     from matplotlib.backend_bases import FigureCanvasBase
@@ -88,41 +99,6 @@ def plot_asked_against_achieved(results: Sequence[Any], path: Path, title: str, 
     pyplot.close(figure)
 
 
-def return_histogram(returns: Sequence[float], bins: int = 10, width: int = 40) -> str:
-    """A histogram of returns in text, one line a bin."""
-    counts, edges = np.histogram(returns, bins=bins)
-    longest = max(int(counts.max()), 1)
-    lines = []
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        bar = "█" * round(width * count / longest) or ("▏" if count else "")
-        lines.append(f"{low:>10.1f} to {high:>9.1f} {count:>6} {bar}")
-    return "\n".join(lines)
-
-
-def describe_dataset(dataset: Dataset) -> str:
-    """What one wants to know of a dataset before training."""
-    returns, lengths = dataset.returns, dataset.lengths
-    quantiles = " ".join(f"{np.quantile(returns, q):.1f}" for q in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1))
-    lines = [
-        f"dataset       {dataset.name} ({dataset.source})",
-        f"environment   {_environment(dataset)}",
-        *_space_lines("observations", dataset.observation_space),
-        *_space_lines("actions", dataset.action_space),
-        f"episodes      {dataset.num_episodes}, {dataset.num_steps} steps, "
-        f"lengths {lengths.min()} to {lengths.max()} (mean {lengths.mean():.0f})",
-        f"ends          {int(dataset.terminated.sum())} terminated, {int(dataset.truncated.sum())} truncated",
-        f"returns       mean {returns.mean():.1f}; minimum, 10, 30, 50, 70, 90 %, maximum: {quantiles}",
-        return_histogram(list(returns)),
-    ]
-    notes = list(dataset.notes)
-    if dataset.environment is not None and dataset.environment.left_out:
-        wrappers = ", ".join(dataset.environment.left_out)
-        notes.append(f"recorded with the wrappers {wrappers}, which are not put on: evaluation plays the plain world")
-    if dataset.num_episodes < 2 or np.quantile(returns, 0.9) - np.quantile(returns, 0.1) < 1e-6:
-        notes.append("all episodes earn the same: there is no return to choose, a policy here is behaviour cloning")
-    return "\n".join(lines + [f"note          {note}" for note in notes])
-
-
 def describe_run(run: Any) -> str:
     """What a run is and how it scored."""
     model, training = run.config.model, run.config.training
@@ -151,22 +127,3 @@ def _results_line(path: Path) -> str:
         return f"results       {path.stem}: {best['mean_return']:.1f} asked for {best['target_return']:.1f} ({path})"
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return f"results       {path.stem}: not the results of an evaluation ({path})"
-
-
-def _space_lines(label: str, space: Any) -> list[str]:
-    leaves = leaf_spaces(space)
-    if len(leaves) == 1:
-        return [f"{label:<13} {_one_line(space)}"]
-    return [f"{label:<13} {name}: {_one_line(leaf)}" for name, leaf in leaves.items()]
-
-
-def _one_line(space: Any) -> str:
-    return " ".join(str(space).split())
-
-
-def _environment(dataset: Dataset) -> str:
-    spec = dataset.environment
-    if spec is None:
-        return "none named: trains, and evaluates with --environment"
-    limit = f", at most {spec.max_episode_steps} steps" if spec.max_episode_steps else ""
-    return f"{spec.id}{limit}"

@@ -47,6 +47,12 @@ def reference_in(
     return reference or (reference_for(world.id) if not world.kwargs else None)
 
 
+def scored_as_d4rl(dataset: str, reference: Reference) -> bool:
+    """Whether a dataset that is not D4RL's, by its name, has D4RL's constants for reference returns."""
+    constants = [returns for returns in _D4RL_RETURNS.values() if returns == (reference.minimum, reference.maximum)]
+    return bool(constants) and not dataset.startswith("D4RL/")
+
+
 def normalized_score(mean_return: float, reference: Reference | None) -> float | None:
     """100 (return - minimum) / (maximum - minimum), as D4RL defines it; None without a reference."""
     if reference is None:
