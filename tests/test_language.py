@@ -311,3 +311,25 @@ def test_positions_without_a_cache_hide_the_future_too():
     tokens, changed = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 9]])
     for where in (positions, positions[None]):
         assert torch.equal(model(tokens, positions=where)[:, :3], model(changed, positions=where)[:, :3])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_activation_checkpointing_keeps_less_and_gives_the_same_gradients_with_dropout(precision):
+    gradients, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        shape = LanguageConfig(vocabulary_size=11, width=16, num_heads=2, dropout=0.3, activation_checkpointing=again)
+        model, tokens, sizes = LanguageModel(shape).train(), torch.arange(26).view(2, 13) % 11, []
+        torch.manual_seed(1)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda x, sizes=sizes: (sizes.append(x.numel()), x)[1], lambda x: x
+            ),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16),
+        ):
+            loss = model(tokens).float().square().sum()
+        kept.append(sum(sizes))
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < kept[0] / 4

@@ -46,6 +46,9 @@ class TransformerConfig:
     """Turn queries and keys by their position (RoFormer) in every attention."""
     dropout: float = 0.1
     """Share of activations dropped in training: embeddings, attention weights and residual branches."""
+    activation_checkpointing: bool = False
+    """Compute each block again in the backward pass instead of keeping what it computed: the same gradients, less
+    memory, about a third more time (Chen et al. 2016)."""
 
     def __post_init__(self) -> None:
         require_known_values(self)

@@ -53,8 +53,16 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
         self.code = 128 + signal_number
 
 
-RESUMABLE = ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints", "device")
-"""Training settings that a resumed run may change; any other difference is refused."""
+RESUMABLE = (
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "evaluate_every",
+    "keep_checkpoints",
+    "device",
+    "activation_checkpointing",
+)
+"""Settings that a resumed run may change; any other difference is refused."""
 
 
 def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
