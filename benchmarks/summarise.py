@@ -62,7 +62,7 @@ def table(documents: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(documents: list[dict[str, Any]], path: Path) -> None:
+def plot(documents: list[dict[str, Any]], which: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -81,7 +81,7 @@ def plot(documents: list[dict[str, Any]], path: Path) -> None:
     top = max(asked)
     axes.plot([0, top], [0, top], "--", color="0.5", lw=1, label="achieved = asked")
     axes.set(
-        xlabel="return asked for", ylabel="mean return achieved", title=f"{documents[0]['dataset']}, last checkpoint"
+        xlabel="return asked for", ylabel="mean return achieved", title=f"{documents[0]['dataset']}, {which} checkpoint"
     )
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left", fontsize="small")
@@ -98,7 +98,7 @@ def main() -> None:
     documents = [read(folder, options.which) for folder in options.runs]
     print(table(documents))
     if options.plot:
-        plot(documents, options.plot)
+        plot(documents, options.which, options.plot)
 
 
 if __name__ == "__main__":
