@@ -1,4 +1,4 @@
-"""The command line: `dt train`, `dt evaluate`, `dt inspect`. Results on standard output, messages on standard error."""
+"""The command line: `dt train`, `evaluate`, `inspect`, `import`. Results go to standard output, messages to error."""
 
 import json
 import sys
@@ -88,6 +88,21 @@ class Inspect:
     """Also draw a dataset's returns into this PNG."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Write data as a Minari dataset, under Minari's root."""
+
+    source: Positional[str]
+    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file."""
+    dataset_id: Positional[str]
+    """Its id from now on, such as mine/door-v0; one that exists is refused."""
+    download: bool = False
+    """Fetch the source from Minari's server if it is not here."""
+    spaces: str | None = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
+    world: World = field(default_factory=World)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -95,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         if isinstance(command, Train):
             return _train(command)
+        if isinstance(command, Import):
+            return _import(command)
         return _evaluate(command) if isinstance(command, Evaluate) else _inspect(command)
     except (ConfigError, OSError) as error:
         return _refuse(error)
@@ -121,13 +138,14 @@ def _refuse(error: Exception, code: int = 2) -> int:
     return code
 
 
-def _parse(arguments: list[str]) -> Train | Evaluate | Inspect:
+def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | Import:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     commands = (
         Annotated[Train, subcommand("train", default=start)]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Inspect, subcommand("inspect")]
+        | Annotated[Import, subcommand("import")]
     )
     return tyro.cli(
         commands,
@@ -255,6 +273,20 @@ def _inspect_dataset(options: Inspect) -> int:
     print(describe_dataset(dataset))
     if options.plot is not None:
         plot_dataset(dataset, options.plot)
+    return 0
+
+
+def _import(options: Import) -> int:
+    from envs.datasets import load
+    from envs.writer import new_folder, write_minari
+
+    new_folder(options.dataset_id)  # refused before anything is read
+    environment, spaces = _environment(options.world), _spaces(options.spaces)
+    dataset = load(options.source, download=options.download, spaces=spaces, environment=environment)
+    for note in dataset.notes:
+        _tell(f"note          {note}")
+    folder = write_minari(dataset, options.dataset_id)
+    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
     return 0
 
 
