@@ -101,6 +101,21 @@ class ImportHuggingFace:
     world: World = field(default_factory=World)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Write data as a Minari dataset, under Minari's root."""
+
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
+    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file."""
+    dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
+    """Its id from now on, such as mine/door-v0; one that exists is refused."""
+    download: bool = False
+    """Fetch the source from Minari's server if it is not here."""
+    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
+    world: World = field(default_factory=World)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -108,12 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         if isinstance(command, Inspect):
             return _inspect(command)
-        from dt.commands import ask, import_model, train_and_score
+        from dt.commands import ask, import_data, import_model, train_and_score
 
         if isinstance(command, Train):
             train_and_score(command)
         elif isinstance(command, Evaluate):
             ask(command)
+        elif isinstance(command, Import):
+            import_data(command)
         else:
             import_model(command)
         return 0
@@ -142,13 +159,14 @@ def _refuse(error: Exception | str, code: int = 2) -> int:
     return code
 
 
-def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | ImportHuggingFace:
+def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | Import | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     commands = (
         Annotated[Train, subcommand("train", default=start)]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Inspect, subcommand("inspect")]
+        | Annotated[Import, subcommand("import")]
         | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
     )
     return tyro.cli(

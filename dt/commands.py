@@ -20,12 +20,13 @@ from dt.video import check_camera, film
 from envs.datasets import load
 from envs.scores import reference_in
 from envs.worlds import EnvironmentSpec, MissingWorldError, import_environments
+from envs.writer import new_folder, write_minari
 from transformer.checkpoint import write_json
 from transformer.config import ConfigError
 from transformer.training import pick_device
 
 if TYPE_CHECKING:
-    from dt.cli import Evaluate, ImportHuggingFace, Train, World
+    from dt.cli import Evaluate, Import, ImportHuggingFace, Train, World
 
 
 def train_and_score(options: "Train") -> None:
@@ -77,6 +78,17 @@ def ask(options: "Evaluate") -> None:
     if options.video:
         for path in film(run, [result.target_return for result in results], options.seed, options.video):
             _tell(f"film          {path}")
+
+
+def import_data(options: "Import") -> None:
+    """`dt import`: any data as a Minari dataset."""
+    new_folder(options.dataset_id)  # refused before anything is read
+    environment, spaces = _environment(options.world), declared(options.spaces)
+    dataset = load(options.source, download=options.download, spaces=spaces, environment=environment)
+    for note in dataset.notes:
+        _tell(f"note          {note}")
+    folder = write_minari(dataset, options.dataset_id)
+    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
 
 
 def import_model(options: "ImportHuggingFace") -> None:

@@ -5,6 +5,7 @@ from envs.readers import DataError
 from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, normalized_score, reference_for
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError, Worlds
+from envs.writer import write_minari
 
 __all__ = [
     "DataError",
@@ -25,4 +26,5 @@ __all__ = [
     "normalized_score",
     "reference_for",
     "rollout",
+    "write_minari",
 ]

@@ -41,6 +41,12 @@ FIELDS = {
 SPACES = ("observation_space", "action_space")
 """A recording's spaces, as Minari's metadata calls them."""
 
+OWN_METADATA = "the dataset's own metadata"
+"""Where reference returns come from that a dataset brings along."""
+
+REPEATED = "repeated"
+"""In Minari's metadata as `final_observations`: the last row of each episode's observations is no observation."""
+
 
 class DataError(ValueError):
     """A dataset that cannot be used: one line for each problem, which names the file, the episode and the field."""
@@ -128,7 +134,7 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
             raise DataError(f"{path}: no {name}")
     header = _header(str(path), source, metadata, given)
     count = metadata.get("total_episodes")
-    header = replace(header, num_episodes=count, repeats_final=metadata.get("final_observations") == "repeated")
+    header = replace(header, num_episodes=count, repeats_final=metadata.get("final_observations") == REPEATED)
     if layout == "hdf5":
         return header, _hdf5_episodes(header, source)
     if layout == "arrow":
@@ -392,7 +398,7 @@ def _header(where: str, source: Path, metadata: dict[str, Any], given: Mapping[s
         raise DataError(f"{where}: {error}") from None
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if isinstance(low, int | float) and isinstance(high, int | float) and high > low:
-        reference: Reference | None = Reference(float(low), float(high), "the dataset's own metadata")
+        reference: Reference | None = Reference(float(low), float(high), OWN_METADATA)
     else:
         reference = reference_for(environment.id if environment else None)
     return Header(
