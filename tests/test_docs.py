@@ -4,9 +4,12 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+
+from docs.draw import PAGE, draw, run_page
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -75,3 +78,66 @@ def test_files_named_in_the_architecture_exist():
             assert folder is not None
             for name in re.findall(r"\w+\.py", line):
                 assert (folder / name).exists(), f"{folder.name}/{name}"
+
+
+def unshown(outputs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(shown, printed) for shown, printed in outputs if shown != printed]
+
+
+def misquoted(quotations: list[str]) -> list[str]:
+    """Quotations, each begun by `# file`, whose lines do not stand in that file one after the other."""
+    wrong = []
+    for quotation in quotations:
+        name, *lines = quotation.splitlines()
+        source = (ROOT / name.removeprefix("# ")).read_text().splitlines()
+        windows = (source[i : i + len(lines)] for i in range(len(source)))
+        if not any(textwrap.dedent("\n".join(window)) == "\n".join(lines) for window in windows):
+            wrong.append(quotation)
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def path():
+    """What the learning path's Python leaves behind, and for each block what is shown under it and what it printed."""
+    return run_page(PAGE)
+
+
+def test_the_learning_path_runs_and_prints_what_it_shows(path):
+    _, outputs = path
+    assert unshown(outputs) == []
+    assert len(outputs) == len(blocks(PAGE, "python")) >= 15
+    assert [shown for shown, _ in outputs if shown] == blocks(PAGE, "text")  # none stands anywhere else
+    languages = re.findall(r"^```(.*)\n(?:.*\n)*?```$", PAGE.read_text(), re.MULTILINE)
+    assert set(languages) == {"", "python", "text", "py"}
+
+
+def test_the_learning_path_quotes_the_source():
+    quotations = blocks(PAGE, "py")
+    assert len(quotations) >= 10
+    assert misquoted(quotations) == []
+
+
+def test_the_learning_paths_pictures_are_those_that_are_drawn(path, tmp_path):
+    names, _ = path
+    draw(names, tmp_path, dpi=20)
+    drawn = {picture.name for picture in tmp_path.iterdir()}
+    kept = {picture.name: picture.stat().st_size for picture in (PAGE.parent / "pictures").glob("path-*.png")}
+    assert drawn == set(kept) == set(re.findall(r"\(pictures/(path-.*\.png)\)", PAGE.read_text()))
+    assert max(kept.values()) < 80_000
+
+
+def test_the_checks_of_the_learning_path_can_fail(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nx = 3\n```\n\n```python\nprint(x)\n```\n\n```text\n4\n```\n\n```python\nprint(x)\n```\n"
+    )
+    assert unshown(run_page(page)[1]) == [("4\n", "3\n"), ("", "3\n")]
+    page.write_text("text\n\n```python\nassert 3 == 4\n```\n")
+    with pytest.raises(AssertionError) as caught:
+        run_page(page)
+    assert caught.traceback[-1].lineno == 3  # counted from 0: the page's own fourth line
+    assert misquoted(["# dt/model.py\nreturn torch.cat(parts)"]) == ["# dt/model.py\nreturn torch.cat(parts)"]
+    assert (
+        misquoted(["# dt/model.py\nreturn torch.stack(parts, dim=2).flatten(1, 2)  # (B, T, P, D) -> (B, T P, D)"])
+        == []
+    )
