@@ -207,13 +207,14 @@ def _evaluate(options: Evaluate) -> int:
     results = _play(run, options.config, options.seed)
     _print_results(results, run)
     if options.json:
-        write_json(options.json, _document(results, run, options.seed))
+        write_json(options.json, _document(results, run, options.seed, options.config.temperature))
     if options.plot:
         plot_asked_against_achieved(results, options.plot, run.dataset["name"], run.dataset["maximum"])
     if options.video:
         from dt.video import film
 
-        for path in film(run, [result.target_return for result in results], options.seed, options.video):
+        targets, temperature = [result.target_return for result in results], options.config.temperature
+        for path in film(run, targets, options.seed, options.video, temperature):
             _tell(f"film          {path}")
     return 0
 
@@ -261,7 +262,7 @@ def _play(run: "Run", config: EvaluationConfig, seed: int) -> "list[TargetResult
     targets = config.target_return or tuple(run.dataset["targets"])
     with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
         return evaluate(
-            ReturnConditionedPolicy(run.model),
+            ReturnConditionedPolicy(run.model, temperature=config.temperature),
             run.environment,
             targets,
             episodes=config.episodes,
@@ -280,13 +281,13 @@ def _score(run: "Run", which: str, config: EvaluationConfig, seed: int = 0) -> "
     results = _play(run, config, seed)
     folder = run.folder / "results"
     folder.mkdir(exist_ok=True)
-    write_json(folder / f"{which}.json", _document(results, run, seed))
+    write_json(folder / f"{which}.json", _document(results, run, seed, config.temperature))
     picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
     plot_asked_against_achieved(results, picture, f"{run.dataset['name']} ({which})", run.dataset["maximum"])
     return results
 
 
-def _document(results: "list[TargetResult]", run: "Run", seed: int) -> dict[str, Any]:
+def _document(results: "list[TargetResult]", run: "Run", seed: int, temperature: float) -> dict[str, Any]:
     from dt.report import results_document
     from dt.training import versions
 
@@ -299,6 +300,7 @@ def _document(results: "list[TargetResult]", run: "Run", seed: int) -> dict[str,
         reference=run.reference,
         checkpoint=run.checkpoint.name,
         seed=seed,
+        temperature=temperature,
     )
 
 

@@ -35,6 +35,7 @@ def results_document(
     reference: Reference | None,
     checkpoint: str,
     seed: int,
+    temperature: float,
 ) -> dict[str, Any]:
     """The JSON of `dt evaluate`, schema 1."""
     return {
@@ -43,6 +44,7 @@ def results_document(
         "environment": environment,
         "checkpoint": checkpoint,
         "seed": seed,
+        "temperature": temperature,
         "reference": vars(reference) if reference else None,
         "versions": versions,
         "results": [result.to_json() for result in results],

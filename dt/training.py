@@ -85,14 +85,14 @@ def train(
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
-    data = TrajectoryDataset(dataset, config.model.context_length, device)
+    data = TrajectoryDataset(dataset, config.model.context_length, device, frame_stack=config.model.frame_stack)
     seed, batch_size = config.training.seed, config.training.batch_size
 
     def score(step: int) -> dict[str, float]:
         assert environment is not None
         try:
             results = evaluate(
-                ReturnConditionedPolicy(model),
+                ReturnConditionedPolicy(model, temperature=config.evaluation.temperature),
                 environment,
                 targets,
                 episodes=config.evaluation.episodes,

@@ -10,7 +10,7 @@ from envs.rollout import Job, Played, rollout
 from envs.worlds import WorldError, Worlds
 
 
-def film(run: Run, targets: Sequence[float], seed: int, folder: Path) -> list[Path]:
+def film(run: Run, targets: Sequence[float], seed: int, folder: Path, temperature: float = 0.0) -> list[Path]:
     """Film one episode at each target into `folder`, as MP4; returns the files."""
     try:
         import imageio.v2 as imageio
@@ -24,7 +24,7 @@ def film(run: Run, targets: Sequence[float], seed: int, folder: Path) -> list[Pa
         for target in targets:
             path = folder / f"target-{target:g}.mp4"
             frames: list[Any] = []
-            policy = ReturnConditionedPolicy(run.model)
+            policy = ReturnConditionedPolicy(run.model, temperature=temperature)
             rollout(worlds, policy, [Job(seed, target)], on_step=_camera(worlds, frames))
             imageio.mimwrite(path, frames, fps=worlds.frames_per_second, macro_block_size=8)
             paths.append(path)

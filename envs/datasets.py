@@ -20,7 +20,17 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.scores import Reference, reference_for
-from envs.spaces import Leaves, SpaceError, leaf_spaces, reason, space_from_json, space_to_json, to_leaves
+from envs.spaces import (
+    LEAF_KINDS,
+    Leaves,
+    SpaceError,
+    choices,
+    leaf_spaces,
+    reason,
+    space_from_json,
+    space_to_json,
+    to_leaves,
+)
 from envs.worlds import EnvironmentSpec, WorldError
 
 PACKAGED = Path(__file__).parent / "data"
@@ -346,10 +356,10 @@ def _check_leaf(dataset: Dataset, label: str, array: NDArray[Any], space: Space[
     _refuse_values(dataset, label, _not_finite(array), array)
     if array.dtype != space.dtype:
         notes.append(f"{label} are recorded as {array.dtype}, the space says {space.dtype}")
-    if isinstance(space, spaces.Discrete):
-        outside = (array < space.start) | (array >= space.start + space.n)
-        _refuse_values(dataset, label, outside, array, f"outside {space}")
-    elif isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.Box):
+        counts, start = (x.reshape(space.shape) for x in choices(space))
+        _refuse_values(dataset, label, (array < start) | (array >= start + counts), array, f"outside {space}")
+    else:
         outside = ((array < space.low) | (array > space.high)).reshape(len(array), -1).any(1)
         if outside.any():
             notes.append(f"{label}: {int(outside.sum())} of {len(array)} steps are beyond the space's bounds")
@@ -437,9 +447,9 @@ def _space(where: str, metadata: dict[str, Any], name: str) -> Space[Any]:
     except SpaceError as error:
         raise DataError(f"{where}: {name}: {error}") from None
     for leaf in leaf_spaces(space).values():
-        if not isinstance(leaf, spaces.Box | spaces.Discrete):
-            kind = type(leaf).__name__
-            raise DataError(f"{where}: {name}: {kind} is not supported; Box, Discrete, Dict and Tuple are")
+        if not isinstance(leaf, LEAF_KINDS):
+            kinds = ", ".join(kind.__name__ for kind in LEAF_KINDS)
+            raise DataError(f"{where}: {name}: {type(leaf).__name__} is not supported; {kinds}, Dict and Tuple are")
     return space
 
 
