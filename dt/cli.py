@@ -38,7 +38,9 @@ class Train:
 
     dataset: Positional[str]
     """A Minari id, a Minari dataset's folder, or an .npz file; hopper/replay-v0 ships with the package."""
-    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d"] = "default"
+    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
+        "default"
+    )
     """A named run to start from; the other options change it."""
     output: Path | None = None
     """The run's folder; runs/DATASET-sSEED if not given."""

@@ -271,7 +271,7 @@ def check_channels():
     )
     last.load_state_dict(first.state_dict())
     x = torch.randint(256, (2, 5, 2, 3, 37, 41), dtype=torch.uint8)
-    torch.testing.assert_close(last(x.movedim(3, -1)), first(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(last(x.permute(0, 1, 2, 4, 5, 3)), first(x), rtol=0, atol=1e-6)
     assert not torch.allclose(first(x), first(x.flip(2)))  # the order of frames counts,
     assert not torch.allclose(first(x), first(x.flip(3)))  # and that of colours
 
