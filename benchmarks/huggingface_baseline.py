@@ -24,15 +24,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dt.config import Config, ModelConfig
+from dt.config import FINAL_SEED, Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset, returns_to_go
 from dt.encoders import Normalizer
 from dt.evaluation import default_targets, evaluate, rank_correlation
 from dt.model import table_rows
 from dt.presets import paper_hopper
 from dt.report import results_document, score_table
-from dt.training import FINAL_SEED, versions
-from envs.datasets import DataError, Dataset, load
+from dt.training import versions
+from envs.datasets import Dataset, load
+from envs.readers import DataError
 from envs.spaces import ROOT
 from transformer.checkpoint import write_json
 from transformer.config import TrainingConfig
@@ -174,6 +175,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("dataset", help="a Minari id, a Minari dataset's folder, or an .npz file")
     parser.add_argument("--recipe", choices=RECIPES, default="paper", help="training and return scale")
     parser.add_argument("--steps", type=int, help="gradient steps; the recipe's own number if not given")
+    parser.add_argument("--learning-rate", type=float, help="its peak; the recipe's own if not given")
+    parser.add_argument("--context-length", type=int, help="steps that it sees, K; the recipe's own if not given")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and dropout; worlds have their own")
     parser.add_argument("--episodes", type=int, default=10, help="for each target")
     parser.add_argument("--target-return", type=float, nargs="+", metavar="G", help="quantiles if not given")
@@ -194,7 +197,10 @@ def main() -> None:
         if not isinstance(space, spaces.Box):
             raise DataError(f"{options.dataset}: {space}, but their model takes a Box alone")
     steps = config.training.steps if options.steps is None else options.steps
-    training = replace(config.training, steps=steps, seed=options.seed, precision=options.precision)
+    rate = config.training.learning_rate if options.learning_rate is None else options.learning_rate
+    seen = config.model.context_length if options.context_length is None else options.context_length
+    config = replace(config, model=replace(config.model, context_length=seen))
+    training = replace(config.training, steps=steps, learning_rate=rate, seed=options.seed, precision=options.precision)
     targets = options.target_return or default_targets(dataset.returns)
     options.output.mkdir(parents=True)  # refuses a folder that is there, before the hours of work
     torch.manual_seed(options.seed)
@@ -202,6 +208,7 @@ def main() -> None:
     started = time.perf_counter()
     train(model, TrajectoryDataset(dataset, config.model.context_length, device), training, device)
     run = {"recipe": options.recipe, "steps": steps, "training_seed": options.seed, "precision": options.precision}
+    run |= {"learning_rate": rate, "context_length": seen}
     run["seconds"] = round(time.perf_counter() - started, 3)
     save_file(model.state_dict(), options.output / "model.safetensors")
     policy = HuggingFacePolicy(model, dataset.action_space, config.model.context_length)
@@ -219,7 +226,7 @@ def main() -> None:
     document = results_document(
         results,
         dataset=dataset.name,
-        environment=dataset.environment.id,
+        environment=dataset.environment,
         versions={**versions(), "transformers": transformers.__version__},
         reference=dataset.reference,
         checkpoint=f"step-{steps:08d}",

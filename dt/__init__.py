@@ -10,41 +10,64 @@ if TYPE_CHECKING:
     from dt.config import Config, EvaluationConfig, ModelConfig
     from dt.data import Batch, TrajectoryDataset
     from dt.evaluation import TargetResult, evaluate
+    from dt.huggingface import import_huggingface
     from dt.model import DecisionTransformer
-    from dt.policy import ReturnConditionedPolicy
+    from dt.policy import PolicyError, ReturnConditionedPolicy
     from dt.training import Run, load_run, train
     from envs.datasets import load
-    from transformer.config import TrainingConfig
+    from envs.readers import DataError
+    from envs.worlds import EnvironmentSpec, WorldError
+    from transformer.checkpoint import CheckpointError
+    from transformer.config import ConfigError, TrainingConfig
+    from transformer.training import NonFiniteError, Stopped
 
 _HOMES = {
     "Config": "dt.config",
     "EvaluationConfig": "dt.config",
     "ModelConfig": "dt.config",
+    "ConfigError": "transformer.config",
     "TrainingConfig": "transformer.config",
     "Batch": "dt.data",
     "TrajectoryDataset": "dt.data",
     "TargetResult": "dt.evaluation",
     "evaluate": "dt.evaluation",
+    "import_huggingface": "dt.huggingface",
     "DecisionTransformer": "dt.model",
+    "PolicyError": "dt.policy",
     "ReturnConditionedPolicy": "dt.policy",
     "Run": "dt.training",
     "load_run": "dt.training",
     "train": "dt.training",
+    "DataError": "envs.readers",
     "load": "envs.datasets",
+    "EnvironmentSpec": "envs.worlds",
+    "WorldError": "envs.worlds",
+    "CheckpointError": "transformer.checkpoint",
+    "NonFiniteError": "transformer.training",
+    "Stopped": "transformer.training",
 }
 
 __all__ = [
     "Batch",
+    "CheckpointError",
     "Config",
+    "ConfigError",
+    "DataError",
     "DecisionTransformer",
+    "EnvironmentSpec",
     "EvaluationConfig",
     "ModelConfig",
+    "NonFiniteError",
+    "PolicyError",
     "ReturnConditionedPolicy",
     "Run",
+    "Stopped",
     "TargetResult",
     "TrainingConfig",
     "TrajectoryDataset",
+    "WorldError",
     "evaluate",
+    "import_huggingface",
     "load",
     "load_run",
     "train",

@@ -12,6 +12,7 @@ from envs.rollout import Job, Played, Policy, rollout
 from envs.scores import Reference, normalized_score
 from envs.spaces import same_space
 from envs.worlds import EnvironmentSpec, WorldError, Worlds
+from transformer.config import require
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Quantiles of the data's returns that are asked for where the user names none."""
@@ -53,8 +54,17 @@ def default_targets(returns: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(sorted({float(np.quantile(returns, q)) for q in QUANTILES}))
 
 
+def labels(targets: Sequence[float]) -> list[str]:
+    """Targets as texts for names, in six digits, or in as many as tell them all apart."""
+    for digits in range(6, 18):
+        texts = [f"{target:.{digits}g}" for target in targets]
+        if len(set(texts)) == len(set(targets)):
+            break
+    return texts
+
+
 def check_environment(spec: EnvironmentSpec, model: DecisionTransformer) -> None:
-    """Raise `WorldError` unless the environment can be made and has the spaces that the model was made for."""
+    """Raise `WorldError` unless the environment can be made, its spaces are the model's and its episodes not longer."""
     environment = spec.make()
     environment.close()
     for kind, recorded, present in (
@@ -64,6 +74,12 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer) -> None
         difference = same_space(recorded, present)
         if difference:
             raise WorldError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}")
+    limit, rows = spec.step_limit, model.max_timesteps
+    if limit is not None and limit > rows:
+        raise WorldError(
+            f"environment {spec.id}: its episodes last up to {limit} steps, the model knows {rows} timesteps; "
+            f"train with --max-timesteps {limit}"
+        )
 
 
 def evaluate(
@@ -82,6 +98,9 @@ def evaluate(
     policy: usually a `ReturnConditionedPolicy`; any other that takes a target return as its request will do.
     The returns do not depend on `num_worlds`. on_episode is called with each finished `Played`.
     """
+    require(len(targets) >= 1, "targets must hold at least one return")
+    for name, count in (("episodes", episodes), ("num_worlds", num_worlds)):
+        require(count >= 1, f"{name} must be at least 1, not {count}")
     jobs = [Job(seed + i, float(target)) for target in targets for i in range(episodes)]
     with Worlds(environment.make, min(num_worlds, len(jobs))) as worlds:
         played = rollout(worlds, policy, jobs, on_episode=on_episode)

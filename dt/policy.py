@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
@@ -83,13 +84,10 @@ class ReturnConditionedPolicy:
     product depend on its number of rows, so only then does a world's return not depend on how many play beside it.
     """
 
-    def __init__(
-        self, model: DecisionTransformer, target_return: float = 0.0, *, rows: int = 16, temperature: float = 0.0
-    ):
+    def __init__(self, model: DecisionTransformer, *, rows: int = 16, temperature: float = 0.0):
         if not 0 <= temperature < np.inf:
             raise PolicyError(f"temperature must be 0 or more and finite, not {temperature}")
         self.model, self.rows, self.temperature = model.eval(), rows, temperature
-        self.default_target = target_return
         self.device = model.return_scale.device
         leaves = leaf_spaces(model.observation_space)
         self._images = {name for name, leaf in leaves.items() if is_image(leaf)}
@@ -97,15 +95,16 @@ class ReturnConditionedPolicy:
         self._states = self._observations | {
             name: np.stack([self._observations[name]] * model.config.frame_stack) for name in self._images
         }
+        self._action_spaces = leaf_spaces(model.action_space)
         self._anything = allowed_choices(model.action_space)
         self._histories: dict[int, History] = {}
 
-    def reset(self, target_return: float | None = None, *, seed: int = 0) -> None:
+    def reset(self, target_return: float, *, seed: int = 0) -> None:
         """A new episode in a loop of one's own, towards this return (in the reward's own unit).
 
         seed: of what is drawn where the temperature is above 0.
         """
-        self.begin(0, self.default_target if target_return is None else target_return, seed)
+        self.begin(0, target_return, seed)
 
     def act(self, observation: Any, info: Mapping[str, Any] | None = None) -> Any:
         """The action for this observation, in the action space's own form; info: what came with it, for its mask."""
@@ -134,13 +133,15 @@ class ReturnConditionedPolicy:
             outputs = self.model.act(self._batch(histories), self._allowed(histories), self._noise(histories))
             arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
             for row, world in enumerate(chunk):
-                action = {name: _as_kind(array[row], self._actions[name].dtype) for name, array in arrays.items()}
+                action = {name: _inside(array[row], self._action_spaces[name]) for name, array in arrays.items()}
                 self._histories[world].set_action(action)
                 actions[world] = from_leaves(self.model.action_space, action)
         return actions
 
     def receive(self, world: int, reward: float) -> None:
         """The reward that the last action in this world earned."""
+        if world not in self._histories:
+            raise PolicyError("feed before reset: call reset(target_return) at the start of each episode")
         self._histories[world].earned += float(reward)
 
     def _observe(self, world: int, observation: Any, action_mask: Any) -> None:
@@ -202,9 +203,14 @@ class ReturnConditionedPolicy:
         )
 
 
-def _as_kind(array: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
-    """An action in its space's own type; integers are the nearest ones, not the next towards zero."""
-    return (np.rint(array) if kind.kind in "iu" else array).astype(kind)
+def _inside(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
+    """An action leaf in its space's own type and bounds, which float32 arithmetic may miss by a last bit.
+
+    Integers are the nearest ones, not the next towards zero.
+    """
+    kind = np.dtype(space.dtype)
+    whole = np.rint(array) if kind.kind in "iu" else array
+    return (np.clip(whole, space.low, space.high) if isinstance(space, spaces.Box) else whole).astype(kind)
 
 
 def _empty_rows(space: Space[Any]) -> Leaves:

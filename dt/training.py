@@ -2,38 +2,35 @@
 
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from dt.config import Config
+from dt.config import WAY_SEED, Config, EvaluationConfig
 from dt.data import TrajectoryDataset
-from dt.evaluation import best_mean, check_environment, default_targets, evaluate, rank_correlation
+from dt.evaluation import best_mean, check_environment, default_targets, evaluate, labels, rank_correlation
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.datasets import Dataset
-from envs.scores import Reference
+from envs.scores import Reference, reference_in
 from envs.spaces import space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError
 from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
     best_checkpoint,
+    is_run,
     newest_checkpoint,
     read_json,
     read_tensors,
+    run_around,
 )
-from transformer.config import ConfigError
-from transformer.training import Trainer, pick_device
-
-RESUMABLE = ("steps", "log_every", "checkpoint_every", "evaluate_every", "keep_checkpoints", "device")
-"""Training settings that a resumed run may change; any other difference is refused."""
-
-WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
-"""World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
+from transformer.config import ConfigError, TrainingConfig, require
+from transformer.training import Trainer, check_same_recipe, learning_rate_at, pick_device
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,10 @@ class Run:
     checkpoint: Path
     model: DecisionTransformer
     config: Config
-    dataset: dict[str, Any]  # name, source, fingerprint, episodes, steps, returns' quantiles
+    dataset: dict[str, Any]  # as `describe_data`; an imported run may know name and targets alone
     environment: EnvironmentSpec | None
     reference: Reference | None
+    imported: str | None = None  # where its weights came from, if they were not trained here
 
 
 def train(
@@ -64,11 +62,12 @@ def train(
     for bit as if it had never stopped.
     """
     folder, device = Path(folder), pick_device(config.training.device)
+    asked = environment
     old = read_json(folder / "run.json") if resume else None
     if old is not None:
         _check_schema(old, folder / "run.json")
-        environment = environment or (EnvironmentSpec.from_json(old["environment"]) if old["environment"] else None)
-    asked, environment = environment, environment or dataset.environment
+        environment = environment or _environment_of(old)
+    environment = environment or dataset.environment
     torch.manual_seed(config.training.seed)
     model = build_model(dataset, config, environment)
     playable = environment is not None
@@ -80,52 +79,76 @@ def train(
             raise
         playable = False
         _warn(f"no evaluation here: {error}")
-    targets = config.evaluation.target_return or default_targets(dataset.returns)
-    document = describe(dataset, config, model, environment)
+    reference = reference_in(environment, dataset.environment, dataset.reference)
+    document = describe(config, model, describe_data(dataset), environment, reference)
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
     data = TrajectoryDataset(dataset, config.model.context_length, device, frame_stack=config.model.frame_stack)
     seed, batch_size = config.training.seed, config.training.batch_size
+    targets = config.evaluation.target_return or default_targets(dataset.returns)
 
     def score(step: int) -> dict[str, float]:
         assert environment is not None
-        try:
-            results = evaluate(
-                ReturnConditionedPolicy(model, temperature=config.evaluation.temperature),
-                environment,
-                targets,
-                episodes=config.evaluation.episodes,
-                seed=WAY_SEED,
-                num_worlds=config.evaluation.num_worlds,
-                reference=dataset.reference,
-            )
-        except (WorldError, PolicyError) as error:
-            _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
-            return {}
-        asked = {f"return_at_{result.target_return:g}": result.mean_return for result in results}
-        if len(results) > 1:
-            asked["rank_correlation"] = rank_correlation(results)
-        return {"score": best_mean(results), **asked}
+        return _score_on_the_way(model, environment, targets, config.evaluation, step)
 
-    on_the_way = playable and config.training.evaluate_every > 0
     trainer = Trainer(
         model,
         lambda step: data.gather(data.indices(seed, step, batch_size)),
         config.training,
         folder,
         document,
-        evaluate=score if on_the_way else None,
+        evaluate=score if playable and config.training.evaluate_every > 0 else None,
         describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
     )
-    trainer.resume() if resume else trainer.start()
-    if old is not None and (old["config"]["evaluation"], old["environment"]) != (
-        document["config"]["evaluation"],
-        document["environment"],
-    ):
-        trainer.best = None  # its score answered another question
+    if old is None:
+        trainer.start()
+    else:
+        trainer.resume()
+        before = Config.from_json(old["config"])
+        _warn_of_another_length(trainer.step, before.training, config.training)
+        if trainer.best and (before.evaluation, _environment_of(old)) != (config.evaluation, environment):
+            _warn(f"step {int(trainer.best['step'])} was best at another evaluation: the best is sought anew from here")
+            trainer.best = None
     trainer.train()
     return load_run(folder, device=device)
+
+
+def _score_on_the_way(
+    model: DecisionTransformer,
+    environment: EnvironmentSpec,
+    targets: Sequence[float],
+    config: EvaluationConfig,
+    step: int,
+) -> dict[str, float]:
+    """What the log and the choice of the best need to know; nothing where the world or the policy fails."""
+    try:
+        results = evaluate(
+            ReturnConditionedPolicy(model, temperature=config.temperature),
+            environment,
+            targets,
+            episodes=config.episodes,
+            seed=WAY_SEED,
+            num_worlds=config.num_worlds,
+        )
+    except (WorldError, PolicyError) as error:
+        _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
+        return {}
+    achieved = [result.mean_return for result in results]
+    scores = {f"return_at_{label}": mean for label, mean in zip(labels(targets), achieved, strict=True)}
+    if len(results) > 1:
+        scores["rank_correlation"] = rank_correlation(results)
+    return {"score": best_mean(results), **scores}
+
+
+def _warn_of_another_length(step: int, old: TrainingConfig, new: TrainingConfig) -> None:
+    """A cosine ends with the run, so another end bends it from here on: no more the run that never stopped."""
+    if new.schedule == "cosine" and new.steps != old.steps:
+        before, now = (learning_rate_at(step, config) for config in (old, new))
+        _warn(
+            f"steps was {old.steps}, now {new.steps}, and the cosine falls until the last: "
+            f"the learning rate at step {step} is {now:.3g}, was {before:.3g}"
+        )
 
 
 def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
@@ -140,28 +163,36 @@ def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec |
 
 
 def describe(
-    dataset: Dataset, config: Config, model: DecisionTransformer, environment: EnvironmentSpec | None
+    config: Config,
+    model: DecisionTransformer,
+    data: dict[str, Any],
+    environment: EnvironmentSpec | None,
+    reference: Reference | None,
 ) -> dict[str, Any]:
     """What a run is, as JSON: enough to make its model and its world again."""
-    reference = dataset.reference
     return {
         "schema": SCHEMA,
         "kind": "decision-transformer",
         "config": config.to_json(),
         "max_timesteps": model.max_timesteps,
-        "observation_space": space_to_json(dataset.observation_space),
-        "action_space": space_to_json(dataset.action_space),
-        "dataset": {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "episodes": dataset.num_episodes,
-            "steps": dataset.num_steps,
-            "targets": list(default_targets(dataset.returns)),
-            "maximum": float(dataset.returns.max()),
-        },
+        "observation_space": space_to_json(model.observation_space),
+        "action_space": space_to_json(model.action_space),
+        "dataset": data,
         "environment": environment.to_json() if environment else None,
         "reference": vars(reference) if reference else None,
         "versions": versions(),
+    }
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What a run says of its dataset, as JSON."""
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "episodes": dataset.num_episodes,
+        "steps": dataset.num_steps,
+        "targets": list(default_targets(dataset.returns)),
+        "maximum": float(dataset.returns.max()),
     }
 
 
@@ -176,14 +207,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def load_run(folder: str | Path, which: str = "last", device: str | torch.device = "cpu") -> Run:
+def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device: str | torch.device = "cpu") -> Run:
     """Open a run at its "last" or its "best" checkpoint. What cannot be used raises `CheckpointError`."""
+    require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
     folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such run")
-    if not (folder / "run.json").exists():
-        raise CheckpointError(f"{folder}: no run.json in it, so it is no run")
-    checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder, report=_warn)
+    if not is_run(folder):
+        around = run_around(folder)
+        why = "no run.json in it, so it is no run" if folder.is_dir() else "no such run"
+        raise CheckpointError(f"{folder}: {f'a part of the run {around}; name that folder' if around else why}")
+    checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=_warn)
     document = read_json(checkpoint / "run.json")
     _check_schema(document, checkpoint / "run.json")
     try:
@@ -192,13 +224,18 @@ def load_run(folder: str | Path, which: str = "last", device: str | torch.device
         action_space = space_from_json(document["action_space"])
         model = DecisionTransformer(config.model, observation_space, action_space, int(document["max_timesteps"]))
         model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
-        environment = document["environment"] and EnvironmentSpec.from_json(document["environment"])
+        environment = _environment_of(document)
         reference = document["reference"] and Reference(**document["reference"])
-        dataset = dict(document["dataset"])
+        dataset, imported = dict(document["dataset"]), document.get("imported")
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
-    return Run(folder, checkpoint, model.to(device).eval(), config, dataset, environment or None, reference or None)
+    model = model.to(device).eval()
+    return Run(folder, checkpoint, model, config, dataset, environment, reference or None, imported)
+
+
+def _environment_of(document: Any) -> EnvironmentSpec | None:
+    return EnvironmentSpec.from_json(document["environment"]) if document["environment"] else None
 
 
 def _check_schema(document: Any, path: Path) -> None:
@@ -210,16 +247,16 @@ def _check_schema(document: Any, path: Path) -> None:
 
 def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with other data, another model or another recipe; name the first difference."""
+    if "imported" in old:
+        raise CheckpointError(
+            f"{folder}: imported from {old['imported']}, without the state that training goes on from"
+        )
     if old["max_timesteps"] != new["max_timesteps"]:
         raise CheckpointError(f"{folder}: max_timesteps was {old['max_timesteps']}, now {new['max_timesteps']}")
     for name in ("name", "fingerprint"):
         if old["dataset"].get(name) != new["dataset"][name]:
             raise CheckpointError(f"{folder}: trained on dataset {old['dataset'].get('name')}, its {name} differs now")
-    for part in ("model", "training"):
-        for name, value in new["config"][part].items():
-            before = old["config"][part].get(name)
-            if before != value and name not in RESUMABLE:
-                raise CheckpointError(f"{folder}: {name} was {before}, now {value}; a resumed run cannot change it")
+    check_same_recipe(old["config"], new["config"], folder)
 
 
 def _warn(message: str) -> None:

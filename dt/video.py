@@ -1,35 +1,60 @@
 """Films of episodes: what a policy does when it is asked for a return."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
+from dt.evaluation import labels
 from dt.policy import ReturnConditionedPolicy
 from dt.training import Run
 from envs.rollout import Job, Played, rollout
-from envs.worlds import WorldError, Worlds
+from envs.worlds import EnvironmentSpec, Worlds
+from transformer.config import ConfigError
+
+
+def check_camera(environment: EnvironmentSpec) -> None:
+    """Raise `ConfigError` or `WorldError` unless films of this environment can be made here: one picture is taken."""
+    if find_spec("imageio") is None or find_spec("imageio_ffmpeg") is None:
+        raise ConfigError("--video needs imageio and ffmpeg: pip install 'imageio[ffmpeg]'")
+    with _filmed(environment) as worlds:
+        worlds.reset(0, seed=0)
+        worlds.render(0)
 
 
 def film(run: Run, targets: Sequence[float], seed: int, folder: Path, temperature: float = 0.0) -> list[Path]:
-    """Film one episode at each target into `folder`, as MP4; returns the files."""
-    try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401 (imageio needs it for MP4)
-    except ImportError:
-        raise WorldError("--video needs imageio and ffmpeg: pip install 'imageio[ffmpeg]'") from None
+    """Film the episode of this world seed at each target into `folder`, as MP4, from its reset on; returns the files.
+
+    Each picture goes to its file as it is made; a film takes its name when it is complete.
+    """
+    import imageio.v2 as imageio
+
     assert run.environment is not None
-    environment, paths = run.environment, []
+    targets = list(dict.fromkeys(targets))
+    paths = [folder / f"target-{label}.mp4" for label in labels(targets)]
     folder.mkdir(parents=True, exist_ok=True)
-    with Worlds(lambda: environment.make(render_mode="rgb_array"), 1) as worlds:
-        for target in targets:
-            path = folder / f"target-{target:g}.mp4"
-            frames: list[Any] = []
-            policy = ReturnConditionedPolicy(run.model, temperature=temperature)
-            rollout(worlds, policy, [Job(seed, target)], on_step=_camera(worlds, frames))
-            imageio.mimwrite(path, frames, fps=worlds.frames_per_second, macro_block_size=8)
-            paths.append(path)
+    with _filmed(run.environment) as worlds:
+        for target, path in zip(targets, paths, strict=True):
+            unfinished = path.with_name(f".{path.name}")
+            try:
+                writer: Any = imageio.get_writer(unfinished, fps=worlds.frames_per_second, macro_block_size=8)
+                with writer:
+                    policy = ReturnConditionedPolicy(run.model, temperature=temperature)
+                    _play(worlds, policy, Job(seed, target), writer.append_data)
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
     return paths
 
 
-def _camera(worlds: Worlds, frames: list[Any]) -> Callable[[int, Played], None]:
-    return lambda world, _: frames.append(worlds.render(world))
+def _filmed(environment: EnvironmentSpec) -> Worlds:
+    return Worlds(lambda: environment.make(render_mode="rgb_array"), 1)
+
+
+def _play(worlds: Worlds, policy: ReturnConditionedPolicy, job: Job, show: Callable[[NDArray[Any]], None]) -> None:
+    def picture(world: int, _: Played) -> None:
+        show(worlds.render(world))
+
+    rollout(worlds, policy, [job], on_reset=picture, on_step=picture)

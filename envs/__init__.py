@@ -1,6 +1,7 @@
 """Recorded episodes in, worlds stepped, scores out: Gymnasium, Minari and numpy, no torch and no model."""
 
-from envs.datasets import DataError, Dataset, Episode, load
+from envs.datasets import Dataset, Episode, from_arrays, from_episodes, load
+from envs.readers import DataError
 from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, normalized_score, reference_for
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError, Worlds
@@ -18,6 +19,8 @@ __all__ = [
     "Reference",
     "WorldError",
     "Worlds",
+    "from_arrays",
+    "from_episodes",
     "load",
     "normalized_score",
     "reference_for",

@@ -86,12 +86,14 @@ def rollout(
     jobs: Sequence[Job],
     *,
     keep_trajectories: bool = False,
+    on_reset: Callable[[int, Played], None] | None = None,
     on_step: Callable[[int, Played], None] | None = None,
     on_episode: Callable[[Played], None] | None = None,
 ) -> list[Played]:
     """Play every job, as many at a time as there are worlds; a world that finishes takes the next job.
 
-    on_step is called with the world and its episode after each step, on_episode with each finished episode.
+    on_reset and on_step are called with the world and its episode, after its reset and after each of its steps;
+    on_episode with each finished episode.
     Returns the episodes in the order of the jobs, however they were spread over the worlds.
     """
     played = [Played(job) for job in jobs]
@@ -109,6 +111,8 @@ def rollout(
         playing[world] = episode
         if keep_trajectories:
             episode.observations.append(copy.deepcopy(observations[world]))
+        if on_reset:
+            on_reset(world, episode)
 
     for world in range(len(worlds)):
         start_next(world)

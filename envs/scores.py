@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from envs.worlds import EnvironmentSpec
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -28,6 +30,27 @@ def reference_for(environment: str | None) -> Reference | None:
         return None
     minimum, maximum = _D4RL_RETURNS[name]
     return Reference(minimum, maximum, _D4RL)
+
+
+def reference_in(
+    world: EnvironmentSpec | None, recorded_in: EnvironmentSpec | None, reference: Reference | None
+) -> Reference | None:
+    """The reference that holds in `world` for data recorded in `recorded_in`, whose own is `reference`.
+
+    In any other world than the data's own it does not hold. Data that names no world is played in one of the user's
+    choosing: without a reference of its own it takes what is known of that world, as it is registered.
+    """
+    if world is None or (recorded_in is not None and world.same_world(recorded_in)):
+        return reference
+    if recorded_in is not None:
+        return None
+    return reference or (reference_for(world.id) if not world.kwargs else None)
+
+
+def scored_as_d4rl(dataset: str, reference: Reference) -> bool:
+    """Whether a dataset that is not D4RL's, by its name, has D4RL's constants for reference returns."""
+    constants = [returns for returns in _D4RL_RETURNS.values() if returns == (reference.minimum, reference.maximum)]
+    return bool(constants) and not dataset.startswith("D4RL/")
 
 
 def normalized_score(mean_return: float, reference: Reference | None) -> float | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+import numpy as np
+from numpy.typing import NDArray
 
 from envs.spaces import reason
 
@@ -29,6 +31,7 @@ class EnvironmentSpec:
     id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_episode_steps: int | None = None
+    left_out: tuple[str, ...] = field(default=(), compare=False)  # wrappers that a recording names; never put on
 
     def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
         """Make it. Only a registered id is made: a "module:id" would import whatever the dataset asks for."""
@@ -36,9 +39,8 @@ class EnvironmentSpec:
             raise MissingWorldError(
                 f"environment {self.id}: not registered; --import MODULE registers it, --environment ID names another"
             )
-        kwargs = {**self.kwargs, **more}  # a recording may have been made with a render_mode of its own
         try:
-            return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **kwargs)
+            return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
         except Exception as error:  # an environment's own constructor may raise anything
             raise MissingWorldError(f"environment {self.id}: {reason(error)}") from error
 
@@ -49,20 +51,30 @@ class EnvironmentSpec:
             return self.max_episode_steps
         return gymnasium.registry[self.id].max_episode_steps
 
+    def same_world(self, other: "EnvironmentSpec") -> bool:
+        """Whether both make the same world: one id, one set of arguments, one step limit wherever it is written."""
+        return (self.id, dict(self.kwargs), self.step_limit) == (other.id, dict(other.kwargs), other.step_limit)
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         return {"id": self.id, "kwargs": dict(self.kwargs), "max_episode_steps": self.max_episode_steps}
 
     @staticmethod
     def from_json(document: Any) -> "EnvironmentSpec":
-        """From `to_json`'s form, or from Gymnasium's own spec as JSON text, of which only these three are read."""
+        """From `to_json`'s form, or from Gymnasium's own spec as JSON text, of which only so much is read.
+
+        A recorded render_mode is dropped: how a world was watched is no part of it, and a window may not open here.
+        """
         try:
             content = json.loads(document) if isinstance(document, str) else dict(document)
             limit = content.get("max_episode_steps")
+            kwargs = dict(content.get("kwargs") or {})
+            kwargs.pop("render_mode", None)
             return EnvironmentSpec(
                 id=str(content["id"]),
-                kwargs=dict(content.get("kwargs") or {}),
+                kwargs=kwargs,
                 max_episode_steps=None if limit is None or int(limit) < 1 else int(limit),
+                left_out=tuple(str(wrapper["name"]) for wrapper in content.get("additional_wrappers") or ()),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
@@ -95,8 +107,12 @@ class Worlds:
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], count: int):
         self._environments: list[gymnasium.Env[Any, Any]] = []
         self._elapsed = [0] * count
-        for _ in range(count):
-            self._environments.append(make())
+        try:
+            for _ in range(count):
+                self._environments.append(make())
+        except BaseException:
+            self.close()  # those that were made
+            raise
 
     def __len__(self) -> int:
         return len(self._environments)
@@ -127,9 +143,15 @@ class Worlds:
         """Pictures a second of world time, as the environment says; 30 where it does not."""
         return int(self._environments[0].metadata.get("render_fps") or 30)
 
-    def render(self, world: int) -> Any:
-        """The picture of one world, as its render mode makes it."""
-        return self._environments[world].render()
+    def render(self, world: int) -> NDArray[Any]:
+        """The picture of one world that was made with render_mode "rgb_array": (height, width, 3)."""
+        try:
+            picture = self._environments[world].render()
+        except Exception as error:  # an environment may raise anything, and a machine without a screen often does
+            raise WorldError(f"world {world}, no picture: {reason(error)}") from error
+        if not isinstance(picture, np.ndarray):
+            raise WorldError(f"world {world}, no picture: its render() returns {type(picture).__name__}")
+        return picture
 
     def close(self) -> None:
         """Close every environment."""

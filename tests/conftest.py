@@ -45,7 +45,7 @@ class Payday(gymnasium.Env):
 gymnasium.register("Payday-v0", Payday, max_episode_steps=20)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def payday() -> Dataset:
     """Sixty episodes of Payday-v0, in each of which a coin of its own bias decides."""
     rng, observations, actions = np.random.default_rng(0), [], []

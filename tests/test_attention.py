@@ -121,6 +121,21 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(model(x), model(x))
 
 
+def test_dropout_acts_on_attention_weights():
+    module, x = MultiHeadAttention(config(dropout=0.5)), torch.randn(2, LENGTH, WIDTH)
+    assert not torch.allclose(module(x), module(x))
+    module.eval()
+    assert torch.equal(module(x), module(x))
+
+
+def test_dropout_acts_on_embeddings():
+    model = Transformer(config(dropout=0.5, norm="post"))
+    model.blocks = nn.ModuleList()  # what is left is what happens to the embeddings
+    x = torch.ones(5, LENGTH, WIDTH)
+    assert model(x).eq(0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(model.eval()(x), x)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
     dropout, x = Dropout(rate), torch.ones(1009, 997, requires_grad=True)

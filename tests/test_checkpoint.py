@@ -13,6 +13,7 @@ from transformer.checkpoint import (
     newest_checkpoint,
     prune,
     read_tensors,
+    run_around,
     save_checkpoint,
     step_of,
     verify,
@@ -108,3 +109,39 @@ def test_a_json_file_is_written_completely_or_not_at_all(tmp_path):
 def test_an_empty_run_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint in it"):
         newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "7", "{", '{"step": "2"}', '{"step": true}', '{"step": null}'])
+def test_a_best_that_names_no_step_is_refused_and_nothing_is_removed(tmp_path, content):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "best.json").write_text(content)
+    for use in (best_checkpoint, lambda run: prune(run, keep=1)):
+        with pytest.raises(CheckpointError, match=r"best.json: (names no step, only|cannot be read)"):
+            use(tmp_path)
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [1, 2, 3]
+
+
+def test_a_best_without_its_checkpoint_is_refused_with_what_there_is(tmp_path):
+    save(tmp_path, 5), save(tmp_path, 6)
+    write_json(tmp_path / "best.json", {"step": 2, "score": 1.0})
+    with pytest.raises(CheckpointError, match=r"best.json: names step 2, which has no checkpoint; there are: 5, 6\Z"):
+        best_checkpoint(tmp_path)
+
+
+def test_where_nothing_was_scored_the_newest_stands_in_and_that_is_said(tmp_path):
+    save(tmp_path, 5), save(tmp_path, 6)
+    told = []
+    assert step_of(best_checkpoint(tmp_path, told.append)) == 6
+    assert len(told) == 1
+    assert "nothing was scored on the way" in told[0]
+
+
+def test_what_lies_in_a_run_is_known(tmp_path):
+    checkpoint = save(tmp_path / "run", 1)
+    for folder in (tmp_path / "run", checkpoint):
+        write_json(folder / "run.json", {})
+    for inside in (checkpoint, checkpoint / "state.json", checkpoint.parent):
+        assert run_around(inside) == tmp_path / "run"
+    assert run_around(tmp_path / "run") is None
+    assert run_around(checkpoint / "missing") is None

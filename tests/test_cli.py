@@ -2,17 +2,24 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
+import typing
+import weakref
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
+import torch
+from conftest import Payday
 
 from dt.cli import main
 from envs.spaces import space_to_json
-from transformer.checkpoint import checkpoints, read_json, step_of, write_json
+from transformer.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
 
 QUICK = [
     "--steps",
@@ -38,7 +45,7 @@ def recorded(payday, tmp_path) -> Path:
     return write_npz(tmp_path / "coins.npz", payday)
 
 
-def write_npz(path: Path, payday, environment: str = "Payday-v0") -> Path:
+def write_npz(path: Path, payday, environment: str = "Payday-v0", **changes) -> Path:
     finals = payday.observations["value"][9::10]
     metadata = {
         "dataset_id": "payday/coins-v0",
@@ -47,6 +54,7 @@ def write_npz(path: Path, payday, environment: str = "Payday-v0") -> Path:
         "env_spec": json.dumps({"id": environment, "max_episode_steps": 20}),
         "ref_min_score": 0.0,
         "ref_max_score": 10.0,
+        **changes,
     }
     np.savez(
         path,
@@ -60,11 +68,18 @@ def write_npz(path: Path, payday, environment: str = "Payday-v0") -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def trained(payday, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    recorded = write_npz(folder / "coins.npz", payday)
+    assert main(["train", str(recorded), "--output", str(folder / "run"), *QUICK, "--target-return", "2", "8"]) == 0
+    return folder / "run"
+
+
 @pytest.fixture
-def run(recorded, tmp_path) -> Path:
-    folder = tmp_path / "run"
-    assert main(["train", str(recorded), "--output", str(folder), *QUICK, "--target-return", "2", "8"]) == 0
-    return folder
+def run(trained, tmp_path) -> Path:
+    """A small run of Payday's coins, to do with as one likes."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def files(folder: Path) -> set[str]:
@@ -102,6 +117,7 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
     assert "evaluate" in err  # the progress bar
     document = json.loads(path.read_text())
     assert (document["schema"], document["dataset"], document["environment"]) == (1, "payday/coins-v0", "Payday-v0")
+    assert document["world"] == {"id": "Payday-v0", "kwargs": {}, "max_episode_steps": 20}
     assert {"python", "torch", "gymnasium"} <= document["versions"].keys()
     for result, target in zip(document["results"], (1.0, 5.0), strict=True):
         assert result["target_return"] == target
@@ -139,14 +155,15 @@ def test_inspect_tells_what_data_and_runs_are(run, recorded, capsys):
         assert words in out
 
 
-def test_a_film_is_made(tmp_path, capsys):
+def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
+    import imageio.v2 as imageio
+    from gymnasium.envs.classic_control import CartPoleEnv
+
     folder = tmp_path / "run"
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
     cartpole = tmp_path / "cartpole.npz"
     rng = np.random.default_rng(0)
-    from gymnasium.envs.classic_control import CartPoleEnv
-
     world = CartPoleEnv()
     np.savez(
         cartpole,
@@ -164,10 +181,36 @@ def test_a_film_is_made(tmp_path, capsys):
         ),
     )
     assert main(["train", str(cartpole), "--output", str(folder), *QUICK, "--target-return", "5"]) == 0
-    films = tmp_path / "films"
-    arguments = ["evaluate", str(folder), "--target-return", "5", "--episodes", "1", "--video", str(films)]
-    assert main(arguments) == 0
-    assert (films / "target-5.mp4").stat().st_size > 1000
+    alive = watch_pictures(monkeypatch)
+    films, scores = tmp_path / "films", tmp_path / "scores.json"
+    arguments = ["evaluate", str(folder), "--target-return", "5", "5.0000001", "--episodes", "1", "--seed", "3"]
+    assert main([*arguments, "--video", str(films), "--json", str(scores)]) == 0
+    assert files(films) == {"target-5.mp4", "target-5.0000001.mp4"}
+    (length,) = read_json(scores)["results"][0]["lengths"]
+    with imageio.get_reader(films / "target-5.mp4") as film:
+        assert film.count_frames() == length + 1  # what the reset shows, and what each step
+        world = CartPoleEnv(render_mode="rgb_array")
+        world.reset(seed=3)
+        expected, first = world.render().astype(float), film.get_data(0)
+    assert np.abs(first[: expected.shape[0], : expected.shape[1]] - expected).mean() < 3
+    assert length > 5
+    assert max(alive) <= 2  # pictures go to the file one by one
+
+
+def watch_pictures(monkeypatch) -> list[int]:
+    """How many of the pictures taken so far are still in memory, at each new one."""
+    from envs.worlds import Worlds
+
+    original, taken, alive = Worlds.render, [], []
+
+    def watched(self, world):
+        picture = original(self, world)
+        taken.append(weakref.ref(picture))
+        alive.append(sum(reference() is not None for reference in taken))
+        return picture
+
+    monkeypatch.setattr(Worlds, "render", watched)
+    return alive
 
 
 @pytest.mark.parametrize(
@@ -187,13 +230,12 @@ def test_a_film_is_made(tmp_path, capsys):
         (["train", "{recorded}", "--environment-kwargs", "{{"], "--environment-kwargs: not JSON"),
         (["train", "{recorded}", "--environment-kwargs", "{{}}x"], "--environment-kwargs: not JSON"),
         (["train", "{recorded}", "--resume"], "--resume needs --output"),
+        (["train", "{recorded}", "--max-timesteps", "15"], "up to 20 steps, the model knows 15 timesteps"),
         (["inspect", "{recorded}.missing"], "no such file or folder"),
         (["evaluate", "no-such-run"], "no-such-run: no such run"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(recorded, capsys, monkeypatch, arguments, words):
-    import torch
-
     if "cuda" in arguments and torch.cuda.is_available():
         arguments = [*arguments[:-1], "cpu", "--learning-rate", "-1"]
         words = "learning_rate must be above 0"
@@ -324,6 +366,22 @@ def test_a_preset_and_an_option_over_it(recorded, tmp_path, capsys):
     assert config["training"]["learning_rate"] == 1e-4
 
 
+@pytest.mark.parametrize("arguments", [["--preset", "paper-hopper"], ["--preset=paper-hopper"]])
+def test_a_preset_is_chosen_in_either_spelling(arguments):
+    from dt.cli import _parse
+
+    command = _parse(["train", "hopper/replay-v0", *arguments, "--width", "8"])
+    assert (command.config.model.conditioning, command.config.model.width) == ("token", 8)
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "demo"], ["--preset=default"]])
+def test_a_preset_and_a_run_to_resume_are_one_too_many(run, recorded, capsys, arguments):
+    before = files(run)
+    words = "starts a run, --resume goes on with a run's own configuration"
+    refused(capsys, ["train", str(recorded), "--output", str(run), "--resume", *arguments], words)
+    assert files(run) == before
+
+
 def test_every_preset_can_be_chosen():
     from typing import get_args, get_type_hints
 
@@ -346,3 +404,217 @@ def test_a_world_that_is_not_here_stops_evaluation_and_not_training(payday, tmp_
 def test_a_broken_run_json_is_refused_on_resume(run, recorded, capsys, content):
     (run / "run.json").write_text(content)
     refused(capsys, ["train", str(recorded), "--output", str(run), "--resume"], "")
+
+
+@pytest.fixture
+def nothing_is_played(monkeypatch):
+    """Any step of any world fails the test."""
+    from envs.worlds import Worlds
+
+    monkeypatch.setattr(Worlds, "step", lambda *_: pytest.fail("a world was stepped"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--json", "{folder}"], ": is a folder, a file is meant"),
+        (["--plot", "{folder}"], ": is a folder, a file is meant"),
+        (["--json", "{folder}/no/scores.json"], "scores.json: its folder does not exist"),
+        (["--plot", "{folder}/no/plot.png"], "plot.png: its folder does not exist"),
+        (["--plot", "{folder}/plot.pgn"], "plot.pgn: no kind of picture; its name must end in one of "),
+        (["--plot", "{folder}/plot"], "plot: no kind of picture"),
+        (["--video", "{folder}/run.json"], "run.json: is a file, a folder is meant"),
+        (["--video", "{folder}/films"], "render_mode"),  # Payday shows no pictures
+    ],
+)
+@pytest.mark.usefixtures("nothing_is_played")
+def test_what_could_not_be_written_is_refused_before_anything_is_played(run, capsys, options, words):
+    before = files(run)
+    refused(capsys, ["evaluate", str(run), *[option.format(folder=run) for option in options]], words)
+    assert files(run) == before
+
+
+@pytest.mark.usefixtures("nothing_is_played")
+def test_a_folder_that_may_not_be_written_to_is_refused(run, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a test that runs as root may write anywhere
+    refused(capsys, ["evaluate", str(run), "--json", str(run / "x.json")], "x.json: its folder may not be written to")
+
+
+class Dark(Payday):
+    """Payday on a machine that cannot draw."""
+
+    metadata: typing.ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        raise RuntimeError("no screen and no EGL")
+
+
+@pytest.mark.usefixtures("nothing_is_played")
+def test_films_on_a_machine_that_cannot_draw_are_refused_before_anything_is_played(run, capsys):
+    gymnasium.register("Dark-v0", Dark, max_episode_steps=20)
+    try:
+        arguments = ["evaluate", str(run), "--environment", "Dark-v0", "--video", str(run / "films")]
+        refused(capsys, arguments, "world 0, no picture: no screen and no EGL")
+    finally:
+        del gymnasium.registry["Dark-v0"]
+    assert not (run / "films").exists()
+
+
+@pytest.mark.parametrize("module", ["imageio", "imageio_ffmpeg"])
+@pytest.mark.usefixtures("nothing_is_played")
+def test_films_without_their_library_are_refused_before_anything_is_played(run, capsys, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    refused(capsys, ["evaluate", str(run), "--video", str(run / "films")], "--video needs imageio and ffmpeg: pip")
+    assert not (run / "films").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"step": 99, "score": 1.0}', "best.json: names step 99, which has no checkpoint; there are: 4, 6"),
+        ("{}", "best.json: names no step, only {}"),
+    ],
+)
+def test_a_broken_best_is_refused(run, capsys, content, words):
+    (run / "best.json").write_text(content)
+    refused(capsys, ["evaluate", str(run), "--checkpoint", "best"], words)
+    assert main(["evaluate", str(run), "--episodes", "1", "--target-return", "5"]) == 0  # the last is as good as ever
+
+
+def test_checkpoint_and_seed_reach_the_evaluation(run, monkeypatch):
+    from dt.policy import ReturnConditionedPolicy
+
+    write_json(run / "best.json", {"step": 4, "score": 1.0})
+    seeds, weights, reset, make = [], [], Payday.reset, ReturnConditionedPolicy.__init__
+
+    def noting_seeds(self, *, seed=None, options=None):
+        seeds.append(seed)
+        return reset(self, seed=seed, options=options)
+
+    def noting_weights(self, model, **options):
+        weights.append(model.heads[0].linear.weight.detach().clone())
+        make(self, model, **options)
+
+    monkeypatch.setattr(Payday, "reset", noting_seeds)
+    monkeypatch.setattr(ReturnConditionedPolicy, "__init__", noting_weights)
+    scores = run / "scores.json"
+    arguments = ["evaluate", str(run), "--target-return", "5", "--episodes", "3", "--json", str(scores)]
+    for checkpoint, seed in (("best", 40), ("last", 70)):
+        assert main([*arguments, "--checkpoint", checkpoint, "--seed", str(seed)]) == 0
+        document = read_json(scores)
+        assert document["seed"] == seed
+        assert document["checkpoint"] == {"best": "step-00000004", "last": "step-00000006"}[checkpoint]
+        saved = read_tensors(run / "checkpoints" / document["checkpoint"] / "model.safetensors")
+        assert torch.equal(weights[-1], saved["heads.0.linear.weight"])
+    assert sorted(seeds) == [40, 41, 42, 70, 71, 72]
+    assert not torch.equal(weights[0], weights[1])
+
+
+CUT = '{"schema": 1, "results": [{"target_return": 2.0, "mean_re'
+
+
+@pytest.mark.parametrize(
+    "content", [CUT, "[]", "{}", '{"results": []}', '{"results": [{"mean_return": null}]}', "\xff"]
+)
+def test_inspect_passes_over_results_that_are_none(run, capsys, content):
+    (run / "results" / "mine.json").write_text(content, encoding="latin-1")
+    capsys.readouterr()
+    assert main(["inspect", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"results       mine: not the results of an evaluation ({run}/results/mine.json)" in lines
+    assert sum(line.startswith("results       last: ") for line in lines) == 1
+
+
+def test_inspect_of_a_wrong_path_says_what_it_found(run, capsys, monkeypatch):
+    for inside in (run / "checkpoints" / "step-00000006", run / "checkpoints", run / "results", run / "log.jsonl"):
+        refused(capsys, ["inspect", str(inside)], f"{inside}: a part of the run {run}; name that folder")
+    refused(
+        capsys, ["inspect", str(run.parent)], f"{run.parent}: neither a run (no run.json in it) nor a Minari dataset"
+    )
+    refused(capsys, ["inspect", str(run) + "s"], "runs: no such file or folder")
+    monkeypatch.chdir(run / "checkpoints")
+    refused(capsys, ["inspect", "step-00000006"], f"step-00000006: a part of the run {run}; name that folder")
+
+
+def test_inspect_reads_a_dataset_that_lies_in_a_runs_folder(run, payday, capsys):
+    assert main(["inspect", str(write_npz(run / "more.npz", payday))]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "metavar"), [("train", "DATASET"), ("evaluate", "RUN"), ("inspect", r"DATASET\|RUN")]
+)
+def test_help_says_what_the_positional_argument_is(command, metavar, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    usage = capsys.readouterr().out.splitlines()[0]
+    assert re.search(rf"\b{metavar}\b", usage)
+    assert not re.search(r"\b(STR|PATH)\b", usage)
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"),
+    [
+        ([], True),
+        (["--environment", "Payday-v0"], True),  # the same world, named again
+        (["--environment", "Payday-v0", "--environment-kwargs", '{"limit": 5}'], False),
+        (["--environment", "OtherPayday-v0"], False),
+    ],
+)
+def test_a_normalised_score_is_printed_in_the_datas_own_world_alone(run, capsys, other_payday, options, holds):
+    scores = run / "scores.json"
+    arguments = ["evaluate", str(run), "--target-return", "5", "--episodes", "1", "--json", str(scores)]
+    capsys.readouterr()
+    assert main([*arguments, *options]) == 0
+    out, err = capsys.readouterr()
+    assert ("normalised: 0 is 0, 100 is 10" in out) == holds
+    assert ("no normalised score" in err) != holds
+    document = read_json(scores)
+    assert (document["reference"] is not None) == (document["results"][0]["normalized_score"] is not None) == holds
+    if "--environment-kwargs" in options:
+        assert document["world"] == {"id": "Payday-v0", "kwargs": {"limit": 5}, "max_episode_steps": 20}
+
+
+@pytest.fixture
+def other_payday():
+    """Payday under another id."""
+    gymnasium.register("OtherPayday-v0", Payday, max_episode_steps=20)
+    yield
+    del gymnasium.registry["OtherPayday-v0"]
+
+
+def test_a_run_trained_in_another_world_has_no_normalised_score(recorded, tmp_path, capsys, other_payday):
+    arguments = ["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "5"]
+    assert main([*arguments, "--environment", "OtherPayday-v0"]) == 0
+    assert "normalised: " not in capsys.readouterr().out
+    assert read_json(tmp_path / "run" / "run.json")["reference"] is None
+
+
+def test_data_without_a_world_takes_the_known_reference_of_the_one_it_is_played_in(
+    payday, tmp_path, capsys, monkeypatch
+):
+    from envs import scores
+
+    monkeypatch.setitem(scores._D4RL_RETURNS, "Payday", (0.0, 20.0))
+    recorded = write_npz(tmp_path / "coins.npz", payday, env_spec=None, ref_min_score=None)
+    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--max-timesteps", "20"]) == 0
+    capsys.readouterr()
+    arguments = ["evaluate", str(tmp_path / "run"), "--episodes", "1", "--target-return", "5"]
+    assert main([*arguments, "--environment", "Payday-v0"]) == 0
+    assert "normalised: 0 is 0, 100 is 20; D4RL's constants" in capsys.readouterr().out
+
+
+def test_wrappers_of_a_recording_are_noted_once_on_standard_error(payday, tmp_path, capsys):
+    wrappers = [
+        {"name": name, "entry_point": f"somewhere:{name}", "kwargs": {}} for name in ("ClipReward", "Blindfold")
+    ]
+    spec = {"id": "Payday-v0", "max_episode_steps": 20, "kwargs": {"render_mode": "human"}}
+    recorded = write_npz(tmp_path / "coins.npz", payday, env_spec=json.dumps({**spec, "additional_wrappers": wrappers}))
+    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "5"]) == 0
+    out, err = capsys.readouterr()  # Payday takes no render_mode: it would not have been made with it
+    assert err.count("recorded with the wrappers ClipReward, Blindfold, which are not put on") == 1
+    assert "wrappers" not in out
+    assert "Payday-v0, checkpoint step-00000006" in out

@@ -13,7 +13,8 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from envs.datasets import PACKAGED, DataError, Dataset, load
+from envs.datasets import Dataset, load
+from envs.readers import PACKAGED, DataError
 from envs.spaces import space_to_json, to_leaves
 
 LENGTHS = (3, 5, 2)
@@ -167,7 +168,7 @@ def test_a_dataset_of_a_registered_environment(root):
 def test_found_by_id_by_folder_and_by_its_data(template, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(template.parent.parent))
     by_id = load("flat/good-v0")
-    for source in (template, str(template), template / "data"):
+    for source in (template, str(template), template / "data", template / "data" / "main_data.hdf5"):
         assert load(source).fingerprint == by_id.fingerprint
 
 
@@ -265,8 +266,8 @@ def test_a_path_that_is_not_there_is_refused_and_never_an_id(source, root, monke
 
 
 def test_neither_a_folder_nor_flat_arrays(tmp_path):
-    (tmp_path / "data.csv").write_text("1,2")
-    refused(tmp_path / "data.csv", "data.csv", ".npz")
+    (tmp_path / "data.txt").write_text("1,2")
+    refused(tmp_path / "data.txt", "data.txt", ".npz", ".hdf5", ".csv", ".parquet")
 
 
 def test_downloaded_where_asked_for(root, monkeypatch):
@@ -408,6 +409,12 @@ METADATA = {
 }
 
 
+def test_a_space_of_the_users_stands_in_for_one_that_is_not_supported(folder):
+    edit_metadata(observation_space=TEXT)(folder)
+    dataset = load(folder, spaces={"observation_space": FLAT[0]})
+    assert dataset.observation_space == FLAT[0]
+
+
 @pytest.mark.parametrize(("damage", "words"), METADATA.values(), ids=METADATA)
 def test_broken_metadata_is_refused(folder, damage, words):
     damage(folder)
@@ -515,12 +522,14 @@ def zero(count, kind=np.float32):
 
 ARRAYS = {
     **{f"no {name}": ({name: None}, [repr(name)]) for name in ("observations", "actions", "rewards", "lengths")},
-    "no end": ({"terminated": None}, ["'terminated'"]),
-    "no metadata": ({"metadata": None}, ["'metadata'"]),
+    "no end": ({"terminated": None, "lengths": None}, ["where episodes end"]),
     "metadata not JSON": ({"metadata": np.asarray("{")}, ["metadata is not JSON"]),
     "metadata not text": ({"metadata": zero(3)}, ["metadata"]),
     "broken space": ({"described": {"action_space": BROKEN_SPACE}}, ["action_space: not a space"]),
-    "nested space": ({"described": {"observation_space": space_to_json(NESTED)}}, ["observation_space", "one array"]),
+    "nested space": (
+        {"described": {"observation_space": space_to_json(NESTED)}},
+        ["observations", "one array cannot hold Dict"],
+    ),
     "pickled": ({"actions": np.asarray([{}] * 10, object)}, ["cannot be read"]),
     "lengths that disagree": ({"lengths": np.asarray([3, 5, 3])}, ["rewards", "(10,)", "(11,)"]),
     "lengths of another split": ({"lengths": np.asarray([3, 7])}, ["terminated", "(3,)", "(2,)"]),
@@ -530,7 +539,7 @@ ARRAYS = {
     "lengths of rank 2": ({"lengths": np.asarray([[3, 5, 2]])}, ["lengths"]),
     "lengths that are text": ({"lengths": np.asarray(["3", "5", "2"])}, ["lengths", "numbers"]),
     "too few actions": ({"actions": zero(9, int)}, ["actions", "(9,)", "(10,)"]),
-    "N observations": ({"observations": zero((10, 7))}, ["observations", "(10, 7)", "(13, 7)"]),
+    "observations of no length": ({"observations": zero((11, 7))}, ["observations", "(11, 7)", "(10, 7) or (13, 7)"]),
     "NaN rewards": ({"rewards": np.full(10, np.nan)}, ["episode 0, step 0", "rewards", "nan"]),
     "NaN observed": ({"observations": put(NAN, 4, 1)(zero((13, 7)))}, ["episode 1, step 0", "observations[1]", "nan"]),
     "NaN at the end": ({"observations": put(NAN, 9, 1)(zero((13, 7)))}, ["episode 1, final observation[1]", "nan"]),

@@ -17,7 +17,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    (source,) = blocks(ROOT / "README.md", "python")
+    source, _ = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(source, "README.md", "exec"), names)
@@ -26,21 +26,36 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "readme" / "run.json").exists()
 
 
+def test_the_readmes_gpt2_runs(tmp_path, monkeypatch):
+    from transformer import LanguageConfig, LanguageModel, save_gpt2
+
+    _, source = blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    save_gpt2(LanguageModel(LanguageConfig(vocabulary_size=4000, width=8, activation="gelu")), tmp_path / "gpt2")
+    names: dict = {}
+    exec(compile(source, "README.md", "exec"), names)
+    assert len(names["tokens"]) == 22
+    assert (tmp_path / "gpt2-again" / "config.json").exists()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_have_the_options_that_documents_give_them(document):
     commands = [
         shlex.split(line.replace("\\\n", " "), comments=True)
         for block in blocks(document, "")
         for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith("dt ")
+        if line.startswith(("dt ", "python -m transformer "))
     ]
-    for _, command, *arguments in commands:
+    for words in commands:
+        program, command, *arguments = ["dt", *words[1:]] if words[0] == "dt" else words[2:]
         done = subprocess.run(
-            [sys.executable, "-m", "dt", command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, "-m", program, command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
         )
         for argument in arguments:
             if argument.startswith("--"):
-                assert re.search(rf"{argument}\b", done.stdout), f"{document.name}: dt {command} has no {argument}"
+                assert re.search(rf"{argument}\b", done.stdout), (
+                    f"{document.name}: {program} {command} has no {argument}"
+                )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -42,7 +42,7 @@ def test_the_check_of_imports_can_fail():
 
 def test_envs_knows_no_torch_and_the_core_no_reward():
     assert all("torch" not in imported(file.read_text()) for file in (ROOT / "envs").glob("*.py"))
-    for name in ("attention", "positions", "blocks", "language", "translation", "generation"):
+    for name in ("attention", "positions", "blocks", "language", "translation", "generation", "huggingface"):
         words = (ROOT / "transformer" / f"{name}.py").read_text().lower()
         assert not [word for word in ("reward", "return-to-go", "trajector", "gymnasium", "policy") if word in words]
 
@@ -54,6 +54,7 @@ def test_envs_knows_no_torch_and_the_core_no_reward():
         ("import transformer.blocks, transformer.training", {"gymnasium", "minari", "envs", "dt", "h5py"}),
         ("import dt.cli", {"torch", "gymnasium", "minari", "matplotlib"}),
         ("import dt, transformer", {"torch", "gymnasium"}),
+        ("import dt.report, envs.datasets", {"torch", "matplotlib"}),  # all that `dt inspect DATASET` needs
     ],
 )
 def test_an_import_brings_in_no_more_than_it_must(statement, absent):

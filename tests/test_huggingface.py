@@ -8,6 +8,7 @@ from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
 from dt.config import ModelConfig
 from dt.data import Batch
+from dt.huggingface import our_parameters
 from dt.model import DecisionTransformer
 
 B, T, STATE, ACTION, WIDTH, HEADS, LAYERS, MAX_TIMESTEPS = 3, 7, 5, 3, 22, 2, 2, 31
@@ -22,37 +23,10 @@ BUGS = {
 
 
 def carry_weights(theirs: DecisionTransformerModel, ours: DecisionTransformer) -> None:
-    """Give our model all of theirs that acts on the actions; what is not carried would be NaN."""
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            parameter.fill_(torch.nan)
-        ours.timestep_encoder.load_state_dict(theirs.embed_timestep.state_dict())
-        ours.return_encoder.load_state_dict(theirs.embed_return.state_dict())
-        ours.state_encoders[0].linear.load_state_dict(theirs.embed_state.state_dict())
-        ours.action_encoders[0].linear.load_state_dict(theirs.embed_action.state_dict())
-        ours.heads[0].linear.load_state_dict(theirs.predict_action[0].state_dict())
-        ours.embedding_norm.load_state_dict(theirs.embed_ln.state_dict())
-        # Every position of theirs is 0, so the table's first row is a constant after the norm: part of its bias.
-        ours.embedding_norm.bias += theirs.encoder.wpe.weight[0]
-        for their, our in zip(theirs.encoder.h, ours.transformer.blocks, strict=True):
-            carry_block(their, our)
-        ours.transformer.final_norm.load_state_dict(theirs.encoder.ln_f.state_dict())
-
-
-def carry_block(their, our) -> None:
-    """Their linear maps are Conv1D, whose weights lie transposed, and their query, key and value are one map."""
-    our.attention_norm.load_state_dict(their.ln_1.state_dict())
-    our.feed_forward_norm.load_state_dict(their.ln_2.state_dict())
-    weight, bias = their.attn.c_attn.weight.T, their.attn.c_attn.bias
-    pairs = [
-        (our.attention.query, weight[:WIDTH], bias[:WIDTH]),
-        (our.attention.key_value, weight[WIDTH:], bias[WIDTH:]),
-        (our.attention.output, their.attn.c_proj.weight.T, their.attn.c_proj.bias),
-        (our.feed_forward.input, their.mlp.c_fc.weight.T, their.mlp.c_fc.bias),
-        (our.feed_forward.output, their.mlp.c_proj.weight.T, their.mlp.c_proj.bias),
-    ]
-    for linear, weight, bias in pairs:
-        linear.load_state_dict({"weight": weight, "bias": bias})
+    """Give our model all of theirs that acts on the actions, which is every parameter that we have."""
+    weights = our_parameters(theirs.state_dict(), LAYERS)
+    assert weights.keys() == dict(ours.named_parameters()).keys()
+    ours.load_state_dict({**ours.state_dict(), **weights})
 
 
 def make_models(activation: str, dtype: torch.dtype) -> tuple[DecisionTransformerModel, DecisionTransformer]:

@@ -1,4 +1,4 @@
-"""The core for text: against torch's and Hugging Face's models, and generation against its plain definition."""
+"""The core for text: against torch's Transformer, and generation against its plain definition."""
 
 import itertools
 
@@ -111,45 +111,6 @@ def test_every_decoder_block_sees_the_encoders_last_output():
         block(x, memory=memory).sum().backward()
         assert memory.grad.abs().sum() > 0
         memory.grad = None
-
-
-@DTYPES
-def test_equals_hugging_faces_gpt2_forward_and_gradient(dtype, tolerance):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    ours = language_model(activation="gelu").to(dtype)
-    theirs = GPT2LMHeadModel(
-        GPT2Config(vocab_size=11, n_positions=8, n_embd=WIDTH, n_layer=2, n_head=HEADS, bos_token_id=0, eos_token_id=0)
-    ).to(dtype)
-    body = theirs.transformer
-    pairs = {body.wte.weight: ours.embedding.tokens.weight, body.wpe.weight: ours.embedding.positions.weight}
-    norms = [(body.ln_f, ours.transformer.final_norm)]
-    for their, our in zip(body.h, ours.transformer.blocks, strict=True):
-        norms += [(their.ln_1, our.attention_norm), (their.ln_2, our.feed_forward_norm)]
-        qkv = our.attention.query, our.attention.key_value
-        pairs[their.attn.c_attn.weight] = torch.cat([part.weight for part in qkv]).T
-        pairs[their.attn.c_attn.bias] = torch.cat([part.bias for part in qkv])
-        for convolution, linear in (
-            (their.attn.c_proj, our.attention.output),
-            (their.mlp.c_fc, our.feed_forward.input),
-            (their.mlp.c_proj, our.feed_forward.output),
-        ):
-            pairs |= {convolution.weight: linear.weight.T, convolution.bias: linear.bias}
-    for their, our in norms:
-        pairs |= {their.weight: our.weight, their.bias: our.bias}
-    with torch.no_grad():
-        for parameter, value in pairs.items():
-            parameter.copy_(value)
-    assert {id(p) for p in pairs} == {id(p) for p in theirs.parameters()}
-    tokens = torch.randint(11, (2, 7))
-    outputs = [model(tokens) for model in (ours, theirs.eval())]
-    logits = outputs[0], outputs[1].logits
-    torch.testing.assert_close(*logits, rtol=0, atol=tolerance)
-    weights = torch.randn_like(logits[0]) / 10
-    for result in logits:
-        (result * weights).sum().backward()
-    torch.testing.assert_close(ours.embedding.tokens.weight.grad, body.wte.weight.grad, rtol=0, atol=10 * tolerance)
-    torch.testing.assert_close(ours.embedding.positions.weight.grad, body.wpe.weight.grad, rtol=0, atol=10 * tolerance)
 
 
 def test_the_heads_weights_are_the_embeddings():
@@ -269,9 +230,9 @@ def test_a_beam_of_one_is_greedy():
     model = translator()
     sources, greedy = [[3, 4, 5]], Sampling(temperature=0)
     expected = write_on(TranslationReader(model, sources), [[1]], 9, greedy, stop={2})[0]
-    assert beam_search(TranslationReader(model, sources), [1], 9, width=1, stop={2})[0] == expected
+    assert beam_search(TranslationReader(model, sources), [[1]], 9, width=1, stop={2})[0][0] == expected
     language = language_model()
-    text, _ = beam_search(LanguageReader(language), [1], 20, width=1, stop=frozenset())
+    [(text, _)] = beam_search(LanguageReader(language), [[1]], 20, width=1, stop=frozenset())
     assert text == generate(language, [[1]], 20, greedy)[0]
 
 
@@ -291,7 +252,8 @@ def test_a_full_beam_finds_what_exhaustive_search_finds(length_penalty):
         if stop not in tokens[:-1] and (tokens[-1] == stop or length == longest)
     ]
     best = max(everything, key=score)
-    text, found = beam_search(LanguageReader(model), [0], longest, width=81, stop={stop}, length_penalty=length_penalty)
+    options = {"width": 81, "stop": {stop}, "length_penalty": length_penalty}
+    [(text, found)] = beam_search(LanguageReader(model), [[0]], longest, **options)
     assert tuple(text[1:]) == best
     assert found == pytest.approx(score(best), abs=1e-5)
 
@@ -309,10 +271,39 @@ def test_cached_translation_equals_uncached():
         for source in sources
     ]
     assert results[0] == alone
-    searched = [
-        beam_search(TranslationReader(model, [sources[2]], c), [1], 8, width=4, stop={2}) for c in (True, False)
-    ]
-    assert searched[0][0] == searched[1][0]
+
+
+def test_searching_for_many_at_once_finds_what_searching_one_by_one_finds():
+    model = translator().double()
+    sources, options = [[3, 4, 5], [6], [7, 8, 9, 10, 3]], {"width": 4, "stop": {2}, "length_penalty": 0.6}
+    together, uncached = (
+        beam_search(TranslationReader(model, sources, use_cache), [[1]] * 3, 8, **options)
+        for use_cache in (True, False)
+    )
+    alone = [beam_search(TranslationReader(model, [source]), [[1]], 8, **options)[0] for source in sources]
+    assert [text for text, _ in together] == [text for text, _ in uncached] == [text for text, _ in alone]
+    assert [score for _, score in together] == pytest.approx([score for _, score in alone])
+    language, prompts = language_model().double(), [[1], [2, 3, 4, 5], [6, 7]]
+    texts = [text for text, _ in beam_search(LanguageReader(language), prompts, 20, width=3, stop={2})]
+    assert texts == [beam_search(LanguageReader(language), [p], 20, width=3, stop={2})[0][0] for p in prompts]
+    assert len({len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)}) > 1, "all ended at once"
+
+
+def test_alignments_are_the_weights_by_which_the_memory_is_summed():
+    model = translator()
+    source, mask = torch.tensor([[3, 4, 5, 0]]), torch.tensor([[True, True, True, False]])
+    maps = model.alignments(source, torch.tensor([[1, 6]]), mask)
+    blocks, heads = model.config.num_layers, model.config.num_heads
+    assert maps.shape == (blocks, 1, heads, 2, 4)
+    assert maps[..., 3].eq(0).all()
+    torch.testing.assert_close(maps.sum(-1), torch.ones(blocks, 1, heads, 2))
+    last = model.decoder.blocks[-1].cross_attention
+    seen = []
+    last.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
+    model(source, torch.tensor([[1, 6]]), mask)
+    (_, memory), output = seen[0]
+    values = last.key_value(memory).chunk(2, dim=-1)[1].view(1, 4, heads, -1).transpose(1, 2)  # (B, H, M, Hd)
+    torch.testing.assert_close(last.output((maps[-1] @ values).transpose(1, 2).flatten(2)), output)
 
 
 def test_positions_without_a_cache_hide_the_future_too():
@@ -320,3 +311,25 @@ def test_positions_without_a_cache_hide_the_future_too():
     tokens, changed = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 9]])
     for where in (positions, positions[None]):
         assert torch.equal(model(tokens, positions=where)[:, :3], model(changed, positions=where)[:, :3])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_activation_checkpointing_keeps_less_and_gives_the_same_gradients_with_dropout(precision):
+    gradients, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        shape = LanguageConfig(vocabulary_size=11, width=16, num_heads=2, dropout=0.3, activation_checkpointing=again)
+        model, tokens, sizes = LanguageModel(shape).train(), torch.arange(26).view(2, 13) % 11, []
+        torch.manual_seed(1)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda x, sizes=sizes: (sizes.append(x.numel()), x)[1], lambda x: x
+            ),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16),
+        ):
+            loss = model(tokens).float().square().sum()
+        kept.append(sum(sizes))
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < kept[0] / 4

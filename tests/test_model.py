@@ -182,6 +182,21 @@ def test_dict_observations_and_discrete_actions_go_through_and_survive_padding(d
     assert set(model.act(batch)["value"].tolist()) <= {1, 2, 3}
 
 
+def test_every_leaf_of_an_action_counts_in_the_loss(dataset):
+    space = spaces.Dict(arm=spaces.Box(-1, 1, (3,)), gear=spaces.Discrete(4), leg=spaces.Box(-2, 2, (2,)))
+    model = DecisionTransformer(ModelConfig(width=8, num_layers=1), dataset.observation_space, space, 13).eval()
+    batch = TrajectoryDataset(dataset, CONTEXT).gather(torch.tensor([2, 14]))
+    arm, leg, gear = torch.rand(2, CONTEXT, 3), torch.rand(2, CONTEXT, 2), torch.randint(4, (2, CONTEXT))
+    batch = replace(batch, actions={"arm": arm, "gear": gear, "leg": leg})
+    outputs, real = model.predict(batch), batch.mask
+    expected = (
+        (outputs["arm"] - arm)[real].square().mean(-1).sum()
+        + F.cross_entropy(outputs["gear"][real][:, 0], gear[real], reduction="sum")
+        + (outputs["leg"] - leg / 2)[real].square().mean(-1).sum()
+    )
+    torch.testing.assert_close(model(batch)[0], expected)
+
+
 def test_a_space_without_an_encoder_is_named():
     text = spaces.Text(5)
     for make in (lambda: make_state_encoder(text, 8, 1), lambda: make_action_encoder(text, 8)):

@@ -4,15 +4,16 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import CONTEXT, small_model
+from conftest import CONTEXT, Payday, small_model
 from gymnasium import spaces
 
 from dt.config import ModelConfig
 from dt.data import TrajectoryDataset
-from dt.evaluation import TargetResult, check_environment, default_targets, evaluate, rank_correlation
+from dt.evaluation import TargetResult, check_environment, default_targets, evaluate, labels, rank_correlation
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.worlds import EnvironmentSpec, WorldError
+from transformer.config import ConfigError
 
 
 def replay(policy, dataset, episode):
@@ -123,8 +124,12 @@ def test_a_loop_of_ones_own_earns_what_evaluate_reports(payday, temperature):
 
 def test_what_a_policy_cannot_do_is_said(model):
     policy = ReturnConditionedPolicy(model)
-    with pytest.raises(PolicyError, match="call reset"):
+    with pytest.raises(PolicyError, match="act before reset: call reset"):
         policy.act(np.zeros(5))
+    with pytest.raises(PolicyError, match="feed before reset: call reset"):
+        policy.feed(1.0)
+    with pytest.raises(TypeError, match="target_return"):
+        policy.reset()
     with pytest.raises(PolicyError, match="must be finite, not nan"):
         policy.reset(float("nan"))
     policy.reset(1.0)
@@ -142,6 +147,34 @@ def test_what_a_policy_cannot_do_is_said(model):
 def test_an_environment_that_does_not_fit_is_refused(model):
     with pytest.raises(WorldError, match=r"CartPole-v1: its observation space does not fit the data's: value:"):
         check_environment(EnvironmentSpec("CartPole-v1"), model)
+
+
+def test_an_environment_whose_episodes_are_longer_than_the_models_table_is_refused():
+    model = DecisionTransformer(ModelConfig(width=8, num_layers=1), Payday.observation_space, Payday.action_space, 15)
+    check_environment(EnvironmentSpec("Payday-v0", max_episode_steps=15), model)
+    for spec in (EnvironmentSpec("Payday-v0"), EnvironmentSpec("Payday-v0", max_episode_steps=20)):
+        with pytest.raises(WorldError, match=r"up to 20 steps, the model knows 15 timesteps; .*--max-timesteps 20"):
+            check_environment(spec, model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"episodes": 0}, "episodes must be at least 1, not 0"),
+        ({"num_worlds": 0}, "num_worlds must be at least 1, not 0"),
+        ({"targets": []}, "targets must hold at least one return"),
+    ],
+)
+def test_an_evaluation_of_nothing_is_refused(model, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        evaluate(ReturnConditionedPolicy(model), EnvironmentSpec("Payday-v0"), **{"targets": [1.0], **changes})
+
+
+def test_labels_of_targets_are_short_and_never_the_same():
+    assert labels([5.0, 172.98123, 1e6]) == ["5", "172.981", "1e+06"]
+    assert labels([5.0, 5.0]) == ["5", "5"]
+    near = [5.0, np.nextafter(5.0, 6.0), 3423.471, 3423.4712]
+    assert len(set(labels(near))) == 4
 
 
 def test_default_targets_are_quantiles_up_to_the_maximum():
@@ -162,6 +195,29 @@ def test_rank_correlation_is_spearmans_and_zero_for_a_policy_that_ignores_its_ta
 
 def test_small_returns_are_not_rounded_away():
     assert default_targets(np.array([0.01, 0.02, 0.04])) == pytest.approx((0.012, 0.016, 0.02, 0.028, 0.036, 0.04))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(
+            np.array([-0.3, 0.1, -1.3]), np.array([0.9, 0.4, 0.7]), dtype=np.float32
+        ),  # centre + scale is past it
+        spaces.Box(-0.1, 0.1, (3,), np.float64),  # float32's 0.1 is larger
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("side", [-1, 1])
+def test_actions_never_leave_their_bounds_by_a_last_bit(dataset, space, side):
+    model = DecisionTransformer(ModelConfig(width=8, num_layers=1), dataset.observation_space, space, 13)
+    with torch.no_grad():
+        model.heads[0].linear.bias.fill_(50.0 * side)  # tanh: exactly 1 or -1
+    policy = ReturnConditionedPolicy(model)
+    policy.reset(1.0)
+    action = policy.act(np.zeros(5))
+    assert space.contains(action)
+    np.testing.assert_array_equal(action, space.high if side > 0 else space.low)
+    np.testing.assert_array_equal(policy._histories[0].actions["value"][0], action.astype(np.float32))
 
 
 def test_whole_number_actions_are_the_nearest_ones(dataset):

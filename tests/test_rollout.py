@@ -129,7 +129,11 @@ def test_the_policy_is_told_every_reward_in_its_order():
 
 
 def test_callbacks_come_once_for_each_step_and_each_episode():
-    steps, finished, worlds = Counter(), [], set()
+    resets, steps, finished, worlds = [], Counter(), [], set()
+
+    def on_reset(world, episode):
+        resets.append(episode.job.request)
+        assert (episode.length, steps[episode.job.request]) == (0, 0)  # before the first step
 
     def on_step(world, episode):
         steps[episode.job.request] += 1
@@ -140,7 +144,8 @@ def test_callbacks_come_once_for_each_step_and_each_episode():
         assert episode.terminated != episode.truncated
         finished.append(episode.job.request)
 
-    results = play(on_step=on_step, on_episode=on_episode)
+    results = play(on_reset=on_reset, on_step=on_step, on_episode=on_episode)
+    assert resets == list(range(len(JOBS)))
     assert steps == {played.job.request: played.length for played in results}
     assert sorted(finished) == list(range(len(JOBS)))
     assert finished != sorted(finished)  # in the order they end; here a later one is shorter

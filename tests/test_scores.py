@@ -2,7 +2,8 @@
 
 import pytest
 
-from envs.scores import Reference, normalized_score, reference_for
+from envs.scores import Reference, normalized_score, reference_for, reference_in
+from envs.worlds import EnvironmentSpec
 
 
 def test_the_two_reference_returns_score_zero_and_a_hundred():
@@ -28,3 +29,28 @@ def test_the_hoppers_references_are_d4rls():
 @pytest.mark.parametrize("environment", [None, "", "Hopper", "Hopper-v", "Hopper-vx", "MyHopper-v5", "CartPole-v1"])
 def test_others_have_none(environment):
     assert reference_for(environment) is None
+
+
+HOPPER, OWN = EnvironmentSpec("Hopper-v5", max_episode_steps=1000), Reference(0.0, 10.0, "its own")
+
+
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [
+        (None, OWN),
+        (HOPPER, OWN),
+        (EnvironmentSpec("Hopper-v5"), OWN),  # its registered limit is the recorded one
+        (EnvironmentSpec("Hopper-v4"), None),
+        (EnvironmentSpec("Hopper-v5", {"frame_skip": 8}), None),
+        (EnvironmentSpec("Hopper-v5", max_episode_steps=50), None),
+    ],
+)
+def test_a_reference_holds_in_the_datas_own_world_alone(world, expected):
+    assert reference_in(world, HOPPER, OWN) == expected
+
+
+def test_data_without_a_world_takes_what_is_known_of_the_world_it_is_played_in():
+    assert reference_in(HOPPER, None, None) == reference_for("Hopper-v5")
+    assert reference_in(HOPPER, None, OWN) == OWN
+    assert reference_in(EnvironmentSpec("Hopper-v5", {"frame_skip": 8}), None, None) is None
+    assert reference_in(EnvironmentSpec("CartPole-v1"), None, None) is None

@@ -1,7 +1,9 @@
 """The training loop: the schedule, stopping and resuming bit for bit, and refusing what cannot go on."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Payday
 
-from dt.config import Config, EvaluationConfig, ModelConfig
-from dt.training import load_run, train
-from envs.worlds import WorldError
+from dt.config import BEST_SEED, FINAL_SEED, WAY_SEED, Config, EvaluationConfig, ModelConfig
+from dt.data import TrajectoryDataset
+from dt.evaluation import TargetResult
+from dt.training import build_model, load_run, train
+from envs.worlds import EnvironmentSpec, WorldError
 from transformer.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
 from transformer.config import ConfigError, TrainingConfig
 from transformer.training import CLOCK_FIELDS, NonFiniteError, Trainer, learning_rate_at, step_seed
@@ -256,8 +261,6 @@ def test_a_run_without_a_complete_checkpoint_is_not_begun_anew(payday, tmp_path)
 
 
 def test_a_copied_checkpoint_folder_is_left_alone(payday, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     train(payday, small(), folder)
     copied = shutil.copytree(checkpoints(folder)[-1], folder / "checkpoints" / "step-00000012.bak")
@@ -275,3 +278,197 @@ def test_a_copied_checkpoint_folder_is_left_alone(payday, tmp_path):
 def test_a_word_that_a_setting_does_not_know_is_refused(make, words):
     with pytest.raises(ConfigError, match=words):
         make()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_training_is_a_plain_loop_of_adamw(payday, tmp_path, schedule):
+    """Weights and moments: so clip, weight decay and the learning rate of each step are what the settings say."""
+    config = small(
+        steps=7, schedule=schedule, warmup_steps=3, learning_rate=0.01, weight_decay=0.5, gradient_clip=0.02, seed=3
+    )
+    train(payday, config, tmp_path / "run")
+    training = config.training
+    torch.manual_seed(3)
+    model = build_model(payday, config, payday.environment)
+    data = TrajectoryDataset(payday, config.model.context_length)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.5)
+    clipped = 0
+    for step in range(7):
+        torch.manual_seed(step_seed(3, step))
+        loss, count = model(data.gather(data.indices(3, step, training.batch_size)))
+        optimizer.zero_grad()
+        (loss / count).backward()
+        norm = torch.stack([p.grad.square().sum() for p in model.parameters()]).sum().sqrt()
+        clipped += norm > 0.02
+        for parameter in model.parameters():
+            parameter.grad *= min(1.0, 0.02 / norm.item())
+        rises = (step + 1) / 3
+        falls = 1.0 if schedule == "constant" else 0.1 + 0.45 * (1 + math.cos(math.pi * (step - 3) / 4))
+        optimizer.param_groups[0]["lr"] = 0.01 * (rises if step < 3 else falls)
+        optimizer.step()
+    assert clipped == 7
+    ours = everything(tmp_path / "run")[0]
+    for (name, weight), moments in zip(model.named_parameters(), optimizer.state.values(), strict=True):
+        torch.testing.assert_close(ours[f"model/{name}"], weight.detach(), rtol=0, atol=2e-6)
+        torch.testing.assert_close(ours[f"optimizer/{name}/exp_avg"], moments["exp_avg"], rtol=1e-3, atol=1e-7)
+
+
+def test_an_evaluation_draws_none_of_the_trainings_random_numbers(payday, tmp_path, monkeypatch):
+    import dt.training
+
+    def drawing(_, __, targets, **___):
+        torch.rand(5)
+        return [TargetResult(target, (1.0,), (1,), None) for target in targets]
+
+    monkeypatch.setattr(dt.training, "evaluate", drawing)
+    train(payday, small(evaluate_every=3), tmp_path / "scored")
+    train(payday, small(), tmp_path / "plain")
+    tensors, others = (everything(tmp_path / name)[0] for name in ("scored", "plain"))
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+
+
+def test_the_earliest_of_equal_scores_is_the_best(payday, tmp_path, monkeypatch):
+    import dt.training
+
+    scores = iter([1.0, 5.0, 5.0, 2.0])
+    monkeypatch.setattr(dt.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2)
+    train(payday, small(evaluate_every=3), tmp_path / "run")
+    assert read_json(tmp_path / "run" / "best.json") == {"step": 6, "score": 5.0}
+
+
+def test_near_equal_targets_are_told_apart_in_the_log(payday, tmp_path, monkeypatch):
+    import dt.training
+
+    results = [TargetResult(target, (target,), (1,), None) for target in (5.0, 5.0000001)]
+    monkeypatch.setattr(dt.training, "evaluate", lambda *_, **__: results)
+    config = replace(small(steps=2, evaluate_every=2), evaluation=EvaluationConfig(target_return=(5.0, 5.0000001)))
+    train(payday, config, tmp_path / "run")
+    line = next(line for line in log_without_clock(tmp_path / "run") if line["kind"] == "evaluation")
+    assert (line["return_at_5"], line["return_at_5.0000001"]) == (5.0, 5.0000001)
+
+
+def test_seeds_on_the_way_are_not_those_of_the_final_scores(payday, tmp_path, monkeypatch):
+    seeds = []
+    original = Payday.reset
+
+    def noting(self, *, seed=None, options=None):
+        seeds.append(seed)
+        return original(self, seed=seed, options=options)
+
+    monkeypatch.setattr(Payday, "reset", noting)
+    train(payday, small(evaluate_every=6), tmp_path / "run")
+    assert set(seeds) == {WAY_SEED, WAY_SEED + 1, WAY_SEED + 2}
+    episodes = 100_000  # more than anybody plays
+    for final in (FINAL_SEED, BEST_SEED):
+        assert not set(range(final, final + episodes)) & set(range(WAY_SEED, WAY_SEED + episodes))
+    assert abs(FINAL_SEED - BEST_SEED) > episodes
+
+
+def test_tensorboard_forgets_what_a_cut_run_logged_after_its_checkpoint(payday, tmp_path, cut_at):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "run"
+    undo = cut_at(7)
+    with pytest.raises(Cut):
+        train(payday, small(), folder)
+    undo()
+    train(payday, small(), folder, resume=True)  # from step 4; step 6 is logged again
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dropout": 0.1}, "dropout was 0.3, now 0.1"),  # the weights would fit
+        ({"return_scale": 7.0}, "return_scale was None, now 7.0"),
+        ({"width": 8}, "width was 16, now 8"),
+    ],
+)
+def test_a_resumed_run_cannot_change_its_model(payday, tmp_path, changes, words):
+    folder, config = tmp_path / "run", small(steps=2)
+    train(payday, config, folder)
+    with pytest.raises(CheckpointError, match=f"{words}; a resumed run cannot change it"):
+        train(payday, replace(config, model=replace(config.model, **changes)), folder, resume=True)
+
+
+def test_another_length_under_a_cosine_is_said_to_change_the_learning_rate(payday, tmp_path, capsys):
+    for schedule, said in (("cosine", True), ("constant", False)):
+        folder = tmp_path / schedule
+        train(payday, small(steps=4, schedule=schedule), folder)
+        train(payday, small(steps=4, schedule=schedule), folder, resume=True)
+        assert "learning rate" not in capsys.readouterr().err
+        train(payday, small(steps=8, schedule=schedule), folder, resume=True)
+        err = capsys.readouterr().err
+        assert (
+            "steps was 4, now 8, and the cosine falls until the last: the learning rate at step 4 is" in err
+        ) == said
+        assert ("is 0.000914, was 0.0001" in err) == said
+
+
+@pytest.fixture
+def scored(payday, tmp_path, monkeypatch) -> Path:
+    """A run of 12 steps whose best is step 3, of several that scored."""
+    import dt.training
+
+    scores = iter([9.0, 1.0, 2.0, 3.0, *[4.0] * 9])
+    with monkeypatch.context() as patch:
+        patch.setattr(dt.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2)
+        train(payday, small(evaluate_every=3), tmp_path / "run")
+    assert read_json(tmp_path / "run" / "best.json")["step"] == 3
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("content", ["{}", "{", '{"step": 99, "score": 1000.0}'])
+def test_a_broken_best_json_is_written_anew_on_resume_and_the_best_is_kept(payday, scored, content):
+    (scored / "best.json").write_text(content)
+    train(payday, small(steps=16), scored, resume=True)
+    assert read_json(scored / "best.json") == {"step": 3, "score": 9.0}
+    assert 3 in [step_of(path) for path in checkpoints(scored)]
+
+
+def test_a_best_whose_checkpoint_is_gone_is_sought_anew(payday, scored, capsys):
+    shutil.rmtree(scored / "checkpoints" / "step-00000003")
+    train(payday, small(steps=15, evaluate_every=3), scored, resume=True)
+    assert "step-00000003: scored best and is gone, so the best is sought anew" in capsys.readouterr().err
+    assert step_of(load_run(scored, "best").checkpoint) == 15
+
+
+def test_a_best_of_another_evaluation_is_sought_anew_and_that_is_said(payday, scored, capsys):
+    config = replace(small(steps=15, evaluate_every=3), evaluation=EvaluationConfig(target_return=(5.0,), episodes=1))
+    train(payday, config, scored, resume=True)
+    assert "step 3 was best at another evaluation: the best is sought anew from here" in capsys.readouterr().err
+    assert read_json(scored / "best.json")["step"] == 15
+
+
+def test_a_best_that_is_damaged_stops_a_resume_before_anything_is_written(payday, scored):
+    path = scored / "checkpoints" / "step-00000003" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in scored.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"model.safetensors: damaged .*; it scored best: move it"):
+        train(payday, small(steps=16), scored, resume=True)
+    assert {path: path.read_bytes() for path in scored.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_whose_world_is_not_here_goes_on_without_it(payday, tmp_path, capsys):
+    far = replace(payday, environment=EnvironmentSpec("FarAway-v3", max_episode_steps=20))
+    train(far, small(evaluate_every=4), tmp_path / "run")
+    assert step_of(train(far, small(steps=16, evaluate_every=4), tmp_path / "run", resume=True).checkpoint) == 16
+    err = capsys.readouterr().err
+    assert err.count("no evaluation here: environment FarAway-v3: not registered") == 2
+    assert "no score at step" not in err  # it is not tried again and again
+
+
+def test_what_is_no_run_or_only_a_part_of_one_is_refused(payday, tmp_path):
+    folder = tmp_path / "run"
+    train(payday, small(steps=2), folder)
+    with pytest.raises(ConfigError, match="which must be one of last, best, not 'bset'"):
+        load_run(folder, "bset")
+    for inside in (checkpoints(folder)[0], folder / "checkpoints", folder / "log.jsonl"):
+        with pytest.raises(CheckpointError, match=f"{inside.name}: a part of the run {folder}; name that folder"):
+            load_run(inside)
+    with pytest.raises(CheckpointError, match=r"no run.json in it, so it is no run"):
+        load_run(tmp_path)
+    with pytest.raises(CheckpointError, match="missing: no such run"):
+        load_run(tmp_path / "missing")

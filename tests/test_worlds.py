@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.worlds import EnvironmentSpec, WorldError, Worlds, import_environments
+from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError, Worlds, import_environments
 
 
 class Scripted(gymnasium.Env):
@@ -192,3 +192,39 @@ def test_the_step_limit_is_the_specs_own_or_the_registered_one():
     assert EnvironmentSpec("CartPole-v1").step_limit == 500
     assert EnvironmentSpec("CartPole-v1", max_episode_steps=7).step_limit == 7
     assert EnvironmentSpec("NoSuch-v0").step_limit is None
+
+
+def test_a_recorded_render_mode_is_dropped_and_wrappers_are_named_but_never_put_on():
+    world = gymnasium.wrappers.ClipReward(
+        gymnasium.make("CartPole-v1", render_mode="rgb_array", sutton_barto_reward=True), -1, 1
+    )
+    spec = EnvironmentSpec.from_json(world.spec.to_json())
+    assert spec.kwargs == {"sutton_barto_reward": True}
+    assert spec.left_out == ("ClipReward",)
+    made = spec.make()
+    assert made.render_mode is None
+    assert not isinstance(made, gymnasium.wrappers.ClipReward)
+    assert EnvironmentSpec.from_json(spec.to_json()) == spec  # a run's environment is the same one without them
+
+
+def test_worlds_that_were_made_are_closed_when_a_later_one_cannot_be():
+    made = []
+
+    def make():
+        if len(made) == 2:
+            raise MissingWorldError("no third world")
+        made.append(Scripted())
+        return made[-1]
+
+    with pytest.raises(MissingWorldError, match="no third world"):
+        Worlds(make, 3)
+    assert [env.closed for env in made] == [True] * 2
+
+
+def test_a_picture_that_cannot_be_taken_is_named(monkeypatch):
+    monkeypatch.setattr(Scripted, "render", lambda self: 1 / 0)
+    with Worlds(Scripted, 1) as worlds, pytest.raises(WorldError, match=r"world 0, no picture: division by zero"):
+        worlds.render(0)
+    monkeypatch.setattr(Scripted, "render", lambda self: None)
+    with Worlds(Scripted, 1) as worlds, pytest.raises(WorldError, match=r"no picture: its render\(\) returns NoneType"):
+        worlds.render(0)

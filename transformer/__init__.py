@@ -1,6 +1,6 @@
 """A Transformer written from scratch, with a training loop and checkpoints.
 
-The models and generation need torch alone; training and checkpoints also safetensors, tqdm and tensorboard.
+The models and generation need torch alone; checkpoints also safetensors, training tqdm and tensorboard.
 
 Names are loaded when they are used, so `import transformer` costs nothing.
 """
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformer.attention import MultiHeadAttention
     from transformer.blocks import Block, FeedForward, Transformer
-    from transformer.config import ConfigError, TrainingConfig, TransformerConfig
+    from transformer.config import ConfigError, LanguageConfig, TrainingConfig, TransformerConfig
     from transformer.generation import Sampling, beam_search, generate
-    from transformer.language import LanguageConfig, LanguageModel
+    from transformer.huggingface import load_gpt2, save_gpt2
+    from transformer.language import LanguageModel
     from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
     from transformer.translation import EncoderDecoder
 
@@ -28,8 +29,10 @@ _HOMES = {
     "Sampling": "generation",
     "beam_search": "generation",
     "generate": "generation",
+    "load_gpt2": "huggingface",
+    "save_gpt2": "huggingface",
     "LanguageModel": "language",
-    "LanguageConfig": "language",
+    "LanguageConfig": "config",
     "EncoderDecoder": "translation",
     "LearnedPositions": "positions",
     "RotaryPositions": "positions",
@@ -53,6 +56,8 @@ __all__ = [
     "TransformerConfig",
     "beam_search",
     "generate",
+    "load_gpt2",
+    "save_gpt2",
 ]
 
 

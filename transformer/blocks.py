@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from transformer.attention import KeyValueCache, MultiHeadAttention, take
 from transformer.config import TransformerConfig
@@ -153,8 +155,11 @@ class Transformer(nn.Module):
         cache: from `make_cache`; it takes this call's keys and values up.
         """
         x, last = self.dropout(x), len(self.blocks) - 1
+        again = self.config.activation_checkpointing and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            x = block(
+            # Computed again, a block draws the same dropout: torch's generators are put back to where they were.
+            run = partial(checkpoint, block, use_reentrant=False) if again else block
+            x = run(
                 x,
                 read if i == last else None,
                 mask=mask,

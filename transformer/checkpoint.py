@@ -3,7 +3,7 @@
     RUN/
       run.json                      what this run is; written once, before the first step
       checkpoints/step-00001000/    model.safetensors, optimizer.safetensors, state.json, run.json, manifest.json
-      best.json                     which step scored best, and its score
+      best.json                     which step scored best, the earliest of equals, and its score
       log.jsonl  tensorboard/       the log, twice
 
 Nothing here is ever unpickled, so opening a checkpoint runs no code of its maker's.
@@ -58,9 +58,8 @@ def read_json(path: Path) -> Any:
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], documents: dict[str, Any]) -> Path:
     """Add checkpoint `step` to a run: one safetensors file for each entry of `tensors`, one JSON for each document."""
-    folder = run / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{step:08d}"
+    final = folder_of(run, step)
+    final.parent.mkdir(parents=True, exist_ok=True)
     with _appearing_folder(final) as temporary:
         for name, content in tensors.items():
             contiguous = {key: tensor.detach().contiguous() for key, tensor in content.items()}
@@ -101,9 +100,24 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in found if (path / "manifest.json").is_file())
 
 
+def folder_of(run: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
 def step_of(checkpoint: Path) -> int:
     """The step that a checkpoint's folder is named after."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether this is a run's folder; a checkpoint holds a run.json too, beside its manifest."""
+    return (folder / "run.json").is_file() and not (folder / "manifest.json").is_file()
+
+
+def run_around(path: Path) -> Path | None:
+    """The run that a file or folder lies in, such as a checkpoint's; None where it lies in none."""
+    return next(filter(is_run, path.absolute().parents), None) if path.exists() else None
 
 
 def newest_checkpoint(run: Path, report: Any = None) -> Path:
@@ -121,18 +135,39 @@ def newest_checkpoint(run: Path, report: Any = None) -> Path:
     raise CheckpointError(f"{run}: {reason}")
 
 
-def best_checkpoint(run: Path) -> Path:
-    """The checkpoint that scored best on the way, or the newest where none was scored."""
-    if not (run / "best.json").exists():
-        return newest_checkpoint(run)
-    checkpoint = run / "checkpoints" / f"step-{int(read_json(run / 'best.json')['step']):08d}"
+def best_step(run: Path) -> int | None:
+    """The step that best.json names, None where nothing was scored; a best.json that names none is refused."""
+    path = run / "best.json"
+    if not path.exists():
+        return None
+    document = read_json(path)
+    step = document.get("step") if isinstance(document, dict) else None
+    if type(step) is not int:  # a bool is none
+        raise CheckpointError(f"{path}: names no step, only {str(document)[:80]}")
+    return step
+
+
+def best_checkpoint(run: Path, report: Any = None) -> Path:
+    """The checkpoint that scored best on the way; where none was scored the newest, and `report(message)` is told."""
+    step = best_step(run)
+    if step is None:
+        if report is not None:
+            report(f"{run}: nothing was scored on the way, so there is no best checkpoint; the newest stands in")
+        return newest_checkpoint(run, report)
+    checkpoint = folder_of(run, step)
+    if not checkpoint.exists():
+        present = ", ".join(str(step_of(path)) for path in checkpoints(run)) or "none"
+        raise CheckpointError(f"{run}/best.json: names step {step}, which has no checkpoint; there are: {present}")
     verify(checkpoint)
     return checkpoint
 
 
 def prune(run: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` and the best, and what an interrupted save left behind."""
-    best = read_json(run / "best.json")["step"] if (run / "best.json").exists() else None
+    """Remove all checkpoints but the newest `keep` and the best, and what an interrupted save left behind.
+
+    A best.json that names no step raises `CheckpointError`, and nothing is removed.
+    """
+    best = best_step(run)
     for checkpoint in checkpoints(run)[:-keep]:
         if step_of(checkpoint) != best:
             doomed = checkpoint.with_name(f".removing-{checkpoint.name}")
@@ -143,13 +178,24 @@ def prune(run: Path, keep: int) -> None:
 
 
 @contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill, which appears complete or not at all; refused where anything already is."""
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise CheckpointError(f"{final}: exists already")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _appearing_folder(final) as temporary:
+        yield temporary
+
+
+@contextmanager
 def _appearing_folder(final: Path) -> Iterator[Path]:
     """A folder to fill under a temporary name; on success it takes its final name with all its content on disk."""
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=final.parent))
     try:
         yield temporary
         for path in temporary.iterdir():
-            _sync_file(path)
+            if path.is_file():  # a folder in it has seen to its own
+                _sync_file(path)
         temporary.chmod(0o755)
         _sync_folder(temporary)
         if final.exists():  # the same step again, after a resume

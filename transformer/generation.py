@@ -193,33 +193,68 @@ def generate(
 
 @torch.no_grad()
 def beam_search(
-    reader: Reader, start: Sequence[int], new_tokens: int, *, width: int, stop: Set[int], length_penalty: float = 1.0
-) -> tuple[list[int], float]:
-    """The likeliest continuation of one text among `width` kept side by side, and its score.
+    reader: Reader,
+    texts: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    width: int,
+    stop: Set[int],
+    length_penalty: float = 1.0,
+) -> list[tuple[list[int], float]]:
+    """For each text the likeliest continuation among `width` kept side by side, and its score.
 
     A score is the sum of the new tokens' log-probabilities over their number to the power `length_penalty`
     (Wu et al. 2016 without the constants): 0 favours short texts, 1 is the mean. A text that ends with a `stop`
-    token is finished; the search ends when `width` have finished or `new_tokens` are written.
+    token is finished; its search ends when `width` have finished or `new_tokens` are written.
     """
-    beams, totals = [list(start)], torch.zeros(1)
-    finished: list[tuple[float, list[int]]] = []
+    searches = [Search(list(text), width, stop, length_penalty) for text in texts]
+    going_on = searches
     for count in range(1, new_tokens + 1):
-        totals = totals[:, None] + reader.next_logits(beams).float().log_softmax(-1).cpu()  # (beams, V)
-        vocabulary = totals.shape[1]
-        # Every beam could offer a stop token, so twice the width leaves enough that go on.
-        best = totals.flatten().topk(min(2 * width, totals.numel()))
-        going_on: list[tuple[float, int, int]] = []
-        for total, flat in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            row, token = divmod(flat, vocabulary)
-            if token in stop:
-                finished.append((total / count**length_penalty, [*beams[row], token]))
-            elif len(going_on) < width:
-                going_on.append((total, row, token))
-        if count == new_tokens or len(finished) >= width or not going_on:
-            finished += [(total / count**length_penalty, [*beams[row], token]) for total, row, token in going_on]
+        beams = [beam for search in going_on for beam in search.beams]
+        log_probabilities = reader.next_logits(beams).float().log_softmax(-1).cpu()  # (beams of all texts, V)
+        parts = torch.split(log_probabilities, [len(search.beams) for search in going_on])
+        kept: list[int] = []
+        first = 0
+        for search, part in zip(going_on, parts, strict=True):
+            kept += [first + row for row in search.advance(part, last=count == new_tokens)]
+            first += len(part)
+        going_on = [search for search in going_on if search.beams]
+        if not going_on:
             break
-        reader.keep([row for _, row, _ in going_on])
-        beams = [[*beams[row], token] for _, row, token in going_on]
-        totals = torch.tensor([total for total, _, _ in going_on])
-    score, text = max(finished)
-    return text, score
+        reader.keep(kept)
+    return [max(search.finished)[::-1] for search in searches]
+
+
+class Search:
+    """The beams of one text: those that go on, with their log-probabilities, and the finished, with their scores."""
+
+    def __init__(self, text: list[int], width: int, stop: Set[int], length_penalty: float):
+        self.width, self.stop, self.length_penalty = width, stop, length_penalty
+        self.beams, self.totals, self.count = [text], torch.zeros(1), 0
+        self.finished: list[tuple[float, list[int]]] = []
+
+    def advance(self, log_probabilities: Tensor, last: bool) -> list[int]:
+        """Write a token by its log-probabilities (beams, V); which of the old beams each new one continues.
+
+        The search is over, and no beam goes on, after the `last` token or once as many as the width have finished.
+        """
+        self.count += 1
+        totals = self.totals[:, None] + log_probabilities  # (beams, V)
+        # Every beam could offer a stop token, so twice the width leaves enough that go on.
+        best = totals.flatten().topk(min(2 * self.width, totals.numel()))
+        going_on: list[tuple[float, int, list[int]]] = []
+        for total, flat in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            row, token = divmod(flat, totals.shape[1])
+            text = [*self.beams[row], token]
+            if token in self.stop:
+                self.finished.append((self._score(total), text))
+            elif len(going_on) < self.width:
+                going_on.append((total, row, text))
+        if last or len(self.finished) >= self.width:
+            self.finished += [(self._score(total), text) for total, _, text in going_on]
+            going_on = []
+        self.beams, self.totals = [text for *_, text in going_on], torch.tensor([total for total, *_ in going_on])
+        return [row for _, row, _ in going_on]
+
+    def _score(self, total: float) -> float:
+        return total / self.count**self.length_penalty

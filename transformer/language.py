@@ -1,32 +1,13 @@
 """A language model: tokens in, for each position the logits of the next token out (GPT-2's layout, decoder only)."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from transformer.blocks import BlockCache, Transformer, initialize
-from transformer.config import TransformerConfig, require
+from transformer.config import LanguageConfig
 from transformer.positions import LearnedPositions, SinusoidalPositions
-
-
-@dataclass(frozen=True, kw_only=True)
-class LanguageConfig(TransformerConfig):
-    """A Transformer over tokens: a language model, or encoder and decoder of this shape each over one vocabulary."""
-
-    vocabulary_size: int = 256
-    """Different tokens."""
-    context_length: int = 64
-    """Tokens of the longest text that the model sees."""
-    positions: Literal["learned", "sinusoidal", "none"] = "learned"
-    """What is added to a token's embedding for its position; none goes with rotary."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("vocabulary_size", "context_length"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 class TokenEmbedding(nn.Module):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,13 @@ from tqdm import tqdm
 from transformer.checkpoint import (
     CheckpointError,
     checkpoints,
+    folder_of,
     newest_checkpoint,
     prune,
     read_json,
     read_tensors,
     save_checkpoint,
+    verify,
     write_json,
 )
 from transformer.config import ConfigError, TrainingConfig
@@ -51,11 +53,25 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
         self.code = 128 + signal_number
 
 
-class Model(Protocol):
-    """What the loop trains: a module that maps a batch to (sum of the loss, number of things summed)."""
+RESUMABLE = (
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "evaluate_every",
+    "keep_checkpoints",
+    "device",
+    "activation_checkpointing",
+)
+"""Settings that a resumed run may change; any other difference is refused."""
 
-    def __call__(self, batch: Any, /) -> tuple[Tensor, Tensor]:
-        """The loss of one batch."""
+
+def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
+    """Refuse to go on with another model or another recipe (configurations as in `run.json`); name what differs."""
+    for part in ("model", "training"):
+        for name, value in new[part].items():
+            before = old[part].get(name)
+            if before != value and name not in RESUMABLE:
+                raise CheckpointError(f"{run}: {name} was {before}, now {value}; a resumed run cannot change it")
 
 
 def pick_device(name: str) -> torch.device:
@@ -84,10 +100,12 @@ def step_seed(seed: int, step: int) -> int:
 class Trainer:
     """One run of training in its folder.
 
-    model: maps a batch to (loss sum, count), see `Model`.
+    model: what is trained.
     batch_at: the batch of step 0, 1, ...; a pure function of the step, already on the model's device.
     run: the run's folder; `document`, what the run is, goes into its `run.json` and into each checkpoint.
-    evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best.
+    loss: maps a batch to (sum of the loss, number of things summed); the model itself when None.
+    evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best, the
+        earliest of equals.
     describe: called with the step when the loss is not finite; says which data that batch held.
     """
 
@@ -99,10 +117,12 @@ class Trainer:
         run: Path,
         document: dict[str, Any],
         *,
+        loss: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
         evaluate: Callable[[int], dict[str, float]] | None = None,
         describe: Callable[[int], str] | None = None,
     ):
-        self.model, self.batch_at, self.config, self.run, self.document = model, batch_at, config, run, document
+        self.model, self.loss, self.batch_at = model, loss or model, batch_at
+        self.config, self.run, self.document = config, run, document
         self.evaluate, self.describe = evaluate, describe
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -134,10 +154,10 @@ class Trainer:
         state = read_json(checkpoint / "state.json")
         if state["step"] > self.config.steps:
             raise CheckpointError(f"{self.run}: is at step {state['step']} already, steps {self.config.steps} is less")
+        self.best = self._if_still_there(state["best"])
         self.step, self.loss_sum, self.loss_steps = state["step"], state["loss_sum"], state["loss_steps"]
         write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here on
         self._load_optimizer(read_tensors(checkpoint / "optimizer.safetensors"))
-        self.best = state["best"]
         self._name_best()
         self._cut_log()
 
@@ -179,6 +199,20 @@ class Trainer:
         self._name_best()  # after the save: the best is never named before it is on disk
         prune(self.run, self.config.keep_checkpoints)
 
+    def _if_still_there(self, best: dict[str, float] | None) -> dict[str, float] | None:
+        """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
+        if best is None:
+            return None
+        checkpoint = folder_of(self.run, int(best["step"]))
+        if not checkpoint.exists():
+            print(f"{checkpoint}: scored best and is gone, so the best is sought anew from here", file=sys.stderr)
+            return None
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; it scored best: move it out of the run to go on without") from None
+        return best
+
     def _name_best(self) -> None:
         if self.best is None:
             (self.run / "best.json").unlink(missing_ok=True)
@@ -193,7 +227,7 @@ class Trainer:
             group["lr"] = learning_rate_at(self.step, config)
         batch = self.batch_at(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss_sum, count = self.model(batch)
+            loss_sum, count = self.loss(batch)
         loss = loss_sum / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -225,8 +259,7 @@ class Trainer:
         assert self.evaluate is not None
         started = time.perf_counter()
         self.model.eval()
-        with torch.random.fork_rng():  # evaluation draws no number of the training's
-            result = self.evaluate(self.step)
+        result = self.evaluate(self.step)  # it may draw random numbers: each step seeds its own
         if "score" not in result:
             return  # it could not be played; training goes on
         if self.best is None or result["score"] > self.best["score"]:

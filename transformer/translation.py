@@ -1,9 +1,13 @@
 """Sequence to sequence: an encoder reads the source, a decoder writes the target (Vaswani et al. 2017, figure 1)."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from transformer.blocks import BlockCache, Transformer
-from transformer.language import LanguageConfig, TokenEmbedding
+from transformer.config import LanguageConfig
+from transformer.language import TokenEmbedding
 
 
 class EncoderDecoder(nn.Module):
@@ -50,3 +54,20 @@ class EncoderDecoder(nn.Module):
     def forward(self, source: Tensor, target: Tensor, source_mask: Tensor) -> Tensor:
         """Logits (B, L, V) after each token of a target that is known, as in training."""
         return self.decode(target, self.encode(source, source_mask), source_mask)
+
+    @torch.no_grad()
+    def alignments(self, source: Tensor, target: Tensor, source_mask: Tensor) -> Tensor:
+        """How much each block's heads look at each source token from each target token: (blocks, B, H, L, M)."""
+        maps: list[Tensor] = []
+
+        def note(attention: nn.Module, arguments: tuple[Tensor, Tensor], options: dict[str, Any]) -> None:
+            maps.append(attention.weights(*arguments, mask=options["mask"]))  # type: ignore[operator]
+
+        crossings = [block.cross_attention for block in self.decoder.blocks]
+        hooks = [crossing.register_forward_pre_hook(note, with_kwargs=True) for crossing in crossings]  # type: ignore
+        try:
+            self(source, target, source_mask)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(maps)

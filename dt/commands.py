@@ -1,0 +1,186 @@
+"""What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from dt.cli import declared
+from dt.config import BEST_SEED, FINAL_SEED, EvaluationConfig
+from dt.evaluation import TargetResult, check_environment, evaluate
+from dt.huggingface import import_huggingface
+from dt.inspection import describe_dataset
+from dt.policy import ReturnConditionedPolicy
+from dt.report import check_place, plot_asked_against_achieved, results_document, score_table
+from dt.training import Run, load_run, train, versions
+from dt.video import check_camera, film
+from envs.datasets import load
+from envs.scores import reference_in
+from envs.worlds import EnvironmentSpec, MissingWorldError, import_environments
+from transformer.checkpoint import write_json
+from transformer.config import ConfigError
+from transformer.training import pick_device
+
+if TYPE_CHECKING:
+    from dt.cli import Evaluate, ImportHuggingFace, Train, World
+
+
+def train_and_score(options: "Train") -> None:
+    """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
+    if options.resume and options.output is None:
+        raise ConfigError("--resume needs --output, the run's folder")
+    environment = _environment(options.world)
+    spaces = declared(options.spaces, options.output if options.resume else None)
+    dataset = load(options.dataset, download=options.download, spaces=spaces, environment=environment)
+    config = options.config
+    default = Path("runs") / f"{dataset.name.replace('/', '-')}-s{config.training.seed}"
+    folder = options.output or default
+    _tell(describe_dataset(dataset))
+    run = train(dataset, config, folder, environment=environment, resume=options.resume)
+    if run.environment is None:
+        _tell(f"no environment is named, so there is no score; the run is in {folder}")
+        return
+    try:
+        results = _score(run, "last", config.evaluation, FINAL_SEED)
+    except MissingWorldError as error:
+        _tell(f"no score: {error}\nrun folder    {folder}")
+        return
+    _print_results(results, run)
+    if (folder / "best.json").exists():
+        _tell("\nbest on the way, scored anew on seeds that did not choose it:")
+        best = load_run(folder, "best", run.model.return_scale.device)
+        _print_results(_score(best, "best", config.evaluation, BEST_SEED), best)
+    _tell(
+        f"\nrun folder    {folder}"
+        f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"
+        f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
+        f"\nask it again  dt evaluate {folder} --target-return G"
+    )
+
+
+def ask(options: "Evaluate") -> None:
+    """`dt evaluate`: returns of a trained run as table, JSON, picture and films, whose places are checked first."""
+    _check_places(options)
+    run = _in_world(load_run(options.run, options.checkpoint, pick_device(options.device)), _environment(options.world))
+    assert run.environment is not None
+    if options.video:
+        check_camera(run.environment)
+    results = _play(run, options.config, options.seed)
+    _print_results(results, run)
+    if options.json:
+        write_json(options.json, _document(results, run, options.seed, options.config.temperature))
+    if options.plot:
+        plot_asked_against_achieved(results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
+    if options.video:
+        targets, temperature = [result.target_return for result in results], options.config.temperature
+        for path in film(run, targets, options.seed, options.video, temperature):
+            _tell(f"film          {path}")
+
+
+def import_model(options: "ImportHuggingFace") -> None:
+    """`dt import-huggingface`: a run of someone else's model."""
+    run = import_huggingface(
+        options.model,
+        options.output,
+        context_length=options.context_length,
+        return_scale=options.return_scale,
+        normalizer=options.normalizer,
+        dataset=load(options.dataset) if options.dataset is not None else None,
+        environment=_environment(options.world),
+    )
+    _tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
+
+
+def _check_places(options: "Evaluate") -> None:
+    """Refuse what could not be written, before hours are played for it."""
+    for path in (options.json, options.plot):
+        if path is not None:
+            check_place(path, picture=path == options.plot)
+    if options.video is not None and options.video.exists() and not options.video.is_dir():
+        raise ConfigError(f"{options.video}: is a file, a folder is meant")
+
+
+def _environment(world: "World") -> EnvironmentSpec | None:
+    """The world that the options name, None where they name none."""
+    if world.import_module:
+        import_environments(world.import_module)
+    try:
+        kwargs = json.loads(world.environment_kwargs or "{}")
+    except ValueError:
+        raise ConfigError(f"--environment-kwargs: not JSON: {world.environment_kwargs}") from None
+    if not isinstance(kwargs, dict):
+        raise ConfigError(f"--environment-kwargs: not a JSON object: {world.environment_kwargs}")
+    if world.environment is None:
+        if kwargs:
+            raise ConfigError("--environment-kwargs needs --environment")
+        return None
+    return EnvironmentSpec(world.environment, kwargs)
+
+
+def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
+    """The run in the world that was asked for, or in its own; its reference returns come along where they hold."""
+    if environment is None and run.environment is None:
+        raise ConfigError(f"{run.folder}: the dataset names no environment; --environment ID does")
+    if environment is None:
+        return run
+    reference = reference_in(environment, run.environment, run.reference)
+    if run.reference is not None and reference is None:
+        _tell(f"no normalised score: {environment.id} as asked for is not the world that its reference returns are of")
+    return replace(run, environment=environment, reference=reference)
+
+
+def _play(run: Run, config: EvaluationConfig, seed: int) -> list[TargetResult]:
+    assert run.environment is not None
+    targets = config.target_return or tuple(run.dataset["targets"])
+    if not targets:
+        raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
+    check_environment(run.environment, run.model)
+    with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
+        return evaluate(
+            ReturnConditionedPolicy(run.model, temperature=config.temperature),
+            run.environment,
+            targets,
+            episodes=config.episodes,
+            seed=seed,
+            num_worlds=config.num_worlds,
+            reference=run.reference,
+            on_episode=lambda _: bar.update(),
+        )
+
+
+def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> list[TargetResult]:
+    """Score a finished run and leave results and picture in its folder."""
+    results = _play(run, config, seed)
+    folder = run.folder / "results"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / f"{which}.json", _document(results, run, seed, config.temperature))
+    picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
+    plot_asked_against_achieved(results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
+    return results
+
+
+def _document(results: list[TargetResult], run: Run, seed: int, temperature: float) -> dict[str, Any]:
+    assert run.environment is not None
+    return results_document(
+        results,
+        dataset=run.dataset["name"],
+        environment=run.environment,
+        versions=versions(),
+        reference=run.reference,
+        checkpoint=run.checkpoint.name,
+        seed=seed,
+        temperature=temperature,
+    )
+
+
+def _print_results(results: list[TargetResult], run: Run) -> None:
+    assert run.environment is not None
+    print(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
+    print(score_table(results, run.reference))
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)

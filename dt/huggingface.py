@@ -1,0 +1,192 @@
+"""Decision Transformers that Hugging Face's library has trained, as runs: their folder in, a run's folder out.
+
+A `DecisionTransformerModel`'s files hold a network and no more. What a run knows besides is asked for: context length,
+return scale, the states' mean and deviation, the world. With these the run plays exactly what theirs plays.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.spaces import Space
+from torch import Tensor
+
+from dt.config import Config, ModelConfig
+from dt.encoders import ContinuousHead, LinearEncoder, is_image
+from dt.evaluation import check_environment
+from dt.model import DecisionTransformer
+from dt.training import Run, describe, describe_data, load_run
+from envs.datasets import Dataset
+from envs.scores import reference_for
+from envs.worlds import EnvironmentSpec
+from transformer.checkpoint import new_folder, read_json, save_checkpoint, write_json
+from transformer.config import ConfigError, require
+from transformer.huggingface import (
+    check_tensors,
+    integer,
+    is_buffer,
+    locate,
+    make_config,
+    read_config,
+    read_weights,
+    stack_from_gpt2,
+    stack_to_gpt2,
+    transformer_settings,
+)
+
+NAMES = {
+    "embed_timestep.weight": "timestep_encoder.weight",
+    "embed_return.weight": "return_encoder.weight",
+    "embed_return.bias": "return_encoder.bias",
+    "embed_state.weight": "state_encoders.0.linear.weight",
+    "embed_state.bias": "state_encoders.0.linear.bias",
+    "embed_action.weight": "action_encoders.0.linear.weight",
+    "embed_action.bias": "action_encoders.0.linear.bias",
+    "embed_ln.weight": "embedding_norm.weight",
+    "embed_ln.bias": "embedding_norm.bias",
+    "predict_action.0.weight": "heads.0.linear.weight",
+    "predict_action.0.bias": "heads.0.linear.bias",
+}
+"""Their parameters around the stack, and ours."""
+
+UNUSED = ("predict_state.", "predict_return.", "encoder.wte.")
+"""Parts of theirs that no action depends on."""
+
+
+def import_huggingface(
+    source: str | Path,
+    output: str | Path,
+    *,
+    context_length: int,
+    return_scale: float,
+    normalizer: str | Path | None = None,
+    dataset: Dataset | None = None,
+    environment: EnvironmentSpec | None = None,
+) -> Run:
+    """Make a run in the new folder `output` of the `DecisionTransformerModel` in the folder `source`.
+
+    context_length, return_scale: as in its training. normalizer: a JSON file {"mean": [...], "std": [...]} of the
+    states; or dataset: what it was trained on, which also names the run's targets. environment: where it plays; None
+    takes the dataset's own. Raises `ConfigError`, `CheckpointError` or `WorldError`, and then writes nothing.
+    """
+    if (normalizer is None) == (dataset is None):
+        raise ConfigError("the states' mean and deviation come from a normalizer or from a dataset, one of the two")
+    config_path, weights_path = locate(Path(source))
+    theirs = read_config(
+        config_path, "decision_transformer", activation_function="relu", action_tanh=True, n_positions=1024
+    )
+    rows = integer(theirs, "max_ep_len", config_path)
+    settings = transformer_settings(theirs, "hidden_size", config_path)
+    config = make_config(ModelConfig, config_path, conditioning="token", max_timesteps=rows, **settings)
+    config = replace(config, context_length=context_length, return_scale=return_scale)
+    observation_space, action_space = _spaces(dataset, environment)
+    _check_size(observation_space, theirs, "state_dim", config_path)
+    _check_size(action_space, theirs, "act_dim", config_path)
+    model = DecisionTransformer(config, observation_space, action_space, rows)
+    parameters = _read_parameters(weights_path, model, integer(theirs, "n_positions", config_path))
+    model.load_state_dict({**model.state_dict(), **parameters})
+    _set_head(model, theirs["action_tanh"], config_path)
+    _set_normalizer(model, dataset if dataset is not None else Path(str(normalizer)))
+    if environment is not None:
+        check_environment(environment, model)
+    document = {**_describe(model, dataset, environment, config_path.resolve().parent.name), "imported": str(source)}
+    with new_folder(Path(output)) as folder:
+        write_json(folder / "run.json", document)
+        save_checkpoint(folder, 0, {"model": model.state_dict()}, {"run": document})
+    return load_run(output)
+
+
+def _read_parameters(path: Path, model: DecisionTransformer, num_positions: int) -> dict[str, Tensor]:
+    """The parameters of our model from their file, checked, in float32."""
+    found = read_weights(path)
+    tensors = {name: x for name, x in found.items() if not is_buffer(name) and not name.startswith(UNUSED)}
+    check_tensors(tensors, _expected(model, num_positions), path)
+    return our_parameters({name: x.float() for name, x in tensors.items()}, model.config.num_layers)
+
+
+def our_parameters(tensors: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """All of our parameters, from theirs: same numbers, and one sum."""
+    state = {our: tensors[their] for their, our in NAMES.items()}
+    # Every position of theirs is 0, so the table's first row is a constant after the norm: part of its bias.
+    state["embedding_norm.bias"] = tensors["embed_ln.bias"] + tensors["encoder.wpe.weight"][0]
+    stack = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()}
+    state |= {f"transformer.{name}": tensor for name, tensor in stack_from_gpt2(stack, num_layers).items()}
+    return state
+
+
+def _expected(model: DecisionTransformer, num_positions: int) -> dict[str, Tensor]:
+    """Tensors of a file that fits this model, by name and shape."""
+    state = model.state_dict()
+    stack = stack_to_gpt2(model.transformer.state_dict(), model.config.num_layers)
+    return {
+        **{their: state[our] for their, our in NAMES.items()},
+        **{f"encoder.{name}": tensor for name, tensor in stack.items()},
+        "encoder.wpe.weight": torch.empty(num_positions, model.config.width, device="meta"),
+    }
+
+
+def _spaces(dataset: Dataset | None, environment: EnvironmentSpec | None) -> tuple[Space[Any], Space[Any]]:
+    """Observation and action space: the dataset's, or else the environment's."""
+    if dataset is not None:
+        return dataset.observation_space, dataset.action_space
+    if environment is None:
+        raise ConfigError("without a dataset the environment must be named, for its spaces")
+    world = environment.make()
+    world.close()
+    return world.observation_space, world.action_space
+
+
+def _check_size(space: Space[Any], theirs: Mapping[str, Any], setting: str, path: Path) -> None:
+    """Refuse a space that is no Box of as many numbers as their setting says."""
+    size = integer(theirs, setting, path)
+    if not isinstance(space, spaces.Box) or is_image(space):
+        raise ConfigError(f"{path}: {setting} is {size}, and {space} is no Box of numbers, which theirs takes alone")
+    numbers = int(np.prod(space.shape, dtype=int))
+    require(size == numbers, f"{path}: {setting} is {size}, the space has {numbers}: {space}")
+
+
+def _set_head(model: DecisionTransformer, tanh: Any, path: Path) -> None:
+    """Their actions are the head's own numbers, with or without a tanh, whatever the bounds of the space are."""
+    require(isinstance(tanh, bool), f"{path}: action_tanh is {tanh!r}, expected true or false")
+    (head,) = model.heads
+    assert isinstance(head, ContinuousHead)
+    head.bounded.fill_(tanh)
+    head.center.zero_()
+    head.scale.fill_(1.0)
+
+
+def _set_normalizer(model: DecisionTransformer, source: Path | Dataset) -> None:
+    """Take mean and deviation of the states from a JSON file or from a dataset."""
+    (encoder,), (leaf,) = model.state_encoders, model.state_leaves
+    assert isinstance(encoder, LinearEncoder)
+    assert encoder.normalizer is not None
+    if isinstance(source, Dataset):
+        encoder.normalizer.fit(source.observations[leaf])
+        return
+    document, buffers = read_json(source), encoder.normalizer
+    for name, buffer, least in (("mean", buffers.mean, -1e30), ("std", buffers.deviation, 1e-30)):
+        numbers = document.get(name) if isinstance(document, dict) else None
+        if not isinstance(numbers, list) or len(numbers) != buffer.numel():
+            raise ConfigError(f"{source}: {name} must be a list of {buffer.numel()} numbers")
+        for i, number in enumerate(numbers):
+            if type(number) not in (int, float) or not least < number < 1e30:
+                expected = "a finite number above 0" if name == "std" else "a finite number"
+                raise ConfigError(f"{source}: {name}[{i}] is {number!r}, expected {expected}")
+        buffer.copy_(torch.tensor(numbers).view(buffer.shape))
+
+
+def _describe(
+    model: DecisionTransformer, dataset: Dataset | None, environment: EnvironmentSpec | None, name: str
+) -> dict[str, Any]:
+    """What the run is, as JSON; without a dataset it has no targets of its own and is called by where it came from."""
+    if dataset is None:
+        data, reference = {"name": f"imported from {name}", "targets": []}, None
+    else:
+        data, reference, environment = describe_data(dataset), dataset.reference, environment or dataset.environment
+    if environment is not None:
+        reference = reference or reference_for(environment.id)
+    return describe(Config(model=model.config), model, data, environment, reference)

@@ -1,0 +1,358 @@
+"""Recorded numbers brought into one form: flat arrays over all steps, and where each episode ends.
+
+`split` takes flat arrays, `joined` takes episodes one by one. Both look at shapes, and infer the spaces that nobody
+declares; what the numbers themselves are is looked at in `envs.datasets`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.readers import DataError, Header, RecordedEpisode, as_numbers
+from envs.spaces import Leaves, leaf_spaces, reason, to_leaves
+
+MOST_VALUES = 1024
+"""Integers of more values than this are taken for quantities where no space is declared, and not for choices."""
+
+Fields = dict[str, Any]
+"""The arrays of a `Dataset`, by its own names."""
+
+
+def joined(header: Header, recorded: Iterable[RecordedEpisode]) -> tuple[Header, Fields]:
+    """Episodes put one after the other, each looked at by itself; the header declares their spaces."""
+    columns: dict[str, list[Any]] = {"observations": [], "finals": [], "actions": [], "rewards": [], "ends": []}
+    problems = list[str]()
+    for episode in recorded:
+        problems += _episode_problems(f"{header.source}: {episode.label}", episode, header.spaces)
+        if problems:
+            continue  # the others are looked at, and none of it is kept
+        columns["observations"].append({name: array[:-1] for name, array in episode.observations.items()})
+        columns["finals"].append({name: array[-1:] for name, array in episode.observations.items()})
+        columns["actions"].append(episode.actions)
+        columns["rewards"].append(episode.rewards)
+        columns["ends"].append([bool(episode.terminations[-1]), bool(episode.truncations[-1])])
+    if problems:
+        raise DataError(*problems)
+    count = len(columns["rewards"])
+    if count == 0:
+        raise DataError(f"{header.source}: no episode in it")
+    if header.num_episodes is not None and header.num_episodes != count:
+        raise DataError(f"{header.source}: {count} episodes, metadata.json says {header.num_episodes}")
+    ends = np.asarray(columns["ends"], np.bool_)  # (E, 2)
+    return _noting_finals(header, not header.repeats_final), {
+        "observations": _join(columns["observations"]),
+        "final_observations": None if header.repeats_final else _join(columns["finals"]),
+        "actions": _join(columns["actions"]),
+        "rewards": np.concatenate(columns["rewards"]),
+        "offsets": _offsets([len(rewards) for rewards in columns["rewards"]]),
+        "terminated": ends[:, 0],
+        "truncated": ends[:, 1],
+    }
+
+
+def _episode_problems(where: str, episode: RecordedEpisode, spaces: Mapping[str, Space[Any]]) -> Iterator[str]:
+    shape = episode.rewards.shape
+    if len(shape) != 1 or shape[0] == 0:
+        yield f"{where}/rewards: shape {shape}, expected (T,) with T at least 1"
+        return
+    yield from _row_problems(f"{where}/actions", episode.actions, [shape[0]], spaces["action_space"])
+    yield from _row_problems(f"{where}/observations", episode.observations, [shape[0] + 1], spaces["observation_space"])
+    for name in ("terminations", "truncations"):
+        flags = getattr(episode, name)
+        if flags.shape != shape:
+            yield f"{where}/{name}: shape {flags.shape}, expected {shape}"
+        elif flags[:-1].any():
+            yield f"{where}/{name}: true at step {int(flags.argmax())}, before the last step"
+
+
+def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
+    """Flat arrays, as `envs.from_arrays` has them, cut into episodes."""
+    where = f"{header.source}"
+    rewards = _column(f"{where}: rewards", arrays["rewards"])  # (N,)
+    offsets, terminated, truncated = _ends(where, arrays, len(rewards))
+    header, actions = _with_leaves(header, "actions", arrays["actions"])
+    header, observations = _with_leaves(header, "observations", arrays["observations"])
+    steps, episodes = len(rewards), len(offsets) - 1
+    problems = [
+        *_row_problems(f"{where}: actions", actions, [steps], header.spaces["action_space"]),
+        *_row_problems(
+            f"{where}: observations", observations, [steps, steps + episodes], header.spaces["observation_space"]
+        ),
+    ]
+    finals = None
+    if "next_observations" in arrays:
+        _, after = _with_leaves(header, "observations", arrays["next_observations"])
+        problems += _row_problems(f"{where}: next_observations", after, [steps], header.spaces["observation_space"])
+        finals = {name: array[offsets[1:] - 1] for name, array in after.items()} if not problems else None
+    if problems:
+        raise DataError(*problems)
+    if all(len(array) == steps + episodes for array in observations.values()):
+        last = offsets[1:] + np.arange(episodes)  # rows that hold an episode's final observation
+        finals = {name: array[last] for name, array in observations.items()}
+        observations = {name: np.delete(array, last, axis=0) for name, array in observations.items()}
+    return _noting_finals(header, finals is not None), {
+        "observations": observations,
+        "final_observations": finals,
+        "actions": actions,
+        "rewards": rewards,
+        "offsets": offsets,
+        "terminated": terminated,
+        "truncated": truncated,
+    }
+
+
+def flat_arrays(name: str, episodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Episodes, as `envs.from_episodes` has them, as the arrays that `split` takes."""
+    needed, ends = ("observations", "actions", "rewards"), ("terminated", "truncated")
+    columns: dict[str, list[Any]] = {field: [] for field in (*needed, *ends)}
+    for number, episode in enumerate(episodes):
+        where = f"{name}: episode {number}"
+        for field in needed:
+            if field not in episode:
+                raise DataError(f"{where}: no {field!r} in it, only {sorted(episode)}")
+            columns[field].append(_arrays(f"{where}, {field}", episode[field]))
+        for field in ends:
+            columns[field].append(_end(f"{where}, {field}", episode.get(field, False), _rows(columns["rewards"][-1])))
+    if not columns["rewards"]:
+        raise DataError(f"{name}: no episode in it")
+    lengths = [_rows(rewards) for rewards in columns["rewards"]]
+    final = int(_rows(columns["observations"][0]) != lengths[0])  # 1 where the final observation is there
+    rows = {"observations": [length + final for length in lengths], "actions": lengths, "rewards": lengths}
+    arrays = {field: _stacked(name, field, columns[field], rows[field]) for field in rows}
+    return {**arrays, **{field: columns[field] for field in ends}, "lengths": lengths}
+
+
+def _noting_finals(header: Header, recorded: bool) -> Header:
+    if recorded:
+        return header
+    note = "no final observations: an episode of T steps has T observations, and nothing stands in for the last"
+    return replace(header, notes=(*header.notes, note))
+
+
+def _ends(
+    where: str, arrays: Mapping[str, Any], steps: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where episodes end and how: offsets (E + 1,), terminated (E,), truncated (E,)."""
+    flags = {name: _flags(f"{where}: {name}", arrays[name]) for name in ("terminated", "truncated") if name in arrays}
+    if "lengths" in arrays:
+        offsets = _offsets(_given_lengths(where, arrays["lengths"], steps))
+    elif "episode" in arrays:
+        offsets = _offsets(_run_lengths(where, arrays["episode"], steps))
+    elif flags:
+        offsets = _offsets(_flagged_lengths(where, flags, steps))
+    else:
+        raise DataError(f"{where}: nothing says where episodes end: terminated, truncated, episode or lengths")
+    nowhere = np.zeros(len(offsets) - 1, np.bool_)
+    ends = {name: _at_ends(f"{where}: {name}", flag, offsets) for name, flag in flags.items()}
+    if "lengths" in arrays and flags.keys() == {"terminated"} and flags["terminated"].shape == nowhere.shape:
+        ends["truncated"] = ~ends["terminated"]  # our own layout: one flag an episode tells how it ended
+    return offsets, ends.get("terminated", nowhere), ends.get("truncated", nowhere)
+
+
+def _at_ends(where: str, flag: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """A flag for each episode (E,) from one for each step, of which only an episode's last may be true."""
+    episodes, steps = len(offsets) - 1, int(offsets[-1])
+    if flag.shape == (episodes,):
+        return flag
+    if flag.shape != (steps,):
+        raise DataError(f"{where}: shape {flag.shape}, expected {(steps,)} or {(episodes,)}")
+    early = flag.copy()
+    early[offsets[1:] - 1] = False
+    if early.any():
+        raise DataError(f"{where}: {place(offsets, int(early.argmax()))}: true before the episode's last step")
+    return flag[offsets[1:] - 1]
+
+
+def _flagged_lengths(where: str, flags: Mapping[str, NDArray[np.bool_]], steps: int) -> NDArray[np.int64]:
+    """Lengths of what ends at each flag, and of what is left after the last: (E,)."""
+    ended = np.zeros(steps, np.bool_)
+    for name, flag in flags.items():
+        if flag.shape != (steps,):
+            raise DataError(f"{where}: {name}: shape {flag.shape}, expected {(steps,)}, or 'lengths' beside it")
+        ended |= flag
+    ended[-1] = True  # what neither ends nor is cut is an episode all the same; the door counts it
+    return np.diff(np.flatnonzero(ended) + 1, prepend=0)
+
+
+def _given_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
+    lengths = as_numbers(_array(f"{where}: lengths", given), f"{where}: lengths")
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        raise DataError(f"{where}: lengths: {lengths.dtype} of shape {lengths.shape}, expected (E,) integers")
+    lengths = lengths.astype(np.int64)  # 127 + 1 is -128 in a type as narrow as int8
+    if len(lengths) == 0 or (lengths < 1).any():
+        raise DataError(f"{where}: lengths: expected at least one episode of at least one step")
+    if lengths.sum() != steps:
+        raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {(int(lengths.sum()),)}")
+    return lengths
+
+
+def _run_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
+    """Lengths of the runs of one number, or name, after the other: (E,)."""
+    episode = _column(f"{where}: episode", given, names=True)
+    if len(episode) != steps:
+        raise DataError(f"{where}: episode: shape {episode.shape}, expected {(steps,)}")
+    if not_finite(episode).any():
+        raise DataError(f"{where}: episode: {episode[not_finite(episode).argmax()]} is no number or name")
+    starts = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
+    seen = set()
+    for row in starts:
+        if episode[row] in seen:
+            raise DataError(
+                f"{where}: episode: {episode[row]} begins again at step {row}; its steps must stand together"
+            )
+        seen.add(episode[row])
+    return np.diff(starts, append=steps)
+
+
+def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves]:
+    """The leaves of observations or actions; a space that nobody declares is inferred, and noted in the header."""
+    where, name = f"{header.source}: {field}", f"{field[:-1]}_space"
+    space, value = header.spaces.get(name), _arrays(where, value)
+    if space is None:
+        space = _inferred(value, field)
+        note = f"{name} is declared nowhere and inferred: {' '.join(str(space).split())} (--spaces says otherwise)"
+        header = replace(header, notes=(*header.notes, note), spaces={**header.spaces, name: space})
+    if isinstance(space, spaces.Dict | spaces.Tuple) and isinstance(value, np.ndarray):
+        raise DataError(f"{where}: one array cannot hold {space}")
+    try:
+        leaves = to_leaves(space, value)
+    except (KeyError, IndexError, TypeError):
+        raise DataError(f"{where}: does not nest as {space}") from None
+    kinds = leaf_spaces(space)
+    return header, {leaf: _scalars(array, kinds[leaf]) for leaf, array in leaves.items()}
+
+
+def _inferred(value: Any, field: str) -> Space[Any]:
+    """The space of values (N, ...) that nobody declared: wide enough for all of them and for others like them."""
+    if isinstance(value, dict):
+        return spaces.Dict({key: _inferred(part, field) for key, part in value.items()})
+    if isinstance(value, tuple):
+        return spaces.Tuple([_inferred(part, field) for part in value])
+    shape, kind = value.shape[1:], value.dtype
+    if kind.kind == "f":
+        reach = np.abs(value).max(initial=0)
+        bound = 1.0 if field == "actions" and 0.5 < reach <= 1 else np.inf  # as most worlds have it
+        return spaces.Box(-bound, bound, shape, kind.type)
+    low, high = int(value.min(initial=0)), int(value.max(initial=0))
+    if shape in ((), (1,)) and high - low < MOST_VALUES:
+        return spaces.Discrete(high - low + 1, start=low)
+    if kind.kind == "b":
+        return spaces.Box(0, 1, shape, np.int8)
+    return spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind.type)
+
+
+def _row_problems(where: str, leaves: Leaves, rows: list[int], space: Space[Any]) -> Iterator[str]:
+    """What is wrong with the leaves' shapes. rows: how many are right; all leaves have the same one of them."""
+    for name, leaf in leaf_spaces(space).items():
+        expected = [(count, *(leaf.shape or ())) for count in rows]
+        label = where if len(leaves) == 1 else f"{where}/{name}"
+        if leaves[name].shape in expected:
+            rows = [len(leaves[name])]
+        else:
+            yield f"{label}: shape {leaves[name].shape}, expected {' or '.join(map(str, expected))}"
+
+
+# Small things.
+
+
+def place(offsets: NDArray[np.int64], row: int) -> str:
+    """Which episode and step a row of the flat arrays is, in words."""
+    episode = int(np.searchsorted(offsets, row, side="right")) - 1
+    return f"episode {episode}, step {row - int(offsets[episode])}"
+
+
+def not_finite(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where the array is NaN or infinite; integers, such as pictures, are not looked through."""
+    return ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, np.bool_)
+
+
+def _array(where: str, value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:  # lists of lists of several lengths
+        raise DataError(f"{where}: no array ({reason(error)})") from None
+
+
+def _arrays(where: str, value: Any) -> Any:
+    """A dictionary or tuple of arrays of numbers, or one of them."""
+    if isinstance(value, Mapping):
+        return {key: _arrays(f"{where}/{key}", part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_arrays(f"{where}/{i}", part) for i, part in enumerate(value))
+    array = as_numbers(_array(where, value), where)
+    if array.ndim == 0:
+        raise DataError(f"{where}: one number, expected an array")
+    return array
+
+
+def _column(where: str, value: Any, names: bool = False) -> NDArray[Any]:
+    """(N,) numbers, or names; (N, 1) is taken too, as replay buffers have it."""
+    array = _array(where, value)
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1 or len(array) == 0:
+        raise DataError(f"{where}: shape {array.shape}, expected (N,) with N at least 1")
+    return array if names else as_numbers(array, where)
+
+
+def _flags(where: str, value: Any) -> NDArray[np.bool_]:
+    array = _column(where, value)
+    odd = (array != 0) & (array != 1)
+    if odd.any():
+        raise DataError(f"{where}: {array[odd.argmax()]} at {int(odd.argmax())}, expected true or false")
+    return array.astype(np.bool_)
+
+
+def _scalars(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
+    """Choices (N, 1), as replay buffers have them, as (N,)."""
+    return array[:, 0] if isinstance(space, spaces.Discrete) and array.shape[1:] == (1,) else array
+
+
+def _end(where: str, value: Any, steps: int) -> bool:
+    """How one episode ended, from True or False, or from (T,) of which only the last may be true."""
+    flags = _flags(where, np.atleast_1d(_array(where, value)))
+    if len(flags) not in (1, steps):
+        raise DataError(f"{where}: shape {flags.shape}, expected () or {(steps,)}")
+    if flags[:-1].any():
+        raise DataError(f"{where}: true at step {int(flags.argmax())}, before the last step")
+    return bool(flags[-1])
+
+
+def _rows(value: Any) -> int:
+    """Rows of an array, or of the first one of a dictionary or tuple."""
+    if isinstance(value, dict | tuple):
+        return _rows(next(iter(value.values() if isinstance(value, dict) else value)))
+    return len(value)
+
+
+def _stacked(name: str, field: str, values: list[Any], rows: list[int]) -> Any:
+    """The same field of all episodes, one after the other, nested as in the first."""
+    first = values[0]
+    for number, value in enumerate(values):
+        if _keys(value) != _keys(first):
+            raise DataError(f"{name}: episode {number}, {field}: {_keys(value)}, expected {_keys(first)}")
+    if keys := _keys(first):
+        parts = {key: _stacked(name, f"{field}/{key}", [value[key] for value in values], rows) for key in keys}
+        return parts if isinstance(first, dict) else tuple(parts.values())
+    for number, (value, count) in enumerate(zip(values, rows, strict=True)):
+        if value.shape != (count, *first.shape[1:]):
+            expected = (count, *first.shape[1:])
+            raise DataError(f"{name}: episode {number}, {field}: shape {value.shape}, expected {expected}")
+    return np.concatenate(values)
+
+
+def _keys(value: Any) -> list[Any]:
+    """What a dictionary or tuple of arrays is made of; nothing where it is one array."""
+    return sorted(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, tuple) else []
+
+
+def _join(episodes: list[Leaves]) -> Leaves:
+    return {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
+
+
+def _offsets(lengths: Any) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -1,0 +1,455 @@
+"""Files of recorded episodes: one reader for each format. A reader says what a file holds; `envs.datasets` judges it.
+
+Minari's folders (HDF5 and Arrow), D4RL's flat HDF5, `.npz`, CSV and Parquet. A recording is data and nothing else: no
+environment is built, no pickle loaded and no module imported because a file asked for it.
+"""
+
+import io
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.scores import Reference, reference_for
+from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, reason, space_from_json, to_leaves
+from envs.worlds import EnvironmentSpec, WorldError
+
+PACKAGED = Path(__file__).parent / "data"
+"""Datasets that ship with the package: `hopper/replay-v0` is `hopper-replay-v0.npz`."""
+
+FIELDS = {
+    "observations": ("observations", "observation"),
+    "actions": ("actions", "action"),
+    "rewards": ("rewards", "reward"),
+    "terminated": ("terminated", "terminations", "terminals"),
+    "truncated": ("truncated", "truncations", "timeouts"),
+    "episode": ("episode", "episodes", "episode_index"),
+    "lengths": ("lengths",),
+    "next_observations": ("next_observations", "next_observation"),
+}
+"""What a flat file holds, and the names that are known for each: ours and Gymnasium's first, then Minari's, D4RL's."""
+
+SPACES = ("observation_space", "action_space")
+"""A recording's spaces, as Minari's metadata calls them."""
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used: one line for each problem, which names the file, the episode and the field."""
+
+    def __init__(self, *problems: str):
+        more = f" (and {len(problems) - 1} more; `dt inspect` lists them)" if len(problems) > 1 else ""
+        super().__init__(problems[0] + more)
+        self.problems = problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of a recording beside its numbers."""
+
+    name: str
+    source: Path | str
+    spaces: Mapping[str, Space[Any]]  # those of `SPACES` that anybody declares
+    environment: EnvironmentSpec | None = None
+    reference: Reference | None = None
+    num_episodes: int | None = None  # as the metadata has it
+    repeats_final: bool = False  # the final observations are no observations: they fill up Minari's layout
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """One episode as its file has it, not yet looked at."""
+
+    label: str
+    observations: Leaves
+    actions: Leaves
+    rewards: NDArray[Any]
+    terminations: NDArray[Any]
+    truncations: NDArray[Any]
+
+
+def find(source: str, download: bool = False) -> Path:
+    """The file or folder that a user means by a path or a Minari id; one that is nowhere raises `DataError`."""
+    if not source:
+        raise DataError("no dataset named")
+    path = Path(source)
+    if path.exists():
+        return path
+    if path.suffix in READERS or path.is_absolute() or ".." in path.parts or source.startswith("~"):
+        raise DataError(f"{source}: no such file or folder")
+    shipped = PACKAGED / f"{source.replace('/', '-')}.npz"
+    if shipped.exists():
+        return shipped
+    root = minari_root()
+    if not (root / source / "data").is_dir() and download:
+        _download(source)
+    if not (root / source / "data").is_dir():
+        raise DataError(
+            f"{source}: no such file or folder, and no dataset of that id in {root} (--download fetches it)"
+        )
+    return root / source
+
+
+def minari_root() -> Path:
+    """Where Minari keeps its datasets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))
+
+
+def _download(dataset_id: str) -> None:
+    import minari
+
+    try:
+        minari.download_dataset(dataset_id)
+    except Exception as error:  # the hub's clients raise errors of many kinds
+        raise DataError(f"{dataset_id}: cannot be downloaded ({reason(error)})") from None
+
+
+# Minari's folders: episodes one by one, below their metadata.
+
+
+def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode]]:
+    """A Minari dataset's folder. given: spaces by name, instead of the metadata's own."""
+    data = folder / "data" if (folder / "data").is_dir() else folder
+    path = data / "metadata.json"
+    metadata = _metadata(path)
+    layout = metadata.get("data_format", "hdf5")
+    source = data / "main_data.hdf5" if layout == "hdf5" else data
+    for name in SPACES:
+        if name not in metadata and name not in given:
+            raise DataError(f"{path}: no {name}")
+    header = _header(str(path), source, metadata, given)
+    count = metadata.get("total_episodes")
+    header = replace(header, num_episodes=count, repeats_final=metadata.get("final_observations") == "repeated")
+    if layout == "hdf5":
+        return header, _hdf5_episodes(header, source)
+    if layout == "arrow":
+        return header, _arrow_episodes(header, data)
+    raise DataError(f"{path}: data_format {layout!r} is not known; 'hdf5' and 'arrow' are")
+
+
+def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode]:
+    def arrays(group: str, field: str, space: Space[Any]) -> Leaves:
+        names, kinds = _hdf5_names(space), leaf_spaces(space)
+        return {leaf: _hdf5_leaf(file, path, f"{group}/{field}{inside}", kinds[leaf]) for leaf, inside in names.items()}
+
+    with _hdf5_file(path) as file:
+        numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
+        for name, number in numbers.items():
+            if not number.isdecimal():
+                raise DataError(f"{path}: {name}: not an episode's name")
+        for group in sorted(numbers, key=lambda name: int(numbers[name])):
+            flat = {
+                name: _hdf5_array(file, path, f"{group}/{name}") for name in ("rewards", "terminations", "truncations")
+            }
+            observations = arrays(group, "observations", header.spaces["observation_space"])
+            yield RecordedEpisode(group, observations, arrays(group, "actions", header.spaces["action_space"]), **flat)
+
+
+def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode]:
+    """Through Minari's own reader: the spaces stand in the metadata, so it builds no environment to learn them."""
+    try:
+        from minari import MinariDataset
+
+        for episode in MinariDataset(data).iterate_episodes():
+            recorded = RecordedEpisode(
+                f"episode_{episode.id}",
+                to_leaves(header.spaces["observation_space"], episode.observations),
+                to_leaves(header.spaces["action_space"], episode.actions),
+                *(np.asarray(x) for x in (episode.rewards, episode.terminations, episode.truncations)),
+            )
+            yield recorded
+    except ImportError:
+        raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'minari[arrow]'") from None
+    except Exception as error:  # pyarrow and Minari raise errors of many kinds where a file is damaged
+        raise DataError(f"{data}: cannot be read as Arrow ({reason(error)})") from None
+
+
+def _hdf5_names(space: Space[Any], prefix: str = "") -> dict[str, str]:
+    """Where Minari keeps each leaf, below the field's own name: Dict children by key, Tuple children as _index_i."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        names: list[str] = []
+        for key, child in named:
+            inner = key if isinstance(space, spaces.Dict) else f"_index_{key}"
+            names += _hdf5_names(child, f"{prefix}/{inner}").values()
+        return dict(zip(leaf_spaces(space), names, strict=True))
+    return dict.fromkeys(leaf_spaces(space), prefix)
+
+
+def _hdf5_leaf(file: Any, path: Path, name: str, space: Space[Any]) -> NDArray[Any]:
+    """One leaf of an episode; pictures are JPEG where the array has fewer axes than raw ones would have."""
+    node, rank = file.get(name), len(space.shape or ())
+    if space.dtype == np.uint8 and rank >= 2 and getattr(node, "ndim", rank + 1) <= rank:
+        return _pictures(f"{path}: {name}", _hdf5_values(file, path, name), space.shape or ())
+    return _hdf5_array(file, path, name)
+
+
+def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Minari's JPEG pictures, each a row of bytes, as (T, *shape)."""
+    from PIL import Image
+
+    pictures = []
+    for row, data in enumerate(encoded):
+        try:
+            picture = np.asarray(Image.open(io.BytesIO(np.asarray(data, np.uint8).tobytes()), formats=["JPEG"]))
+        except Exception as error:  # a damaged picture makes Pillow raise errors of many kinds
+            raise DataError(f"{where}: row {row} is no JPEG picture ({reason(error)})") from None
+        if picture.shape != shape:
+            raise DataError(f"{where}: row {row}: a picture of shape {picture.shape}, expected {shape}")
+        pictures.append(picture)
+    return np.stack(pictures) if pictures else np.empty((0, *shape), np.uint8)
+
+
+# Flat files: one array a field, all episodes one after the other.
+
+
+def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict[str, Any]]:
+    """A flat file as arrays by the names of `FIELDS`. given: spaces by name, instead of the metadata's own."""
+    if path.suffix not in READERS:
+        raise DataError(
+            f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
+        )
+    arrays, unread = READERS[path.suffix](path)
+    metadata = arrays.pop("metadata", None)
+    parsed = {} if metadata is None else _parse_metadata(str(path), str(metadata))
+    header = _header(f"{path}: metadata", path, parsed, given)
+    return replace(header, notes=(f"not read: {_listed(unread)}",) if unread else ()), arrays
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            chosen = _choose(path, file.files)
+            if "metadata" in file.files:
+                chosen["metadata"] = "metadata"
+            return {field: np.asarray(file[name]) for field, name in chosen.items()}, _unread(file.files, chosen)
+    except DataError:
+        raise
+    except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
+        raise DataError(f"{path}: cannot be read as .npz ({reason(error)})") from None
+
+
+def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone."""
+    with _hdf5_file(path) as file:
+        chosen = _choose(path, list(file))
+        return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(file, chosen)
+
+
+def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists."""
+    try:
+        import pyarrow
+        from pyarrow import csv, parquet
+
+        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.ParquetFile(path).read()
+    except ImportError:
+        raise DataError(f"{path}: reading CSV and Parquet needs pyarrow: pip install pyarrow") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
+    names = list(table.column_names)
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
+    if table.num_rows == 0:
+        raise DataError(f"{path}: no row in it")
+    stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
+    chosen = _choose(path, stems)
+    return {field: _columns(path, table, name) for field, name in chosen.items()}, _unread(stems, chosen)
+
+
+def _columns(path: Path, table: Any, name: str) -> NDArray[Any]:
+    """The column of this name, or those numbered name_0, name_1, ... side by side: (N,) or (N, K)."""
+    if name in table.column_names:
+        return _column(path, table.column(name), name)
+    numbered = {other for other in table.column_names if re.fullmatch(rf"{name}_\d+", other)}
+    for i in range(len(numbered)):
+        if f"{name}_{i}" not in numbered:
+            raise DataError(f"{path}: no column '{name}_{i}', expected {name}_0 to {name}_{len(numbered) - 1}")
+    columns = [f"{name}_{i}" for i in range(len(numbered))]
+    return np.stack([_column(path, table.column(column), column) for column in columns], axis=1)
+
+
+def _column(path: Path, column: Any, name: str) -> NDArray[Any]:
+    """One column as an array, (N,), or (N, K) from lists of K numbers; what is no number is named by its row."""
+    from pyarrow import compute, types
+
+    def refuse(row: int, what: str) -> DataError:
+        return DataError(f"{path}: row {row + 1}, column {name!r}: {what}")
+
+    if column.null_count:
+        raise refuse(column.is_null().to_pylist().index(True), "nothing there")
+    kind = column.type
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        lengths = compute.list_value_length(column).to_numpy()
+        if (lengths != lengths[0]).any():
+            row = int((lengths != lengths[0]).argmax())
+            raise refuse(row, f"{lengths[row]} numbers, expected {lengths[0]}")
+        inside = compute.list_flatten(column)
+        if inside.null_count:
+            raise refuse(inside.is_null().to_pylist().index(True) // int(lengths[0]), "a list with nothing in a place")
+        return as_numbers(np.asarray(inside.to_numpy()), f"{path}: column {name!r}").reshape(len(column), -1)
+    values = np.asarray(column.to_numpy())
+    if name in FIELDS["episode"]:
+        return values  # a number or a name
+    if types.is_string(kind) or types.is_large_string(kind):
+        row = next((row for row, text in enumerate(values) if not _is_number(text)), 0)
+        raise refuse(row, f"{values[row][:40]!r}, expected a number")
+    return as_numbers(values, f"{path}: column {name!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+READERS = {
+    ".npz": _read_npz,
+    ".hdf5": _read_hdf5,
+    ".h5": _read_hdf5,
+    ".csv": _read_table,
+    ".parquet": _read_table,
+}
+"""The reader of each kind of flat file, by its suffix: gives arrays by field, and the names that it left alone."""
+
+
+def _choose(path: Path, names: Collection[str]) -> dict[str, str]:
+    """Which name in a file holds each field of `FIELDS`."""
+    chosen = {}
+    for field, known in FIELDS.items():
+        found = sorted({name for name in names if name in known})
+        if len(found) > 1:
+            raise DataError(f"{path}: {' and '.join(map(repr, found))} are both {field}; keep one of them")
+        if found:
+            chosen[field] = found[0]
+        elif field in ("observations", "actions", "rewards"):
+            raise DataError(f"{path}: no {field!r} in it, only {_listed(sorted(names)) or 'nothing'}")
+    return chosen
+
+
+def _unread(names: Iterable[str], chosen: Mapping[str, str]) -> list[str]:
+    return sorted(set(names) - set(chosen.values()))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+# Metadata, which Minari's folders and .npz files share.
+
+
+def spaces_from_json(text: str) -> dict[str, Space[Any]]:
+    """Spaces that a user declares: JSON, or a JSON file's path; {"observation_space": ..., "action_space": ...}."""
+    is_path = not text.lstrip().startswith("{")
+    document = _metadata(Path(text)) if is_path else _parse_metadata("--spaces", text)
+    if not document or document.keys() - set(SPACES):
+        raise DataError(f"--spaces: expected observation_space, action_space or both, found {sorted(document)}")
+    return declared_spaces("--spaces", document)
+
+
+def declared_spaces(where: str, document: Mapping[str, Any]) -> dict[str, Space[Any]]:
+    """Those of `SPACES` that a JSON object holds, each as Minari writes it."""
+    return {name: _space(where, document, name) for name in SPACES if name in document}
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file") from None
+    return _parse_metadata(str(path), text)
+
+
+def _parse_metadata(where: str, text: str) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: metadata is not JSON ({error})") from None
+    if not isinstance(metadata, dict):
+        raise DataError(f"{where}: metadata is no JSON object")
+    return metadata
+
+
+def _header(where: str, source: Path, metadata: dict[str, Any], given: Mapping[str, Space[Any]]) -> Header:
+    """What the metadata says. Spaces are read here and never by building the world."""
+    specification = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    try:
+        environment = EnvironmentSpec.from_json(specification) if specification else None
+    except WorldError as error:
+        raise DataError(f"{where}: {error}") from None
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if isinstance(low, int | float) and isinstance(high, int | float) and high > low:
+        reference: Reference | None = Reference(float(low), float(high), "the dataset's own metadata")
+    else:
+        reference = reference_for(environment.id if environment else None)
+    return Header(
+        name=str(metadata.get("dataset_id") or source.stem),
+        source=source,
+        environment=environment,
+        reference=reference,
+        spaces={**declared_spaces(where, {k: v for k, v in metadata.items() if k not in given}), **given},
+    )
+
+
+def _space(where: str, metadata: Mapping[str, Any], name: str) -> Space[Any]:
+    try:
+        space = space_from_json(metadata[name])
+    except SpaceError as error:
+        raise DataError(f"{where}: {name}: {error}") from None
+    for leaf in leaf_spaces(space).values():
+        if not isinstance(leaf, LEAF_KINDS):
+            kinds = ", ".join(kind.__name__ for kind in LEAF_KINDS)
+            raise DataError(f"{where}: {name}: {type(leaf).__name__} is not supported; {kinds}, Dict and Tuple are")
+    return space
+
+
+# Small things.
+
+
+@contextmanager
+def _hdf5_file(path: Path) -> Iterator[Any]:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, RuntimeError) as error:  # h5py raises either where a file is damaged
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _hdf5_array(file: Any, path: Path, name: str) -> NDArray[Any]:
+    return as_numbers(_hdf5_values(file, path, name), f"{path}: {name}")
+
+
+def _hdf5_values(file: Any, path: Path, name: str) -> NDArray[Any]:
+    import h5py
+
+    node = file.get(name)
+    if not isinstance(node, h5py.Dataset):
+        raise DataError(f"{path}: {name}: missing")
+    try:
+        return np.asarray(node[()])
+    except (OSError, TypeError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: {name}: cannot be read ({reason(error)})") from None
+
+
+def as_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """The array in this machine's byte order, which torch wants; text, objects and records are refused."""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: type {array.dtype}, expected numbers")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

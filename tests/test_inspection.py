@@ -1,0 +1,120 @@
+"""What `dt inspect` tells before training: shares, policies, targets, and every problem of a broken dataset."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from conftest import small_model
+from gymnasium import spaces
+from test_datasets import FLAT, random_episodes, root, write  # noqa: F401 (root is a fixture)
+
+from dt.cli import main
+from dt.inspection import describe_dataset, foretold, plot_dataset, return_histogram, return_scale
+from envs import from_arrays
+from envs.scores import Reference, reference_for
+
+
+def coins(biases, steps=30):
+    """Episodes of coins, one bias each, of which every head earns 1."""
+    rng = np.random.default_rng(0)
+    actions = np.concatenate([rng.random(steps) < bias for bias in biases]).astype(int)
+    observations = rng.normal(size=(len(actions), 2))
+    lengths = np.full(len(biases), steps)
+    return from_arrays(observations=observations, actions=actions, rewards=actions.astype(float), lengths=lengths)
+
+
+def line(text: str, label: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.startswith(f"{label} ")]
+    return found
+
+
+def test_several_policies_are_told_from_ones_luck():
+    several, one = coins(np.linspace(0, 1, 200)), coins(np.full(200, 0.5))
+    assert foretold(several) > 0.4
+    assert foretold(one) < 0.05
+    assert "several: an episode's first actions already foretell" in line(describe_dataset(several), "policies")
+    told = line(describe_dataset(one), "policies")
+    assert "one's, it seems" in told
+    assert "behaviour cloning" in told
+
+
+def test_policies_of_continuous_actions_are_told_apart_too():
+    rng, strengths = np.random.default_rng(0), np.repeat(np.linspace(-1, 1, 150), 12)
+    noise = rng.normal(size=(1800, 3))
+    arrays = {"observations": rng.normal(size=(1800, 2)), "lengths": np.full(150, 12)}
+    several = from_arrays(**arrays, actions=strengths[:, None] + noise, rewards=strengths + rng.normal(size=1800))
+    one = from_arrays(**arrays, actions=noise, rewards=rng.normal(size=1800))
+    assert foretold(several) > 0.4
+    assert foretold(one) < 0.05
+
+
+def test_few_episodes_do_not_tell_and_equal_returns_do():
+    assert "20 episodes do not tell" in line(describe_dataset(coins(np.linspace(0, 1, 20))), "policies")
+    told = line(describe_dataset(coins(np.ones(20))), "policies")
+    assert "one's, by the returns: most earn 30 to 30, so there is no return to choose" in told
+
+
+def test_constant_dimensions_and_numbers_at_a_bound_are_counted():
+    rng = np.random.default_rng(0)
+    observations, actions = rng.normal(size=(10, 5)), rng.uniform(-0.9, 0.9, (10, 2))
+    observations[:, [1, 3]], actions[[2, 5], 0], actions[7, 1] = 4.0, (1, 1.5), -1
+    box = spaces.Box(-1, 1, (2,), np.float64)
+    arrays = {"observations": observations, "actions": actions, "rewards": np.arange(10.0), "action_space": box}
+    text = describe_dataset(from_arrays(**arrays, lengths=[5, 5])).splitlines()
+    after = {label: text[[row.startswith(label) for row in text].index(True) + 1].strip() for label in ("obs", "act")}
+    assert after["obs"] == "2 of 5 dimensions never vary"
+    assert after["act"] == "15.0 % of the numbers are at a bound or beyond it"
+
+
+def test_targets_and_return_scale_are_those_of_training(dataset):
+    text = describe_dataset(replace(dataset, rewards=np.repeat([1.0, 2.0, 0.0, 4.0], dataset.lengths)))
+    assert line(text, "targets").split()[1:] == ["0.9", "2.7", "12.5", "22.6", "26.2", "28"]
+    model = small_model("token", dataset)
+    assert return_scale(dataset) == pytest.approx(model.return_scale.item(), rel=1e-6)
+
+
+def test_d4rls_constants_on_other_data_are_warned_of(payday):
+    warned = "these are D4RL's constants, and this is not D4RL's data"
+    constants = replace(reference_for("Hopper-v5"), source="the dataset's own metadata")
+    assert warned in describe_dataset(replace(payday, reference=constants))
+    assert warned not in describe_dataset(replace(payday, name="D4RL/hopper/medium-v2", reference=constants))
+    assert warned not in describe_dataset(replace(payday, reference=Reference(0, 10, "mine")))
+    assert "not normalised" in line(describe_dataset(replace(payday, reference=None)), "score")
+
+
+def test_the_histogram_counts_every_episode():
+    rows = return_histogram(np.array([0.0, 0.0, 0.0, 10.0])).splitlines()
+    assert [int(row.split()[3]) for row in rows] == [3, *[0] * 8, 1]
+    assert len(rows[0].split()[4]) == 40
+
+
+def test_a_picture_of_a_dataset(payday, tmp_path):
+    plot_dataset(payday, tmp_path / "returns.png")
+    assert (tmp_path / "returns.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_inspect_draws_and_refuses_a_folder_that_is_not_there(tmp_path, capsys):
+    assert main(["inspect", "hopper/replay-v0", "--plot", str(tmp_path / "returns.png")]) == 0
+    assert (tmp_path / "returns.png").exists()
+    assert "policies      several" in capsys.readouterr().out
+    assert main(["inspect", "hopper/replay-v0", "--plot", str(tmp_path / "no" / "returns.png")]) == 2
+    assert "its folder does not exist" in capsys.readouterr().err
+
+
+def test_inspect_lists_every_problem(root, capsys):  # noqa: F811
+    identity = write("flat/broken-v0", random_episodes(*FLAT, lengths=[3] * 25), *FLAT)
+    path = root / identity / "data" / "main_data.hdf5"
+    with h5py.File(path, "a") as file:
+        for i in range(25):
+            actions = file[f"episode_{i}/actions"][()]
+            del file[f"episode_{i}/actions"]
+            file[f"episode_{i}/actions"] = actions[1:]
+    assert main(["inspect", identity]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0] == f"dt: {path}: episode_0/actions: shape (2,), expected (3,)"
+    assert (len(lines), lines[-1]) == (21, "dt: and 5 more")
+    assert main(["train", identity]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"{lines[0]} (and 24 more; `dt inspect` lists them)"]

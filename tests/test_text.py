@@ -1,0 +1,336 @@
+"""The text programs: tokenisers, corpora, training and resuming, writing and translating, and what they refuse."""
+
+import gzip
+import itertools
+import json
+import random
+
+import pytest
+import torch
+
+from transformer import LanguageConfig, LanguageModel, load_gpt2, save_gpt2
+from transformer.cli import main
+from transformer.generation import Sampling, generate
+from transformer.programs import bleu, load_text_run, next_token_loss, translate
+from transformer.text import (
+    CharacterCorpus,
+    PairCorpus,
+    TextError,
+    boundaries,
+    character_tokenizer,
+    encode,
+    read_lines,
+    subword_tokenizer,
+)
+
+CPU = torch.device("cpu")
+SMALL = ["--width", "32", "--num-layers", "1", "--num-heads", "2", "--dropout", "0.1", "--precision", "float32"]
+WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five", "sechs": "six"}
+
+
+def files_equal(a, b):
+    return (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes() and (
+        a / "optimizer.safetensors"
+    ).read_bytes() == (b / "optimizer.safetensors").read_bytes()
+
+
+def log_of(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line.keys() - {"seconds", "steps_per_second"}} for line in lines]
+
+
+def counting_pairs(n, seed):
+    rng = random.Random(seed)
+    rows = [[rng.choice(list(WORDS)) for _ in range(rng.randint(2, 4))] for _ in range(n)]
+    return [(" ".join(row) + ".", " ".join(WORDS[word] for word in row) + ".") for row in rows]
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "abc.txt"
+    path.write_text("abcdefgh\n" * 200)
+    return path
+
+
+@pytest.fixture(scope="module")
+def writer(text_file):
+    """A character model that learned the alphabet's beginning."""
+    run = text_file.parent / "run"
+    options = ["--steps", "120", "--evaluate-every", "40", "--context-length", "16", "--warmup-steps", "10"]
+    assert main(["train-characters", str(text_file), "--output", str(run), *SMALL, *options]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def pair_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    for name, pairs in (("train", counting_pairs(400, 0)), ("val", counting_pairs(30, 1))):
+        for i, language in enumerate(("de", "en")):
+            text = "".join(pair[i] + "\n" for pair in pairs)
+            (folder / f"{name}.{language}.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def translator_command(folder, run):
+    files = {"source": "train.de", "target": "train.en", "validation-source": "val.de", "validation-target": "val.en"}
+    command = ["train-translator", "--output", str(run), "--vocabulary-size", "320", "--batch-size", "32"]
+    command += ["--width", "64", "--num-layers", "1", "--num-heads", "2", "--dropout", "0", "--precision", "float32"]
+    for option, name in files.items():
+        command += [f"--{option}", str(folder / f"{name}.gz")]
+    recipe = ["--schedule", "constant", "--warmup-steps", "30", "--learning-rate", "3e-3"]
+    return [*command, *recipe, "--steps", "300", "--evaluate-every", "150"]
+
+
+@pytest.fixture(scope="module")
+def interpreter(pair_files):
+    """A translator that learned to count."""
+    run = pair_files / "run"
+    assert main(translator_command(pair_files, run)) == 0
+    return run
+
+
+def test_every_text_comes_back_from_its_tokens():
+    text = "Grüße,\r\n two  spaces\n\n"
+    characters = character_tokenizer(text)
+    assert characters.get_vocab_size() == len(set(text))
+    assert len(encode(characters, text)) == len(text)
+    assert characters.decode(encode(characters, text)) == text
+    subwords = subword_tokenizer(["ein Mädchen läuft"] * 5, 300)
+    for sentence in ("ein Mädchen läuft", "unseen: Ω, 漢字!"):
+        assert subwords.decode(encode(subwords, sentence)).strip() == sentence
+    assert len(encode(subwords, "ein Mädchen läuft")) < len("ein Mädchen läuft")
+    assert (subwords.token_to_id("<pad>"), *boundaries(subwords)) == (0, 1, 2)
+
+
+def test_a_character_never_seen_is_named():
+    with pytest.raises(TextError, match="'ß'"):
+        encode(character_tokenizer("abc"), "aßb")
+
+
+def test_validation_windows_ask_for_each_token_once():
+    tokenizer = character_tokenizer("".join(map(chr, range(97, 117))))
+    corpus = CharacterCorpus("".join(chr(97 + i % 20) for i in range(500)), tokenizer, 7, CPU)
+    windows = corpus.validation_windows(3)
+    assert torch.cat([window[:, 1:].flatten() for window in windows]).tolist() == corpus.validation[1:].tolist()
+    assert all(window.shape[0] <= 3 and window.shape[1] <= 8 for window in windows)
+    assert len(corpus.train) == 450
+    assert torch.equal(corpus.batch(0, 5, 4), corpus.batch(0, 5, 4))
+    assert not torch.equal(corpus.batch(0, 5, 4), corpus.batch(0, 6, 4))
+    assert not torch.equal(corpus.batch(0, 5, 4), corpus.batch(1, 5, 4))
+    starts = {int(row[0]) for step in range(200) for row in corpus.batch(0, step, 8)}
+    assert starts == set(range(20))  # windows start anywhere
+    for row in corpus.batch(0, 0, 4).tolist():
+        assert all((b - a) % 20 == 1 for a, b in itertools.pairwise(row))
+
+
+def test_an_epoch_of_pairs_holds_each_once_and_little_padding():
+    rng = random.Random(0)
+    pairs = [([3 + i] * rng.randint(1, 30), [3 + i] * rng.randint(1, 30)) for i in range(101)]
+    corpus = PairCorpus(pairs, begin=1, end=2, device=CPU)
+    batches = [corpus.batch(0, step, 10) for step in range(11)]
+    seen = [int(row[0]) - 3 for batch in batches for row in batch.source]
+    assert sorted(seen) == list(range(101))
+    following = [int(row[0]) - 3 for step in range(11, 22) for row in corpus.batch(0, step, 10).source]
+    assert sorted(following) == sorted(seen)
+    assert following != seen
+    fresh = PairCorpus(pairs, begin=1, end=2, device=CPU).batch(0, 15, 10)
+    assert torch.equal(fresh.source, corpus.batch(0, 15, 10).source)
+    real = sum(int(batch.source_mask.sum() + batch.target_mask.sum()) for batch in batches)
+    assert real / sum(batch.source_mask.numel() + batch.target_mask.numel() for batch in batches) > 0.6
+
+
+def test_the_target_is_shifted_by_one():
+    batch = PairCorpus([([5, 6], [7, 8, 9]), ([5], [7])], begin=1, end=2, device=CPU).gather(
+        [([5, 6], [7, 8]), ([4], [9])]
+    )
+    assert batch.target.tolist() == [[1, 7, 8], [1, 9, 0]]
+    assert batch.next_target.tolist() == [[7, 8, 2], [9, 2, 0]]
+    assert batch.target_mask.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.source_mask.tolist() == [[True, True], [True, False]]
+
+
+def test_the_loss_is_the_formula_and_skips_padding():
+    torch.manual_seed(0)
+    logits, following = torch.randn(2, 3, 5), torch.tensor([[1, 2, 3], [4, 0, 0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    logs = logits.log_softmax(-1)
+    smoothed = [
+        0.9 * logs[b, t, following[b, t]] + 0.1 * logs[b, t].mean() for b, t in ((0, 0), (0, 1), (0, 2), (1, 0))
+    ]
+    loss, count = next_token_loss(logits, following, mask, smoothing=0.1)
+    assert count == 4
+    torch.testing.assert_close(loss, -sum(smoothed))
+    loss, count = next_token_loss(logits, following)
+    assert count == 6
+    torch.testing.assert_close(loss, -logs.gather(2, following[..., None]).sum())
+
+
+def test_a_character_model_learns_and_writes_on(writer, capsys):
+    run = load_text_run(writer)
+    assert run.tokenizer.decode(generate(run.model, [encode(run.tokenizer, "ab")], 16, Sampling(temperature=0))[0]) == (
+        "abcdefgh\nabcdefgh\n"
+    )
+    assert main(["generate", str(writer), "--prompt", "cd", "--new-tokens", "9", "--samples", "2", "--top-k", "1"]) == 0
+    assert capsys.readouterr().out == "cdefgh\nabcd\n---\ncdefgh\nabcd\n"
+    evaluations = [line for line in log_of(writer) if line["kind"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [40, 80, 120]
+    best = min(evaluations, key=lambda line: line["validation_loss"])
+    assert json.loads((writer / "best.json").read_text())["step"] == best["step"]
+    assert run.checkpoint.name == f"step-{best['step']:08d}"
+    assert len((writer / "samples" / "step-00000040.txt").read_text()) == 502  # a first character, 500, a line's end
+
+
+def test_seeds_and_temperature_decide_what_is_written(writer, capsys):
+    texts = []
+    for options in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"], ["--temperature", "0"]):
+        temperature = [] if "--temperature" in options else ["--temperature", "3"]
+        assert main(["generate", str(writer), "--new-tokens", "60", *options, *temperature]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[3].startswith("\nabcdefgh\nabcdefgh\n")
+
+
+def test_a_text_run_that_was_cut_goes_on_bit_for_bit(text_file, tmp_path):
+    common = [*SMALL, "--context-length", "16", "--evaluate-every", "20", "--log-every", "5", "--schedule", "constant"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(["train-characters", str(text_file), "--output", str(whole), *common, "--steps", "30"]) == 0
+    assert main(["train-characters", str(text_file), "--output", str(cut), *common, "--steps", "17"]) == 0
+    assert main(["train-characters", str(text_file), "--output", str(cut), "--resume", "--steps", "30"]) == 0
+    assert files_equal(whole / "checkpoints" / "step-00000030", cut / "checkpoints" / "step-00000030")
+    ours = {15, 30}  # the shorter run's last step has a line of its own, so the mean at step 20 is of fewer steps
+    told, evaluated = ([line for line in log_of(whole) if line["step"] in steps] for steps in (ours, {20}))
+    assert told == [line for line in log_of(cut) if line["step"] in ours]
+    assert evaluated[-1]["kind"] == "evaluation"
+    assert evaluated[-1] in log_of(cut)
+
+
+def test_a_translator_learns_and_translates(interpreter, pair_files, capsys, tmp_path):
+    sentences = ["zwei drei.", "fünf eins sechs vier."]
+    expected = ["two three.", "five one six four."]
+    run = load_text_run(interpreter)
+    assert translate(run.model, run.tokenizer, sentences) == expected
+    assert translate(run.model, run.tokenizer, sentences, beams=3) == expected
+    assert main(["translate", str(interpreter), *sentences, "--plot", str(tmp_path / "look.png")]) == 0
+    assert capsys.readouterr().out.splitlines() == expected
+    assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
+    files = ["--input", str(pair_files / "val.de.gz"), "--reference", str(pair_files / "val.en.gz")]
+    assert main(["translate", str(interpreter), *files, "--beams", "1"]) == 0
+    out, err = capsys.readouterr()
+    score, signature = bleu(out.splitlines(), read_lines(pair_files / "val.en.gz"))
+    assert f"BLEU {score:.2f}  {signature}" in err
+    assert score > 90
+    assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    best = json.loads((interpreter / "best.json").read_text())
+    assert best["score"] == max(line["score"] for line in log_of(interpreter) if line["kind"] == "evaluation")
+
+
+def test_sentences_come_by_standard_input(interpreter, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", __import__("io").StringIO("vier.\neins zwei.\n"))
+    assert main(["translate", str(interpreter)]) == 0
+    assert capsys.readouterr().out.splitlines() == ["four.", "one two."]
+
+
+def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("train.de", "train.en", "val.de", "val.en"):
+        lines = read_lines(pair_files / f"{name}.gz")
+        (other / f"{name}.gz").write_bytes(gzip.compress("\n".join(lines[1:]).encode()))
+    assert main([*translator_command(other, interpreter), "--resume"]) == 2
+    assert "trained on another text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train-characters", "missing.txt", "--output", "r"], "missing.txt: cannot be read"),
+        (["train-characters", "empty.txt", "--output", "r"], "empty.txt: no text in it"),
+        (["train-characters", "short.txt", "--output", "r"], "7 characters is too short for context_length 64"),
+        (["train-characters", "latin.txt", "--output", "r"], "latin.txt: cannot be read as UTF-8"),
+        (["train-characters", "broken.gz", "--output", "r"], "broken.gz: cannot be read"),
+        (["train-characters", "long.txt", "--output", "r", "--num-heads", "3"], "num_heads 3 must divide width"),
+        (["train-characters", "long.txt", "--output", "long.txt"], "long.txt: exists already"),
+        (["generate", "nowhere"], "nowhere: no run.json"),
+        (["generate", "WRITER", "--prompt", "xyz"], "character 'x' is not in the text"),
+        (["generate", "WRITER", "--prompt", ""], "prompt is empty"),
+        (["generate", "WRITER", "--temperature", "-1"], "temperature must be finite and not negative"),
+        (["generate", "WRITER", "--new-tokens", "0"], "new_tokens must be at least 1"),
+        (["generate", "TRANSLATOR"], "a translator"),
+        (["translate", "WRITER", "hi"], "a language model"),
+        (["translate", "TRANSLATOR", "hi", "--beams", "0"], "beams must be at least 1"),
+        (["translate", "TRANSLATOR", "hi", "--input", "long.txt"], "one of them"),
+        (["translate", "TRANSLATOR", "hi", "--reference", "long.txt"], "--reference needs --input"),
+        (["translate", "TRANSLATOR", "eins", ""], "sentence 2 has 0 tokens"),
+        (["translate", "TRANSLATOR", "eins " * 300], "sentence 1 has"),
+        (
+            ["translate", "TRANSLATOR", "--input", "long.txt", "--reference", "short.txt"],
+            "short.txt has 1 lines, long.txt",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(
+    arguments, message, writer, interpreter, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("abcdefg")
+    (tmp_path / "long.txt").write_text("abc\n" * 100)
+    (tmp_path / "latin.txt").write_bytes(b"Gr\xfc\xdfe")
+    (tmp_path / "broken.gz").write_bytes(gzip.compress(b"abc" * 100)[:-9])
+    before = sorted(tmp_path.rglob("*"))
+    names = {"WRITER": str(writer), "TRANSLATOR": str(interpreter)}
+    assert main([names.get(argument, argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("transformer: ")
+    assert message in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("eins\nzwei\n", "one\n", "a has 2 lines, b has 1"),
+        ("eins\n\n", "one\ntwo\n", "a: line 2 is empty"),
+        ("eins\nzwei\n", "one\n \n", "b: line 2 is empty"),
+        ("", "", "a: no line in it"),
+        ("eins " * 200, "one", "training pair 1: "),
+    ],
+)
+def test_pairs_that_are_none_are_refused(source, target, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text(source)
+    (tmp_path / "b").write_text(target)
+    files = ["--source", "a", "--target", "b", "--validation-source", "a", "--validation-target", "b"]
+    assert main(["train-translator", *files, "--output", "run", "--vocabulary-size", "260"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_library_is_named_with_its_extra(text_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
+    assert main(["train-characters", str(text_file), "--output", str(tmp_path / "run")]) == 2
+    assert "pip install 'decision-transformer[language]'" in capsys.readouterr().err
+
+
+def test_a_gpt2_of_hugging_faces_library_writes_with_its_own_tokens(tmp_path, capsys):
+    tokenizer = subword_tokenizer(["low lower lowest"] * 3, 270)
+    shape = LanguageConfig(vocabulary_size=tokenizer.get_vocab_size(), width=8, num_heads=2, activation="gelu")
+    save_gpt2(LanguageModel(shape), tmp_path / "gpt2")
+    command = ["generate", str(tmp_path / "gpt2"), "--prompt", "lower", "--new-tokens", "7", "--temperature", "0"]
+    assert main(command) == 2
+    assert "tokenizer.json: cannot be read" in capsys.readouterr().err
+    tokenizer.save(str(tmp_path / "gpt2" / "tokenizer.json"))
+    assert main(command) == 0
+    model = load_gpt2(tmp_path / "gpt2")
+    expected = generate(model, [encode(tokenizer, "lower")], 7, Sampling(temperature=0))[0]
+    assert capsys.readouterr().out == tokenizer.decode(expected) + "\n"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"schema": 1, "kind": "decision-transformer"}', "not json"])
+def test_a_foreign_run_is_refused(writer, content, tmp_path, capsys):
+    (tmp_path / "run.json").write_text(content)
+    assert main(["generate", str(tmp_path)]) == 2
+    assert main(["train-characters", "x.txt", "--output", str(tmp_path), "--resume"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2

@@ -1,0 +1,272 @@
+"""The text programs: train a character model or a translator, and use them. Results on standard output."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
+
+from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCharacters:
+    """Train a character language model on a text file; its last tenth is kept for validation."""
+
+    file: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """A UTF-8 text, also gzipped."""
+    output: Path
+    """The run's folder."""
+    resume: bool = False
+    """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    config: CharactersConfig = field(default_factory=CharactersConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTranslator:
+    """Train a translator on two text files of which line i of one translates line i of the other."""
+
+    source: Path
+    """Sentences of the language to translate from, one a line; also gzipped."""
+    target: Path
+    """Their translations."""
+    validation_source: Path
+    """Sentences that choose the best checkpoint."""
+    validation_target: Path
+    """Their translations."""
+    output: Path
+    """The run's folder."""
+    resume: bool = False
+    """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    config: TranslatorConfig = field(default_factory=TranslatorConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Let a language model write on."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """A run's folder, or Hugging Face's folder of a GPT-2 with its tokenizer.json."""
+    prompt: str = "\n"
+    """What the text begins with."""
+    new_tokens: int = 500
+    """Tokens to write; for a character model, characters."""
+    samples: int = 1
+    """Texts to write."""
+    temperature: float = 0.8
+    """Below 1 the likely tokens become likelier; 0 always takes the likeliest."""
+    top_k: int | None = None
+    """Choose among the k likeliest only."""
+    top_p: float | None = None
+    """Choose among the fewest likeliest whose probabilities reach p."""
+    seed: int = 0
+    """Seed of the choices."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translate:
+    """Translate sentences, given here, in a file, or on standard input, one a line."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """A run's folder."""
+    sentences: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="SENTENCE")] = ()
+    """What to translate."""
+    input: Path | None = None
+    """A file with one sentence a line; also gzipped."""
+    reference: Path | None = None
+    """The right translations of the input, one a line; their BLEU and its signature go to standard error."""
+    beams: int = 5
+    """Translations kept side by side in the search; 1 is greedy."""
+    length_penalty: float = 1.0
+    """A translation's log-probability is divided by its length to this power; above 1 favours longer ones."""
+    plot: Path | None = None
+    """Also draw where the decoder looked while it wrote the first translation, into this PNG."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a program; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = _parse(arguments)
+        run: Any = {TrainCharacters: _train_characters, TrainTranslator: _train_translator, Generate: _generate}
+        return run.get(type(command), _translate)(command)
+    except (ConfigError, OSError) as error:
+        return _refuse(error)
+    except ModuleNotFoundError as error:
+        if error.name not in ("tokenizers", "sacrebleu"):
+            raise
+        return _refuse(f"{error.name} is not installed: pip install 'decision-transformer[language]'")
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from transformer.checkpoint import CheckpointError
+        from transformer.text import TextError
+        from transformer.training import NonFiniteError, Stopped
+
+        if isinstance(error, TextError | CheckpointError):
+            return _refuse(error)
+        if isinstance(error, NonFiniteError):
+            return _refuse(error, 3)
+        if isinstance(error, Stopped):
+            return _refuse(error, error.code)
+        raise
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """What the command line gives for --name, before anything is parsed."""
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _refuse(error: Exception | str, code: int = 2) -> int:
+    print(f"transformer: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Options in two passes: the run to resume first gives every other option its default."""
+    characters, translator = CharactersConfig(), TranslatorConfig()
+    if "--resume" in arguments and (folder := option(arguments, "output")):
+        from transformer.programs import read_config
+
+        if "train-characters" in arguments:
+            characters = read_config(Path(folder), CharactersConfig)
+        elif "train-translator" in arguments:
+            translator = read_config(Path(folder), TranslatorConfig)
+    missing: dict[str, Any] = {"output": tyro.MISSING}
+    files = dict.fromkeys(("source", "target", "validation_source", "validation_target"), tyro.MISSING)
+    commands = (
+        Annotated[
+            TrainCharacters,
+            subcommand("train-characters", default=TrainCharacters(file=tyro.MISSING, config=characters, **missing)),
+        ]
+        | Annotated[
+            TrainTranslator,
+            subcommand("train-translator", default=TrainTranslator(config=translator, **files, **missing)),
+        ]
+        | Annotated[Generate, subcommand("generate")]
+        | Annotated[Translate, subcommand("translate")]
+    )
+    return tyro.cli(
+        commands,
+        prog="python -m transformer",
+        args=arguments,
+        description="The Transformer for text: a character language model and a translator.",
+        config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _train_characters(options: TrainCharacters) -> int:
+    from transformer.programs import train_characters
+
+    run = train_characters(options.file, options.config, options.output, resume=options.resume)
+    _report(options.output, run.checkpoint, "--prompt TEXT", "generate")
+    return 0
+
+
+def _train_translator(options: TrainTranslator) -> int:
+    from transformer.programs import train_translator
+    from transformer.text import read_pairs
+
+    pairs = read_pairs(options.source, options.target)
+    validation = read_pairs(options.validation_source, options.validation_target)
+    run = train_translator(pairs, validation, options.config, options.output, resume=options.resume)
+    _report(options.output, run.checkpoint, "SENTENCE", "translate")
+    return 0
+
+
+def _report(folder: Path, checkpoint: Path, argument: str, program: str) -> None:
+    """What came out, and how to use it."""
+    from transformer.checkpoint import read_json
+
+    sample = folder / "samples" / f"{checkpoint.name}.txt"
+    if sample.exists():
+        print(sample.read_text(encoding="utf-8"), end="")
+    if (folder / "best.json").exists():
+        best = read_json(folder / "best.json")
+        score = f"loss {-best['score']:.4f}" if program == "generate" else f"BLEU {best['score']:.2f} (greedy)"
+        _tell(f"\nbest on validation: {score} at step {best['step']}")
+    _tell(
+        f"run folder    {folder}"
+        f"\nsamples       {folder / 'samples'}"
+        f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
+        f"\nuse it        python -m transformer {program} {folder} {argument}"
+    )
+
+
+def _generate(options: Generate) -> int:
+    import torch
+
+    from transformer.generation import Sampling, generate
+    from transformer.language import LanguageModel
+    from transformer.programs import load_text_run
+    from transformer.text import encode
+
+    require(options.new_tokens >= 1, f"new_tokens must be at least 1, not {options.new_tokens}")
+    require(options.samples >= 1, f"samples must be at least 1, not {options.samples}")
+    try:
+        sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    run = load_text_run(options.run, options.checkpoint)
+    require(isinstance(run.model, LanguageModel), f"{options.run}: a translator; python -m transformer translate")
+    prompt = encode(run.tokenizer, options.prompt)
+    require(bool(prompt), "prompt is empty")
+    generator = torch.Generator().manual_seed(options.seed)
+    assert isinstance(run.model, LanguageModel)
+    texts = generate(run.model, [prompt] * options.samples, options.new_tokens, sampling, generator=generator)
+    print("\n---\n".join(run.tokenizer.decode(text) for text in texts))
+    return 0
+
+
+def _translate(options: Translate) -> int:
+    from transformer.programs import bleu, draw_alignment, load_text_run, translate
+    from transformer.text import read_lines
+    from transformer.translation import EncoderDecoder
+
+    require(options.beams >= 1, f"beams must be at least 1, not {options.beams}")
+    require(not (options.sentences and options.input), "sentences are given and --input too; one of them")
+    require(options.reference is None or options.input is not None, "--reference needs --input")
+    run = load_text_run(options.run, options.checkpoint)
+    require(isinstance(run.model, EncoderDecoder), f"{options.run}: a language model; python -m transformer generate")
+    assert isinstance(run.model, EncoderDecoder)
+    sentences = list(options.sentences) or (read_lines(options.input) if options.input else _standard_input())
+    references = read_lines(options.reference) if options.reference else None
+    if references is not None and len(references) != len(sentences):
+        raise ConfigError(f"{options.reference} has {len(references)} lines, {options.input} has {len(sentences)}")
+    translations = translate(
+        run.model,
+        run.tokenizer,
+        sentences,
+        beams=options.beams,
+        length_penalty=options.length_penalty,
+    )
+    for translation in translations:
+        print(translation)
+    if references is not None:
+        score, signature = bleu(translations, references)
+        _tell(f"BLEU {score:.2f}  {signature}")
+    if options.plot and sentences:
+        draw_alignment(run.model, run.tokenizer, sentences[0], translations[0], options.plot)
+    return 0
+
+
+def _standard_input() -> list[str]:
+    if sys.stdin.isatty():
+        _tell("sentences to translate, one a line, then Ctrl-D:")
+    return sys.stdin.read().splitlines()
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)
