@@ -129,13 +129,13 @@ class HuggingFacePolicy:
         self.windows: dict[int, dict[str, np.ndarray]] = {}
         self.wanted: dict[int, float] = {}
 
-    def begin(self, world: int, request: float) -> None:
+    def begin(self, world: int, request: float, seed: int) -> None:
         self.windows[world], self.wanted[world] = self._empty_window(), request
 
     def receive(self, world: int, reward: float) -> None:
         self.wanted[world] -= reward
 
-    def choose(self, observations: Mapping[int, Any]) -> dict[int, Any]:
+    def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         for world, observation in observations.items():
             self._observe(world, observation)
         worlds, actions = list(observations), {}

@@ -32,7 +32,9 @@ class Train:
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file; hopper/replay-v0 ships with the package."""
-    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d"] = "default"
+    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
+        "default"
+    )
     """A named run to start from; the other options change it. A resumed run has its own configuration instead."""
     output: Path | None = None
     """The run's folder; runs/DATASET-sSEED if not given."""

@@ -72,11 +72,12 @@ def ask(options: "Evaluate") -> None:
     results = _play(run, options.config, options.seed)
     _print_results(results, run)
     if options.json:
-        write_json(options.json, _document(results, run, options.seed))
+        write_json(options.json, _document(results, run, options.seed, options.config.temperature))
     if options.plot:
         plot_asked_against_achieved(results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
     if options.video:
-        for path in film(run, [result.target_return for result in results], options.seed, options.video):
+        targets, temperature = [result.target_return for result in results], options.config.temperature
+        for path in film(run, targets, options.seed, options.video, temperature):
             _tell(f"film          {path}")
 
 
@@ -151,7 +152,7 @@ def _play(run: Run, config: EvaluationConfig, seed: int) -> list[TargetResult]:
     check_environment(run.environment, run.model)
     with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
         return evaluate(
-            ReturnConditionedPolicy(run.model),
+            ReturnConditionedPolicy(run.model, temperature=config.temperature),
             run.environment,
             targets,
             episodes=config.episodes,
@@ -167,13 +168,13 @@ def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> list[Ta
     results = _play(run, config, seed)
     folder = run.folder / "results"
     folder.mkdir(exist_ok=True)
-    write_json(folder / f"{which}.json", _document(results, run, seed))
+    write_json(folder / f"{which}.json", _document(results, run, seed, config.temperature))
     picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
     plot_asked_against_achieved(results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
     return results
 
 
-def _document(results: list[TargetResult], run: Run, seed: int) -> dict[str, Any]:
+def _document(results: list[TargetResult], run: Run, seed: int, temperature: float) -> dict[str, Any]:
     assert run.environment is not None
     return results_document(
         results,
@@ -183,6 +184,7 @@ def _document(results: list[TargetResult], run: Run, seed: int) -> dict[str, Any
         reference=run.reference,
         checkpoint=run.checkpoint.name,
         seed=seed,
+        temperature=temperature,
     )
 
 

@@ -1,6 +1,7 @@
 """Everything that decides a Decision Transformer run; each field is an option of the command line. No torch here."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ class ModelConfig(TransformerConfig):
     by adaptive layer norm, with no token of its own (Wang et al. 2026, arXiv 2601.15953)."""
     context_length: int = 20
     """Steps the model sees, K in the paper."""
+    frame_stack: int = 1
+    """Pictures that make one state where observations are images: the step's own and those just before it, the first
+    repeated at an episode's start. The data and the environment give single ones."""
     return_scale: float | None = None
     """Returns are divided by this before the model sees them; None takes the deviation of the data's returns-to-go."""
     max_timesteps: int | None = None
@@ -26,7 +30,8 @@ class ModelConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.context_length >= 1, f"context_length must be at least 1, not {self.context_length}")
+        for name in ("context_length", "frame_stack"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         scale, rows = self.return_scale, self.max_timesteps
         require(scale is None or scale > 0, f"return_scale must be above 0, not {scale}")
         require(rows is None or rows >= 1, f"max_timesteps must be at least 1, not {rows}")
@@ -42,10 +47,14 @@ class EvaluationConfig:
     """Episodes for each target, each with its own seed."""
     num_worlds: int = 16
     """Environments stepped together; the returns do not depend on it."""
+    temperature: float = 0.0
+    """How discrete actions are chosen: 0 takes the likeliest, above it they are drawn from softmax(logits /
+    temperature), 1 being the model's own distribution. Numbers of a Box are not drawn."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_worlds"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        require(0 <= self.temperature < math.inf, f"temperature must be 0 or more and finite, not {self.temperature}")
         for target in self.target_return:
             require(target - target == 0, f"target_return must be finite, not {target}")
 

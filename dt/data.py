@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dt.encoders import is_image
 from envs.datasets import Dataset
+from envs.spaces import leaf_spaces
 
 TensorLeaves = dict[str, Tensor]
 """One tensor for each leaf of a space, by the leaf's name."""
@@ -24,7 +26,7 @@ TensorLeaves = dict[str, Tensor]
 class Batch:
     """B windows of T steps, padded on the right; raw values, the model normalises them itself."""
 
-    states: TensorLeaves  # each (B, T, *leaf), as recorded
+    states: TensorLeaves  # each (B, T, *leaf), as recorded; of images a stack of F at each step: (B, T, F, *leaf)
     actions: TensorLeaves  # each (B, T, *leaf), as recorded
     returns_to_go: Tensor  # (B, T) float32, in the reward's own unit
     timesteps: Tensor  # (B, T) int64, position in the episode
@@ -46,9 +48,14 @@ def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[
 
 
 class TrajectoryDataset:
-    """A dataset ready to be sampled: flat tensors and the windows that can be cut from them."""
+    """A dataset ready to be sampled: flat tensors and the windows that can be cut from them.
 
-    def __init__(self, dataset: Dataset, context_length: int, device: torch.device | str = "cpu"):
+    Images are held once, as recorded; a window's stacks of `frame_stack` of them are put together when it is cut.
+    """
+
+    def __init__(
+        self, dataset: Dataset, context_length: int, device: torch.device | str = "cpu", *, frame_stack: int = 1
+    ):
         self.context_length = context_length
         self.num_steps = dataset.num_steps
         self.states = {name: _tensor(array, device) for name, array in dataset.observations.items()}
@@ -58,6 +65,8 @@ class TrajectoryDataset:
         self.timesteps = _tensor(np.arange(self.num_steps) - np.repeat(dataset.offsets[:-1], lengths), device)  # (N,)
         self.ends = _tensor(np.repeat(dataset.offsets[1:], lengths), device)  # (N,): where the step's episode ends
         self._window = torch.arange(context_length, device=device)
+        self._frames = torch.arange(1 - frame_stack, 1, device=device)  # oldest first, the step's own last
+        self._images = {name for name, leaf in leaf_spaces(dataset.observation_space).items() if is_image(leaf)}
         self._offsets = dataset.offsets
 
     def indices(self, seed: int, step: int, batch_size: int) -> Tensor:
@@ -76,11 +85,14 @@ class TrajectoryDataset:
         rows = first[:, None] + self._window  # (B, K)
         mask = rows < end
         rows = torch.minimum(rows, end - 1)  # padding repeats the last real step; the mask says that it is none
+        timesteps = self.timesteps[rows]  # (B, K)
+        begin = (rows - timesteps)[..., None]  # (B, K, 1)
+        stacks = torch.maximum(rows[..., None] + self._frames, begin)  # (B, K, F): none from the episode before
         return Batch(
-            states={name: tensor[rows] for name, tensor in self.states.items()},
+            states={name: tensor[stacks if name in self._images else rows] for name, tensor in self.states.items()},
             actions={name: tensor[rows] for name, tensor in self.actions.items()},
             returns_to_go=self.returns_to_go[rows],
-            timesteps=self.timesteps[rows],
+            timesteps=timesteps,
             mask=mask,
         )
 

@@ -1,4 +1,16 @@
-"""From a leaf of a space to the model's width and back: chosen by the space, never by a flag."""
+"""From a leaf of a space to the model's width and back: chosen by the space, never by a flag.
+
+observation   uint8 pictures      Nature's convolutions over a stack of frames, a linear map, tanh
+              any other Box       values normalised by the data, a linear map
+              Discrete            a learned row for each value
+              MultiDiscrete       the same for each of its numbers, and their sum
+              MultiBinary         a linear map of the bits
+action        the same to enter the model, but a Box goes in as it is
+              Box                 out of it: squared error, the mean over its numbers
+              the others          out of it: cross-entropy, the sum over the choices
+"""
+
+import math
 
 import numpy as np
 import torch
@@ -7,6 +19,28 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from envs.spaces import choices, least
+
+SMALLEST_SIDE = 36
+"""Pixels of the smallest picture that the convolutions leave anything of."""
+
+
+def is_image(space: Space[object]) -> bool:
+    """Whether a leaf holds pictures: a uint8 Box (..., H, W), channels before or behind, large enough to convolve."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) < 2:
+        return False
+    return min(_sides(space.shape)) >= SMALLEST_SIDE
+
+
+def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of pictures of this shape."""
+    return shape[-3:-1] if _channels_last(shape) else shape[-2:]  # type: ignore[return-value]
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether the last axis is that of the channels: it is shorter than the one that else would be."""
+    return len(shape) > 2 and shape[-1] < shape[-3]
 
 
 class Normalizer(nn.Module):
@@ -30,15 +64,15 @@ class Normalizer(nn.Module):
         return (x.to(self.mean.dtype) - self.mean) / self.deviation
 
 
-class BoxEncoder(nn.Module):
+class LinearEncoder(nn.Module):
     """A linear map of the flattened values; states are normalised first, actions enter as they are (the paper)."""
 
-    def __init__(self, space: spaces.Box, width: int, normalize: bool):
+    def __init__(self, space: spaces.Box | spaces.MultiBinary, width: int, normalize: bool):
         super().__init__()
         self.padding = 0  # a value that may stand where no step is
         self.normalizer = Normalizer(space.shape) if normalize else None
         self.num_axes = len(space.shape)
-        self.linear = nn.Linear(int(np.prod(space.shape, dtype=int)), width)
+        self.linear = nn.Linear(math.prod(space.shape), width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, *leaf) -> (B, T, D)."""
@@ -47,23 +81,75 @@ class BoxEncoder(nn.Module):
 
 
 class DiscreteEncoder(nn.Module):
-    """One learned row for each value."""
+    """One learned row for each value of each choice; the rows of a step are summed."""
 
-    def __init__(self, space: spaces.Discrete, width: int):
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete, width: int):
         super().__init__()
-        self.start = self.padding = int(space.start)
-        self.table = nn.Embedding(int(space.n), width)
+        counts, start = choices(space)
+        self.register_buffer("padding", torch.from_numpy(least(space)), persistent=False)
+        self.register_buffer("first", torch.from_numpy(counts.cumsum() - counts - start), persistent=False)  # (N,)
+        self.first: Tensor
+        self.table = nn.Embedding(int(counts.sum()), width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T) integers -> (B, T, D)."""
-        return self.table(x.long() - self.start)
+        """(B, T, *leaf) integers -> (B, T, D)."""
+        rows = x.reshape(*x.shape[:2], -1).long() + self.first  # (B, T, N)
+        return self.table(rows).sum(2)  # (B, T, D)
 
 
-def make_encoder(space: Space[object], width: int, *, normalize: bool) -> nn.Module:
-    """The encoder of a leaf; a kind of space without one raises `TypeError`."""
+class ImageEncoder(nn.Module):
+    """The convolutions of Mnih et al. 2015, a linear map and tanh, as in the paper's Atari code; 0..255 is 0..1.
+
+    All axes before height and width are channels of the one picture that is convolved: frames, frames of frames, and
+    colours, which may also stand last.
+    """
+
+    def __init__(self, space: spaces.Box, width: int, frame_stack: int):
+        super().__init__()
+        self.padding = 0
+        height, breadth = _sides(space.shape)
+        self.channels_last = _channels_last(space.shape)
+        self.num_channels = frame_stack * math.prod(space.shape) // (height * breadth)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(self.num_channels, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            features = self.convolutions(torch.zeros(1, self.num_channels, height, breadth)).shape[1]
+        self.linear = nn.Linear(features, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, F, *leaf) uint8 -> (B, T, D)."""
+        if self.channels_last:
+            x = x.movedim(-1, -3)  # (B, T, F, ..., C, H, W)
+        pictures = x.reshape(-1, self.num_channels, *x.shape[-2:])  # (B T, F ... C, H, W)
+        features = self.convolutions(pictures.to(self.linear.weight.dtype) / 255)  # (B T, features)
+        return self.linear(features).tanh().unflatten(0, x.shape[:2])  # (B, T, D)
+
+
+def make_state_encoder(space: Space[object], width: int, frame_stack: int) -> nn.Module:
+    """The encoder of an observation's leaf; a kind of space without one raises `TypeError`."""
+    if is_image(space):
+        return ImageEncoder(space, width, frame_stack)  # type: ignore[arg-type]
+    return _make_encoder(space, width, normalize=True)
+
+
+def make_action_encoder(space: Space[object], width: int) -> nn.Module:
+    """The encoder of an action's leaf; a kind of space without one raises `TypeError`."""
+    return _make_encoder(space, width, normalize=False)
+
+
+def _make_encoder(space: Space[object], width: int, *, normalize: bool) -> nn.Module:
     if isinstance(space, spaces.Box):
-        return BoxEncoder(space, width, normalize)
-    if isinstance(space, spaces.Discrete):
+        return LinearEncoder(space, width, normalize)
+    if isinstance(space, spaces.MultiBinary):
+        return LinearEncoder(space, width, normalize=False)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return DiscreteEncoder(space, width)
     raise TypeError(f"no encoder for {space}")
 
@@ -78,7 +164,7 @@ class ContinuousHead(nn.Module):
     def __init__(self, space: spaces.Box, width: int):
         super().__init__()
         self.shape, self.padding = space.shape, 0
-        self.linear = nn.Linear(width, int(np.prod(space.shape, dtype=int)))
+        self.linear = nn.Linear(width, math.prod(space.shape))
         bounded = torch.from_numpy(np.isfinite(space.low) & np.isfinite(space.high)).flatten()  # (A,)
         low, high = (torch.from_numpy(np.asarray(x, np.float64)).flatten() for x in (space.low, space.high))
         self.register_buffer("bounded", bounded)
@@ -105,33 +191,57 @@ class ContinuousHead(nn.Module):
         target = (actions.flatten(2) if self.shape else actions[..., None]).to(output.dtype)
         return (output - (target - self.center) / self.scale).square().mean(-1)  # (B, T)
 
-    def choose(self, output: Tensor) -> Tensor:
-        """(B, A) -> actions (B, *leaf) in the space's own units."""
+    def choose(self, output: Tensor, allowed: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """(B, A) -> actions (B, *leaf) in the space's own units; there is nothing to mask or to draw."""
         return (output * self.scale + self.center).reshape(-1, *self.shape)
 
 
 class DiscreteHead(nn.Module):
-    """Actions of a Discrete space, by cross-entropy; the most likely one is taken."""
+    """Actions that are N choices side by side, by cross-entropy: Discrete, MultiDiscrete and, of two each, MultiBinary.
 
-    def __init__(self, space: spaces.Discrete, width: int):
+    Each choice has logits of its own, so given the past one does not depend on another. Two logits a bit are a
+    Bernoulli variable whose logit is their difference.
+    """
+
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary, width: int):
         super().__init__()
-        self.start = self.padding = int(space.start)
-        self.linear = nn.Linear(width, int(space.n))
+        counts, start = (torch.from_numpy(x) for x in choices(space))  # each (N,)
+        self.shape = space.shape or ()
+        self.num_choices, self.most_values = len(counts), int(counts.max())
+        self.linear = nn.Linear(width, int(counts.sum()))
+        exists = torch.arange(self.most_values) < counts[:, None]  # (N, M)
+        self.register_buffer("cells", exists.flatten().nonzero()[:, 0], persistent=False)
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("padding", torch.from_numpy(least(space)), persistent=False)
+        self.cells: Tensor
+        self.start: Tensor
 
     def fit(self, data: NDArray[np.generic]) -> None:
         """Nothing to take from data."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> logits (..., n)."""
-        return _unhalved(self.linear(x))
+        """(..., D) -> logits (..., N, M), M the most values of any choice; where one has fewer, -inf."""
+        logits = _unhalved(self.linear(x))
+        grid = logits.new_full((*logits.shape[:-1], self.num_choices * self.most_values), -torch.inf)
+        grid = grid.index_copy(-1, self.cells, logits)  # (..., N M)
+        return grid.reshape(*logits.shape[:-1], self.num_choices, self.most_values)
 
     def loss(self, output: Tensor, actions: Tensor) -> Tensor:
-        """Cross-entropy of each step: (B, T, n), (B, T) -> (B, T)."""
-        return F.cross_entropy(output.mT, actions.long() - self.start, reduction="none")  # (B, T)
+        """Cross-entropy of each step, summed over the choices: (B, T, N, M), (B, T, *leaf) -> (B, T)."""
+        target = actions.reshape(output.shape[:-1]).long() - self.start  # (B, T, N)
+        return F.cross_entropy(output.flatten(0, 2), target.flatten(), reduction="none").view_as(target).sum(-1)
 
-    def choose(self, output: Tensor) -> Tensor:
-        """(B, n) -> actions (B,)."""
-        return output.argmax(-1) + self.start
+    def choose(self, output: Tensor, allowed: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """The likeliest values: (B, N, M) -> actions (B, *leaf).
+
+        allowed: (B, N, M) bool, True where a value may be chosen; every choice needs one.
+        noise: (B, N, M), `temperature` times draws of the standard Gumbel distribution; the maximum of logits and
+        noise is then a draw from softmax(logits / temperature) (Gumbel 1954).
+        """
+        scores = output if noise is None else output + noise
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, -torch.inf)
+        return (scores.argmax(-1) + self.start).reshape(-1, *self.shape)
 
 
 def _unhalved(x: Tensor) -> Tensor:
@@ -143,6 +253,6 @@ def make_head(space: Space[object], width: int) -> ContinuousHead | DiscreteHead
     """The head of an action leaf; a kind of space without one raises `TypeError`."""
     if isinstance(space, spaces.Box):
         return ContinuousHead(space, width)
-    if isinstance(space, spaces.Discrete):
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return DiscreteHead(space, width)
     raise TypeError(f"no action head for {space}")

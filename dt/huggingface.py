@@ -16,7 +16,7 @@ from gymnasium.spaces import Space
 from torch import Tensor
 
 from dt.config import Config, ModelConfig
-from dt.encoders import BoxEncoder, ContinuousHead
+from dt.encoders import ContinuousHead, LinearEncoder, is_image
 from dt.evaluation import check_environment
 from dt.model import DecisionTransformer
 from dt.training import Run, describe, describe_data, load_run
@@ -143,8 +143,8 @@ def _spaces(dataset: Dataset | None, environment: EnvironmentSpec | None) -> tup
 def _check_size(space: Space[Any], theirs: Mapping[str, Any], setting: str, path: Path) -> None:
     """Refuse a space that is no Box of as many numbers as their setting says."""
     size = integer(theirs, setting, path)
-    if not isinstance(space, spaces.Box):
-        raise ConfigError(f"{path}: {setting} is {size}, and {space} is no Box, which theirs takes alone")
+    if not isinstance(space, spaces.Box) or is_image(space):
+        raise ConfigError(f"{path}: {setting} is {size}, and {space} is no Box of numbers, which theirs takes alone")
     numbers = int(np.prod(space.shape, dtype=int))
     require(size == numbers, f"{path}: {setting} is {size}, the space has {numbers}: {space}")
 
@@ -162,7 +162,7 @@ def _set_head(model: DecisionTransformer, tanh: Any, path: Path) -> None:
 def _set_normalizer(model: DecisionTransformer, source: Path | Dataset) -> None:
     """Take mean and deviation of the states from a JSON file or from a dataset."""
     (encoder,), (leaf,) = model.state_encoders, model.state_leaves
-    assert isinstance(encoder, BoxEncoder)
+    assert isinstance(encoder, LinearEncoder)
     assert encoder.normalizer is not None
     if isinstance(source, Dataset):
         encoder.normalizer.fit(source.observations[leaf])

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from dt.config import ModelConfig
 from dt.data import Batch, TensorLeaves, returns_to_go
-from dt.encoders import BoxEncoder, make_encoder, make_head
+from dt.encoders import LinearEncoder, is_image, make_action_encoder, make_head, make_state_encoder
 from envs.datasets import Dataset
 from envs.spaces import leaf_spaces
 from transformer.blocks import Transformer, initialize
+from transformer.config import require
 from transformer.positions import LearnedPositions
 
 
@@ -54,9 +55,12 @@ class DecisionTransformer(nn.Module):
         super().__init__()
         self.config, self.max_timesteps = config, max_timesteps
         self.observation_space, self.action_space = observation_space, action_space
-        states, actions = leaf_spaces(observation_space), leaf_spaces(action_space)
-        self.state_encoders = nn.ModuleList(make_encoder(s, config.width, normalize=True) for s in states.values())
-        self.action_encoders = nn.ModuleList(make_encoder(s, config.width, normalize=False) for s in actions.values())
+        # In the order of their names: a Dict's own order is lost in its JSON, and weights are known by their place.
+        states, actions = (dict(sorted(leaf_spaces(space).items())) for space in (observation_space, action_space))
+        stack, images = config.frame_stack, any(map(is_image, states.values()))
+        require(stack == 1 or images, f"frame_stack {stack}: the observations hold no images, {observation_space}")
+        self.state_encoders = nn.ModuleList(make_state_encoder(s, config.width, stack) for s in states.values())
+        self.action_encoders = nn.ModuleList(make_action_encoder(s, config.width) for s in actions.values())
         self.heads = nn.ModuleList(make_head(s, config.width) for s in actions.values())
         self.state_leaves, self.action_leaves = tuple(states), tuple(actions)
         self.timestep_encoder = LearnedPositions(max_timesteps, config.width)
@@ -76,7 +80,7 @@ class DecisionTransformer(nn.Module):
     def fit(self, dataset: Dataset) -> None:
         """Take normaliser, units of unbounded actions and, unless it was set, the return scale from the data."""
         for encoder, name in zip(self.state_encoders, self.state_leaves, strict=True):
-            if isinstance(encoder, BoxEncoder) and encoder.normalizer is not None:
+            if isinstance(encoder, LinearEncoder) and encoder.normalizer is not None:
                 encoder.normalizer.fit(dataset.observations[name])
         for head, name in zip(self.heads, self.action_leaves, strict=True):
             head.fit(dataset.actions[name])  # type: ignore[operator]
@@ -95,20 +99,28 @@ class DecisionTransformer(nn.Module):
         return loss, batch.mask.sum()
 
     def predict(self, batch: Batch) -> TensorLeaves:
-        """What the heads say at every step, real or not: for each action leaf (B, T, outputs)."""
+        """What the heads say at every step, real or not: for each action leaf (B, T, *outputs)."""
         every = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         return self._read_actions(batch, every)
 
     @torch.no_grad()
-    def act(self, batch: Batch) -> TensorLeaves:
-        """The action for the last real step of each row, in the space's own units: for each leaf (B, *leaf)."""
+    def act(
+        self, batch: Batch, allowed: Mapping[str, Tensor] | None = None, noise: Mapping[str, Tensor] | None = None
+    ) -> TensorLeaves:
+        """The action for the last real step of each row, in the space's own units: for each leaf (B, *leaf).
+
+        allowed, noise: for leaves of choices what may be chosen, and what samples them; see `DiscreteHead.choose`.
+        """
         last = batch.mask.sum(1, keepdim=True).clamp(min=1) - 1  # (B, 1)
         outputs = self._read_actions(batch, last)
-        heads = zip(self.heads, self.action_leaves, strict=True)
-        return {name: head.choose(outputs[name][:, 0]) for head, name in heads}  # type: ignore[operator]
+        allowed, noise = allowed or {}, noise or {}
+        return {
+            name: head.choose(outputs[name][:, 0], allowed.get(name), noise.get(name))  # type: ignore[operator]
+            for head, name in zip(self.heads, self.action_leaves, strict=True)
+        }
 
     def _read_actions(self, batch: Batch, steps: Tensor) -> TensorLeaves:
-        """Head outputs at the states of the asked steps, (Q,) or (B, Q): for each leaf (B, Q, outputs)."""
+        """Head outputs at the states of the asked steps, (Q,) or (B, Q): for each leaf (B, Q, *outputs)."""
         returns = _masked(batch.returns_to_go, batch.mask).to(self.return_scale.dtype) / self.return_scale  # (B, T)
         time = self.timestep_encoder(_masked(batch.timesteps, batch.mask))  # (B, T, D)
         parts = [
@@ -126,10 +138,10 @@ class DecisionTransformer(nn.Module):
         return {name: head(x) for head, name in zip(self.heads, self.action_leaves, strict=True)}
 
 
-def _masked(x: Tensor, mask: Tensor, padding: int = 0) -> Tensor:
+def _masked(x: Tensor, mask: Tensor, padding: Tensor | int = 0) -> Tensor:
     """x (B, T, ...) with `padding` where the step is not real: not even NaN gets past this."""
     real = mask.reshape(*mask.shape, *[1] * (x.dim() - 2))  # (B, T, 1, ...)
-    return torch.where(real, x, torch.full((), padding, dtype=x.dtype, device=x.device))
+    return torch.where(real, x, padding)
 
 
 def _encode(encoders: nn.ModuleList, names: tuple[str, ...], leaves: Mapping[str, Tensor], mask: Tensor) -> Tensor:

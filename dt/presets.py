@@ -50,11 +50,40 @@ def paper_walker2d() -> Config:
     return _paper((5_000.0, 2_500.0))
 
 
+def paper_breakout() -> Config:
+    """Atari Breakout (Chen et al. 2021 and its published code): K = 30, stacks of 4, target 90, drawn actions.
+
+    The paper's Adam betas, its decay of matrices alone and its tanh on every embedding are not kept.
+    """
+    return Config(
+        model=ModelConfig(
+            conditioning="token",
+            width=128,
+            num_layers=6,
+            num_heads=8,
+            activation="gelu",
+            context_length=30,
+            frame_stack=4,
+            return_scale=1.0,
+        ),
+        training=TrainingConfig(
+            steps=20_000,  # five times through 500,000 steps of data
+            batch_size=128,
+            learning_rate=6e-4,
+            warmup_steps=3,
+            weight_decay=0.1,
+            gradient_clip=1.0,
+        ),
+        evaluation=EvaluationConfig(target_return=(90.0,), temperature=1.0),
+    )
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "default": default,
     "demo": demo,
     "paper-hopper": paper_hopper,
     "paper-halfcheetah": paper_halfcheetah,
     "paper-walker2d": paper_walker2d,
+    "paper-breakout": paper_breakout,
 }
 """Every named run, by the name that `dt train --preset` takes."""

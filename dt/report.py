@@ -36,6 +36,7 @@ def results_document(
     reference: Reference | None,
     checkpoint: str,
     seed: int,
+    temperature: float,
 ) -> dict[str, Any]:
     """The JSON of `dt evaluate`, schema 1. `world` is what `EnvironmentSpec.from_json` makes the world again from."""
     return {
@@ -45,6 +46,7 @@ def results_document(
         "world": {**environment.to_json(), "max_episode_steps": environment.step_limit},
         "checkpoint": checkpoint,
         "seed": seed,
+        "temperature": temperature,
         "reference": vars(reference) if reference else None,
         "versions": versions,
         "results": [result.to_json() for result in results],

@@ -84,7 +84,7 @@ def train(
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
-    data = TrajectoryDataset(dataset, config.model.context_length, device)
+    data = TrajectoryDataset(dataset, config.model.context_length, device, frame_stack=config.model.frame_stack)
     seed, batch_size = config.training.seed, config.training.batch_size
     targets = config.evaluation.target_return or default_targets(dataset.returns)
 
@@ -124,7 +124,7 @@ def _score_on_the_way(
     """What the log and the choice of the best need to know; nothing where the world or the policy fails."""
     try:
         results = evaluate(
-            ReturnConditionedPolicy(model),
+            ReturnConditionedPolicy(model, temperature=config.temperature),
             environment,
             targets,
             episodes=config.episodes,

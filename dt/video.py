@@ -24,7 +24,7 @@ def check_camera(environment: EnvironmentSpec) -> None:
         worlds.render(0)
 
 
-def film(run: Run, targets: Sequence[float], seed: int, folder: Path) -> list[Path]:
+def film(run: Run, targets: Sequence[float], seed: int, folder: Path, temperature: float = 0.0) -> list[Path]:
     """Film the episode of this world seed at each target into `folder`, as MP4, from its reset on; returns the files.
 
     Each picture goes to its file as it is made; a film takes its name when it is complete.
@@ -41,7 +41,8 @@ def film(run: Run, targets: Sequence[float], seed: int, folder: Path) -> list[Pa
             try:
                 writer: Any = imageio.get_writer(unfinished, fps=worlds.frames_per_second, macro_block_size=8)
                 with writer:
-                    _play(worlds, ReturnConditionedPolicy(run.model), Job(seed, target), writer.append_data)
+                    policy = ReturnConditionedPolicy(run.model, temperature=temperature)
+                    _play(worlds, policy, Job(seed, target), writer.append_data)
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from envs.assemble import Fields, flat_arrays, joined, not_finite, place, split
 from envs.readers import SPACES, DataError, Header, find, read_flat, read_minari
 from envs.scores import Reference, reference_in
-from envs.spaces import Leaves, leaf_spaces, space_to_json
+from envs.spaces import Leaves, choices, leaf_spaces, space_to_json
 from envs.worlds import EnvironmentSpec
 
 
@@ -272,10 +272,10 @@ def _leaf_problems(
         yield f"{dataset.source}: {label}: type {array.dtype}, the space says {space.dtype}"
         return
     yield from _bad_values(dataset, label, not_finite(array), array)
-    if isinstance(space, spaces.Discrete):
-        outside = (array < space.start) | (array >= space.start + space.n)
-        yield from _bad_values(dataset, label, outside, array, f"outside {space}")
-    elif isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.Box):
+        counts, start = (x.reshape(space.shape) for x in choices(space))
+        yield from _bad_values(dataset, label, (array < start) | (array >= start + counts), array, f"outside {space}")
+    else:
         if array.dtype != space.dtype:
             notes.append(f"{label} are recorded as {array.dtype}, the space says {space.dtype}")
         if (array.min(0) < space.low).any() or (array.max(0) > space.high).any():  # cheap where nothing is beyond

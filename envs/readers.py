@@ -20,7 +20,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.scores import Reference, reference_for
-from envs.spaces import Leaves, SpaceError, leaf_spaces, reason, space_from_json, to_leaves
+from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, reason, space_from_json, to_leaves
 from envs.worlds import EnvironmentSpec, WorldError
 
 PACKAGED = Path(__file__).parent / "data"
@@ -416,9 +416,9 @@ def _space(where: str, metadata: Mapping[str, Any], name: str) -> Space[Any]:
     except SpaceError as error:
         raise DataError(f"{where}: {name}: {error}") from None
     for leaf in leaf_spaces(space).values():
-        if not isinstance(leaf, spaces.Box | spaces.Discrete):
-            kind = type(leaf).__name__
-            raise DataError(f"{where}: {name}: {kind} is not supported; Box, Discrete, Dict and Tuple are")
+        if not isinstance(leaf, LEAF_KINDS):
+            kinds = ", ".join(kind.__name__ for kind in LEAF_KINDS)
+            raise DataError(f"{where}: {name}: {type(leaf).__name__} is not supported; {kinds}, Dict and Tuple are")
     return space
 
 

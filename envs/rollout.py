@@ -13,11 +13,15 @@ from envs.worlds import Worlds
 class Policy(Protocol):
     """Chooses actions in several worlds at once; a world is known by its number."""
 
-    def begin(self, world: int, request: Any) -> None:
-        """An episode starts in this world; `request` is what is asked of it, such as a target return."""
+    def begin(self, world: int, request: Any, seed: int) -> None:
+        """An episode starts in this world, from this seed; `request` is what is asked of it, such as a target return.
 
-    def choose(self, observations: Mapping[int, Any]) -> dict[int, Any]:
-        """An action for each world whose observation is given."""
+        A policy that draws numbers draws an episode's from the seed alone, so that it does not matter what plays
+        beside it.
+        """
+
+    def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
+        """An action for each world whose observation is given; infos: what those worlds said beside it."""
 
     def receive(self, world: int, reward: float) -> None:
         """The reward that the last action in this world earned."""
@@ -57,20 +61,20 @@ class Played:
 
 
 class RandomPolicy:
-    """Samples the action space. The request of an episode is the seed of its actions, whatever plays beside it."""
+    """Samples the action space, where `info["action_mask"]` allows it; the request of an episode seeds its actions."""
 
     def __init__(self, action_space: Space[Any]):
         self._action_space = action_space
         self._spaces: dict[int, Space[Any]] = {}
 
-    def begin(self, world: int, request: Any) -> None:
-        """An episode whose actions have this seed."""
+    def begin(self, world: int, request: Any, seed: int) -> None:
+        """An episode whose actions have the request as their seed."""
         self._spaces[world] = copy.deepcopy(self._action_space)
         self._spaces[world].seed(request)
 
-    def choose(self, observations: Mapping[int, Any]) -> dict[int, Any]:
+    def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         """A sample for each world."""
-        return {world: self._spaces[world].sample() for world in observations}
+        return {world: self._spaces[world].sample(mask=infos[world].get("action_mask")) for world in observations}
 
     def receive(self, world: int, reward: float) -> None:
         """Nothing to learn."""
@@ -96,13 +100,14 @@ def rollout(
     waiting = iter(played)
     playing: dict[int, Played] = {}
     observations: dict[int, Any] = {}
+    infos: dict[int, Mapping[str, Any]] = {}
 
     def start_next(world: int) -> None:
         episode = next(waiting, None)
         if episode is None:
             return
-        observations[world] = worlds.reset(world, episode.job.seed)
-        policy.begin(world, episode.job.request)
+        observations[world], infos[world] = worlds.reset(world, episode.job.seed)
+        policy.begin(world, episode.job.request, episode.job.seed)
         playing[world] = episode
         if keep_trajectories:
             episode.observations.append(copy.deepcopy(observations[world]))
@@ -112,13 +117,13 @@ def rollout(
     for world in range(len(worlds)):
         start_next(world)
     while playing:
-        for world, action in policy.choose(observations).items():
+        for world, action in policy.choose(observations, infos).items():
             episode = playing[world]
             if keep_trajectories:
                 episode.actions.append(copy.deepcopy(action))  # before the step, which may change it in place
             step = worlds.step(world, action)
             policy.receive(world, step.reward)
-            observations[world] = step.observation
+            observations[world], infos[world] = step.observation, step.info
             episode.rewards.append(step.reward)
             episode.terminated, episode.truncated = step.terminated, step.truncated
             if keep_trajectories:
@@ -126,7 +131,7 @@ def rollout(
             if on_step:
                 on_step(world, episode)
             if step.terminated or step.truncated:
-                del playing[world], observations[world]
+                del playing[world], observations[world], infos[world]
                 if on_episode:
                     on_episode(episode)
                 start_next(world)

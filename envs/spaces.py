@@ -14,6 +14,9 @@ Leaves = dict[str, NDArray[Any]]
 ROOT = "value"
 """Name of the only leaf of a space that is no Dict or Tuple."""
 
+LEAF_KINDS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""Kinds of leaves that there are arrays and models for."""
+
 
 class SpaceError(ValueError):
     """A space, or a value of one, that cannot be used; the message says which and why."""
@@ -38,13 +41,18 @@ def leaf_spaces(space: Space[Any]) -> dict[str, Space[Any]]:
 
 def to_leaves(space: Space[Any], value: Any) -> Leaves:
     """A value of the space, or a batch of values stacked the way the space nests, as one array for each leaf."""
+    return {name: np.asarray(part) for name, part in _parts(space, value).items()}
+
+
+def _parts(space: Space[Any], value: Any) -> dict[str, Any]:
+    """What a value that nests as the space does holds at each leaf; None at every leaf where it is None itself."""
     children = _children(space)
     if children is None:
-        return {ROOT: np.asarray(value)}
-    found: Leaves = {}
+        return {ROOT: value}
+    found: dict[str, Any] = {}
     for key, child in children.items():
-        part = value[key] if isinstance(space, spaces.Dict) else value[int(key)]
-        for name, leaf in to_leaves(child, part).items():
+        part = None if value is None else value[key] if isinstance(space, spaces.Dict) else value[int(key)]
+        for name, leaf in _parts(child, part).items():
             found[key if name == ROOT and _children(child) is None else f"{key}/{name}"] = leaf
     return found
 
@@ -60,6 +68,71 @@ def from_leaves(space: Space[Any], leaves: Mapping[str, NDArray[Any]]) -> Any:
         prefix = {name[len(key) + 1 :]: leaf for name, leaf in leaves.items() if name.startswith(f"{key}/")}
         parts[key] = from_leaves(child, prefix or {ROOT: leaves[key]})
     return parts if isinstance(space, spaces.Dict) else tuple(parts.values())
+
+
+def choices(leaf: Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many values each number of a leaf may take, and the least of them: both (N,), in the order of its elements.
+
+    A Discrete is one such choice, a MultiDiscrete one for each number, a MultiBinary one of two for each bit; numbers
+    of a Box are no choices, so there N is 0.
+    """
+    if isinstance(leaf, spaces.Discrete):
+        return np.array([leaf.n], np.int64), np.array([leaf.start], np.int64)
+    if isinstance(leaf, spaces.MultiDiscrete):
+        return leaf.nvec.ravel().astype(np.int64), leaf.start.ravel().astype(np.int64)
+    bits = int(np.prod(leaf.shape, dtype=int)) if isinstance(leaf, spaces.MultiBinary) else 0
+    return np.full(bits, 2), np.zeros(bits, np.int64)
+
+
+def least(leaf: Space[Any]) -> NDArray[Any]:
+    """A value of a leaf that stands where there is none: of choices the least, of a Box zeros."""
+    _, start = choices(leaf)
+    return np.asarray(start.reshape(leaf.shape) if len(start) else np.zeros(leaf.shape or ()), leaf.dtype)
+
+
+def allowed_choices(space: Space[Any], mask: Any = None) -> Leaves:
+    """Which values an action mask allows: for each leaf of N choices a bool array (N, M), M the most values of any.
+
+    mask: what `space.sample(mask)` takes, Gymnasium's convention: for Discrete n flags, for MultiDiscrete a tuple of
+    such, for MultiBinary for each bit the value that it must have or 2 where it is free, for Dict and Tuple the masks
+    of their children; None, at any depth, allows everything. Another form, or a choice of nothing, raises `SpaceError`.
+    """
+    try:
+        masks = _parts(space, mask)
+    except (TypeError, KeyError, IndexError):
+        raise SpaceError(f"action mask: it does not nest as {space}") from None
+    leaves = {name: leaf for name, leaf in sorted(leaf_spaces(space).items()) if len(choices(leaf)[0])}
+    return {name: _allowed(leaf, masks[name]) for name, leaf in leaves.items()}
+
+
+def _allowed(leaf: Space[Any], mask: Any) -> NDArray[np.bool_]:
+    counts, _ = choices(leaf)
+    allowed = np.arange(counts.max()) < counts[:, None]  # (N, M)
+    if mask is None:
+        return allowed
+    try:
+        flags = _flags(leaf, mask)
+    except (TypeError, ValueError):  # no array, or rows of different lengths where one shape is due
+        raise SpaceError(f"action mask of {leaf}: not in the form that its sample(mask) takes: {mask}") from None
+    if [row.shape for row in flags] != [(count,) for count in counts]:
+        shapes = ", ".join(str(row.shape) for row in flags)
+        raise SpaceError(f"action mask of {leaf}: {shapes} flags, expected {', '.join(str(n) for n in counts)}")
+    if not all(row.any() for row in flags):
+        raise SpaceError(f"action mask of {leaf}: it allows nothing: {mask}")
+    for row, choice in zip(allowed, flags, strict=True):
+        row[: len(choice)] = choice
+    return allowed
+
+
+def _flags(leaf: Space[Any], mask: Any) -> list[NDArray[np.bool_]]:
+    """Gymnasium's mask of one leaf as flags for the values of each of its choices."""
+    if isinstance(leaf, spaces.Discrete):
+        return [np.asarray(mask, np.bool_)]
+    if isinstance(leaf, spaces.MultiBinary):
+        return [np.array([bit != 1, bit != 0]) for bit in np.asarray(mask, np.int8).ravel()]
+    for _ in range(len(leaf.shape or ()) - 1):  # a MultiDiscrete of several axes has tuples of tuples
+        mask = [part for parts in mask for part in parts]
+    return [np.asarray(part, np.bool_) for part in mask]
 
 
 def same_space(recorded: Space[Any], present: Space[Any]) -> str | None:
@@ -78,9 +151,9 @@ def same_space(recorded: Space[Any], present: Space[Any]) -> str | None:
         if isinstance(leaf, spaces.Box) and isinstance(other, spaces.Box):
             if not _same_bounds(leaf, other):
                 return f"{name}: bounds {leaf} against {other}"
-        elif isinstance(leaf, spaces.Discrete) and isinstance(other, spaces.Discrete):
-            if (leaf.n, leaf.start) != (other.n, other.start):  # Minari's JSON does not keep a Discrete's dtype
-                return f"{name}: {leaf} against {other}"
+        elif isinstance(leaf, LEAF_KINDS):
+            if any((a != b).any() for a, b in zip(choices(leaf), choices(other), strict=True)):
+                return f"{name}: {leaf} against {other}"  # Minari's JSON does not keep a Discrete's dtype
         elif leaf != other:
             return f"{name}: {leaf} against {other}"
     return None

@@ -98,6 +98,7 @@ class Step:
     reward: float
     terminated: bool
     truncated: bool
+    info: Mapping[str, Any]
 
 
 class Worlds:
@@ -116,26 +117,26 @@ class Worlds:
     def __len__(self) -> int:
         return len(self._environments)
 
-    def reset(self, world: int, seed: int) -> Any:
-        """Start an episode in one world; returns its first observation."""
+    def reset(self, world: int, seed: int) -> tuple[Any, Mapping[str, Any]]:
+        """Start an episode in one world; returns its first observation and what the world says beside it."""
         self._elapsed[world] = 0
         try:
-            observation, _ = self._environments[world].reset(seed=seed)
+            observation, info = self._environments[world].reset(seed=seed)
         except Exception as error:  # an environment may raise anything
             raise WorldError(f"world {world}, reset with seed {seed}: {reason(error)}") from error
-        return observation
+        return observation, info
 
     def step(self, world: int, action: Any) -> Step:
         """Take one action in one world. What the world raises, or a reward that is not finite, is a `WorldError`."""
         self._elapsed[world] += 1
         try:
-            observation, reward, terminated, truncated, _ = self._environments[world].step(action)
+            observation, reward, terminated, truncated, info = self._environments[world].step(action)
             earned = float(reward)
         except Exception as error:  # an environment may raise anything
             raise WorldError(f"world {world}, step {self._elapsed[world]}: {reason(error)}") from error
         if not math.isfinite(earned):
             raise WorldError(f"world {world}, step {self._elapsed[world]}: reward {reward}")
-        return Step(observation, earned, bool(terminated), bool(truncated))
+        return Step(observation, earned, bool(terminated), bool(truncated), info)
 
     @property
     def frames_per_second(self) -> int:

@@ -315,6 +315,47 @@ def test_presets_are_the_papers_rows():
         assert config.evaluation.target_return == targets
 
 
+def test_the_atari_preset_is_the_papers_breakout():
+    from dt.presets import PRESETS
+
+    config = PRESETS["paper-breakout"]()
+    model, training = config.model, config.training
+    assert (model.context_length, model.width, model.num_layers, model.num_heads) == (30, 128, 6, 8)
+    assert (model.conditioning, model.activation, model.frame_stack) == ("token", "gelu", 4)
+    assert (training.batch_size, training.learning_rate, training.weight_decay) == (128, 6e-4, 0.1)
+    assert (training.gradient_clip, training.schedule) == (1.0, "cosine")
+    assert (config.evaluation.target_return, config.evaluation.temperature) == ((90.0,), 1.0)
+
+
+def test_actions_are_drawn_where_a_temperature_is_given(run, tmp_path, capsys):
+    def returns(*options):
+        arguments = [
+            "evaluate",
+            str(run),
+            "--target-return",
+            "5",
+            "--episodes",
+            "9",
+            "--json",
+            str(tmp_path / "x.json"),
+        ]
+        assert main([*arguments, *options]) == 0
+        document = read_json(tmp_path / "x.json")
+        return document["temperature"], document["results"][0]["returns"]
+
+    assert returns()[0] == 0
+    assert returns("--temperature", "3.0") == returns("--temperature", "3.0", "--num-worlds", "2")
+    assert returns("--temperature", "3.0")[0] == 3
+    assert returns("--temperature", "3.0")[1] != returns()[1]
+    refused(capsys, ["evaluate", str(run), "--temperature", "-1"], "temperature must be 0 or more and finite, not -1.0")
+
+
+def test_frames_are_stacked_of_images_alone(recorded, tmp_path, capsys):
+    arguments = ["train", str(recorded), "--output", str(tmp_path / "stacked"), "--frame-stack", "4"]
+    refused(capsys, arguments, "frame_stack 4: the observations hold no images")
+    assert not (tmp_path / "stacked").exists()
+
+
 def test_a_preset_and_an_option_over_it(recorded, tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = ["train", str(recorded), "--preset", "paper-hopper", "--output", str(folder), *QUICK]

@@ -48,6 +48,23 @@ def test_a_window_is_what_a_plain_loop_cuts_out(dataset, data):
                 assert batch.timesteps[first, t] == row - dataset.offsets[episode]
 
 
+def check_stacks(dataset, frame_stack):
+    """Each step's pictures are its own and those before it, an episode's first one repeated."""
+    data = TrajectoryDataset(dataset, CONTEXT, frame_stack=frame_stack)
+    batch = data.gather(torch.arange(dataset.num_steps))
+    assert batch.states["value"].dtype == torch.uint8
+    for b, t in batch.mask.nonzero().tolist():
+        row = b + t
+        begin = int(dataset.offsets[np.searchsorted(dataset.offsets, row, side="right") - 1])
+        expected = [dataset.observations["value"][max(begin, row - back)] for back in reversed(range(frame_stack))]
+        assert np.array_equal(batch.states["value"][b, t], expected)
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_a_stack_of_pictures_is_what_a_plain_loop_cuts_out(pictures, frame_stack):
+    check_stacks(pictures, frame_stack)
+
+
 def test_batches_are_a_pure_function_of_seed_and_step(data):
     first = data.indices(seed=3, step=17, batch_size=64)
     data.indices(seed=3, step=18, batch_size=64)

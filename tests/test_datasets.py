@@ -27,6 +27,10 @@ KINDS = {
     "dict": (NESTED, spaces.Box(-1, 1, (2,), np.float32)),
     "tuple": (SEVERAL, spaces.Discrete(3)),
     "dict and tuple": (NESTED, SEVERAL),
+    "choices": (
+        spaces.Tuple([spaces.MultiBinary([2, 3]), spaces.Discrete(3)]),
+        spaces.MultiDiscrete([3, 5], start=[0, -2]),
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dt.config import ModelConfig
 from dt.data import Batch, TrajectoryDataset
-from dt.encoders import ContinuousHead, DiscreteHead, Normalizer, make_encoder
+from dt.encoders import ContinuousHead, DiscreteHead, Normalizer, make_action_encoder, make_head, make_state_encoder
 from dt.model import DecisionTransformer, ReturnModulation, interleave
 
 
@@ -156,7 +156,7 @@ def test_bounded_actions_stay_in_their_bounds_and_unbounded_ones_take_the_datas_
 
 def test_discrete_actions_start_where_their_space_starts():
     head = DiscreteHead(spaces.Discrete(3, start=5), 2)
-    logits = torch.tensor([[9.0, 0, 0], [0, 0, 9.0]])
+    logits = torch.tensor([[[9.0, 0, 0]], [[0, 0, 9.0]]])  # (B, N, M)
     assert head.choose(logits).tolist() == [5, 7]
     assert head.loss(logits[None], torch.tensor([[5, 7]])).max() < 0.01
     assert head.loss(logits[None], torch.tensor([[7, 5]])).min() > 5
@@ -191,15 +191,19 @@ def test_every_leaf_of_an_action_counts_in_the_loss(dataset):
     outputs, real = model.predict(batch), batch.mask
     expected = (
         (outputs["arm"] - arm)[real].square().mean(-1).sum()
-        + F.cross_entropy(outputs["gear"][real], gear[real], reduction="sum")
+        + F.cross_entropy(outputs["gear"][real][:, 0], gear[real], reduction="sum")
         + (outputs["leg"] - leg / 2)[real].square().mean(-1).sum()
     )
     torch.testing.assert_close(model(batch)[0], expected)
 
 
 def test_a_space_without_an_encoder_is_named():
-    with pytest.raises(TypeError, match="no encoder for MultiBinary"):
-        make_encoder(spaces.MultiBinary(3), 8, normalize=True)
+    text = spaces.Text(5)
+    for make in (lambda: make_state_encoder(text, 8, 1), lambda: make_action_encoder(text, 8)):
+        with pytest.raises(TypeError, match=r"no encoder for Text"):
+            make()
+    with pytest.raises(TypeError, match="no action head for Text"):
+        make_head(text, 8)
 
 
 def test_a_whole_number_as_return_scale_keeps_fractions(dataset):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import test_attention
 import test_data
+import test_every_space
 import test_model
 import test_policy
 import test_training
@@ -15,6 +16,7 @@ from conftest import small_model
 from dt import data, encoders, policy
 from dt import model as model_module
 from dt.data import TrajectoryDataset
+from envs.worlds import WorldError
 from transformer import attention as attention_module
 from transformer import training
 
@@ -117,6 +119,67 @@ def rows_of_the_model_as_many_as_worlds(patch):
     patch.setattr(policy.ReturnConditionedPolicy, "_batch", just_enough)
 
 
+def frames_of_the_episode_before(patch):
+    original = TrajectoryDataset.gather
+
+    def careless(self, first):
+        shifted = TrajectoryDataset.__new__(TrajectoryDataset)
+        vars(shifted).update(vars(self), timesteps=torch.full_like(self.timesteps, 999))
+        return replace(original(self, first), states=original(shifted, first).states)
+
+    patch.setattr(TrajectoryDataset, "gather", careless)
+
+
+def black_frames_before_the_first(patch):
+    original = policy.History._stacked
+
+    def black(self, name, frame):
+        self.elapsed, elapsed = max(self.elapsed, 1), self.elapsed
+        stack = original(self, name, frame)
+        self.elapsed = elapsed
+        return stack
+
+    patch.setattr(policy.History, "_stacked", black)
+
+
+def newest_frame_first(patch):
+    original = policy.History._stacked
+    patch.setattr(policy.History, "_stacked", lambda self, name, frame: original(self, name, frame)[::-1])
+
+
+def colours_reshaped_to_the_front(patch):
+    def reshaped(x, source, target):
+        return x.reshape(*x.shape[:-3], x.shape[-1], *x.shape[-3:-1])
+
+    patch.setattr(encoders.Tensor, "movedim", reshaped)
+
+
+def action_mask_ignored(patch):
+    patch.setattr(policy.ReturnConditionedPolicy, "_allowed", lambda self, histories: {})
+
+
+def temperature_ignored(patch):
+    original = policy.ReturnConditionedPolicy._noise
+
+    def at_one(self, histories):
+        self.temperature, temperature = float(self.temperature > 0), self.temperature
+        noise = original(self, histories)
+        self.temperature = temperature
+        return noise
+
+    patch.setattr(policy.ReturnConditionedPolicy, "_noise", at_one)
+
+
+def one_generator_for_all_worlds(patch):
+    original, shared = policy.History.__init__, np.random.default_rng(0)
+
+    def sharing(self, *arguments):
+        original(self, *arguments)
+        self.generator = shared
+
+    patch.setattr(policy.History, "__init__", sharing)
+
+
 def dropout_not_seeded_by_the_step(patch):
     patch.setattr(training, "step_seed", lambda seed, step: torch.initial_seed() + 1)
 
@@ -174,6 +237,31 @@ def worlds(_):
     test_policy.test_returns_do_not_depend_on_the_number_of_worlds("token")
 
 
+def stacks(request):
+    test_data.check_stacks(request("pictures"), 3)
+
+
+def replayed_pictures(request):
+    pictures = request("pictures")
+    test_policy.check_replay(small_model("token", pictures, frame_stack=3), pictures)
+
+
+def channels(_):
+    test_every_space.check_channels()
+
+
+def masks(_):
+    test_every_space.check_masks("discrete", 0.0)
+
+
+def frequencies(_):
+    test_every_space.check_frequencies(0.7, with_masks=False)
+
+
+def draws(_):
+    test_every_space.check_draws_alone_and_together()
+
+
 def resumed(request):
     cut_at, folder = request("cut_at"), request("tmp_path")
     test_training.test_a_resumed_run_is_the_uninterrupted_run(request("payday"), folder, cut_at, "decoupled")
@@ -202,6 +290,14 @@ BUGS = [
     (action_taken_not_remembered, replayed),
     (window_of_the_first_steps_instead_of_the_last, replayed),
     (rows_of_the_model_as_many_as_worlds, worlds),
+    (frames_of_the_episode_before, stacks),
+    (frames_of_the_episode_before, replayed_pictures),
+    (black_frames_before_the_first, replayed_pictures),
+    (newest_frame_first, replayed_pictures),
+    (colours_reshaped_to_the_front, channels),
+    (action_mask_ignored, masks),
+    (temperature_ignored, frequencies),
+    (one_generator_for_all_worlds, draws),
     (dropout_not_seeded_by_the_step, resumed),
     (optimizer_forgotten_on_resume, resumed),
     (log_not_cut_on_resume, resumed),
@@ -213,7 +309,7 @@ def test_a_planted_bug_is_caught(bug, check, request):
     # The bug lives in a context of its own: some checks undo their own patches, which must not undo this one.
     with pytest.MonkeyPatch.context() as patch:
         bug(patch)
-        with pytest.raises((AssertionError, IndexError)):
+        with pytest.raises((AssertionError, IndexError, WorldError)):
             check(request.getfixturevalue)
 
 

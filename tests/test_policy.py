@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import CONTEXT, Payday
+from conftest import CONTEXT, Payday, small_model
 from gymnasium import spaces
 
 from dt.config import ModelConfig
@@ -30,13 +30,15 @@ def replay(policy, dataset, episode):
 
 def check_replay(model, dataset):
     """Every window that the policy shows equals, bit for bit, the window that training cuts from the same record."""
-    data, policy = TrajectoryDataset(dataset, CONTEXT), ReturnConditionedPolicy(model, rows=2)
+    window = model.config.context_length
+    data = TrajectoryDataset(dataset, window, frame_stack=model.config.frame_stack)
+    policy = ReturnConditionedPolicy(model, rows=2)
     for episode in range(dataset.num_episodes):
         for row, shown in replay(policy, dataset, episode):
-            first = max(int(dataset.offsets[episode]), row - CONTEXT + 1)
+            first = max(int(dataset.offsets[episode]), row - window + 1)
             length = row - first + 1
             trained = data.gather(torch.tensor([first]))
-            assert shown.mask[0].tolist() == [True] * length + [False] * (CONTEXT - length)
+            assert shown.mask[0].tolist() == [True] * length + [False] * (window - length)
             assert not shown.mask[1].any()
             for ours, theirs in (
                 (shown.states["value"][0, :length], trained.states["value"][0, :length]),
@@ -50,6 +52,12 @@ def check_replay(model, dataset):
 
 def test_a_replayed_episode_gives_exactly_the_training_inputs(model, dataset):
     check_replay(model, dataset)
+
+
+@pytest.mark.parametrize(("context_length", "frame_stack"), [(CONTEXT, 3), (1, 4), (3, 1)])
+def test_replayed_pictures_are_stacked_as_in_training(pictures, context_length, frame_stack):
+    model = small_model("token", pictures, context_length=context_length, frame_stack=frame_stack)
+    check_replay(model, pictures)
 
 
 def trained_on(dataset, conditioning="decoupled", **changes):
@@ -98,11 +106,12 @@ def test_returns_do_not_depend_on_the_number_of_worlds(conditioning):
     assert len({value for result in alone for value in result.returns}) == 18
 
 
-def test_a_loop_of_ones_own_earns_what_evaluate_reports(payday):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_loop_of_ones_own_earns_what_evaluate_reports(payday, temperature):
     model = trained_on(payday)
-    world, policy = gymnasium.make("Payday-v0"), ReturnConditionedPolicy(model)
+    world, policy = gymnasium.make("Payday-v0"), ReturnConditionedPolicy(model, temperature=temperature)
     observation, _ = world.reset(seed=7)
-    policy.reset(6.0)
+    policy.reset(6.0, seed=7)
     total, done = 0.0, False
     while not done:
         action = policy.act(observation)

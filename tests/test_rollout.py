@@ -28,14 +28,15 @@ class Counting(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.seed, self.elapsed = seed, 0
-        return self.observe(-1), {}
+        return self.observe(-1), {"elapsed": 0}
 
     def step(self, action):
         self.elapsed += 1
         reward = self.np_random.normal() + action[0] * self.elapsed
         observation, end = self.observe(action[0]), self.elapsed == 2 + self.seed % 5
         action[:] = np.nan
-        return observation, reward, end and self.seed % 2 == 0, end and self.seed % 2 == 1, {}
+        info = {"elapsed": self.elapsed}
+        return observation, reward, end and self.seed % 2 == 0, end and self.seed % 2 == 1, info
 
     def observe(self, action):
         self.buffer[:] = self.seed, self.elapsed, action
@@ -43,21 +44,22 @@ class Counting(gymnasium.Env):
 
 
 class Planned:
-    """What it chooses depends on all that it was told: the request, the observation and the rewards so far."""
+    """What it chooses depends on all that it is told: request, seed, observation, info and the rewards so far."""
 
     def __init__(self):
         self.requests, self.rewards = {}, {}
 
-    def begin(self, world, request):
-        self.requests[world], self.rewards[world] = request, []
+    def begin(self, world, request, seed):
+        self.requests[world], self.rewards[world] = request + 3 * seed, []
 
-    def choose(self, observations):
-        return {world: self.action(world, observation) for world, observation in observations.items()}
+    def choose(self, observations, infos):
+        assert infos.keys() == observations.keys()
+        return {world: self.action(world, observations[world], infos[world]) for world in observations}
 
-    def action(self, world, observation):
-        return np.array(
-            [(self.requests[world] + observation.sum() + len(self.rewards[world])) % 7 + self.earned(world)]
-        )
+    def action(self, world, observation, info):
+        assert info["elapsed"] == len(self.rewards[world])
+        told = self.requests[world] + observation.sum() + info["elapsed"]
+        return np.array([told % 7 + self.earned(world)])
 
     def earned(self, world):
         return sum(reward * (i + 1) for i, reward in enumerate(self.rewards[world])) % 1  # their order counts
@@ -74,13 +76,13 @@ def play(jobs=JOBS, count=3, policy=None, reuses=True, **options) -> list[Played
 def by_hand(job: Job) -> Played:
     """The same episode, as anyone would write it for one environment."""
     env, policy, played, end = Counting(), Planned(), Played(job), False
-    observation, _ = env.reset(seed=job.seed)
+    observation, info = env.reset(seed=job.seed)
     played.observations.append(observation.copy())
-    policy.begin(0, job.request)
+    policy.begin(0, job.request, job.seed)
     while not end:
-        action = policy.action(0, observation)
+        action = policy.action(0, observation, info)
         played.actions.append(action.copy())
-        observation, reward, played.terminated, played.truncated, _ = env.step(action)
+        observation, reward, played.terminated, played.truncated, info = env.step(action)
         policy.receive(0, reward)
         played.observations.append(observation.copy())
         played.rewards.append(reward)
@@ -117,8 +119,8 @@ def test_the_policy_is_told_every_reward_in_its_order():
             super().__init__()
             self.heard = {}
 
-        def begin(self, world, request):
-            super().begin(world, request)
+        def begin(self, world, request, seed):
+            super().begin(world, request, seed)
             self.heard[request] = self.rewards[world]
 
     policy = Listening()
@@ -158,8 +160,9 @@ def test_the_random_policy_stays_in_its_space_and_follows_its_seed(space):
     def actions(seed):
         policy = RandomPolicy(space)
         for world in (0, 4):
-            policy.begin(world, seed + world)
-        return [action for _ in range(20) for action in policy.choose({0: None, 4: None}).values()]
+            policy.begin(world, seed + world, 0)
+        both = {0: {}, 4: {}}
+        return [action for _ in range(20) for action in policy.choose(both, both).values()]
 
     assert all(space.contains(action) for action in actions(0))
     assert len({str(action) for action in actions(0)}) > 1

@@ -4,11 +4,23 @@ import json
 
 import numpy as np
 import pytest
+from conftest import random_mask
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from envs.spaces import SpaceError, from_leaves, leaf_spaces, same_space, space_from_json, space_to_json, to_leaves
+from envs.spaces import (
+    SpaceError,
+    allowed_choices,
+    choices,
+    from_leaves,
+    leaf_spaces,
+    least,
+    same_space,
+    space_from_json,
+    space_to_json,
+    to_leaves,
+)
 
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
 DISCRETE = spaces.Discrete(5, start=-2)
@@ -18,6 +30,8 @@ SPACES = {
     "integer box": (spaces.Box(0, 9, (1,), np.int64), ["value"]),
     "discrete": (DISCRETE, ["value"]),
     "dict": (ARM, ["position", "gripper"]),
+    "multi-discrete": (spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 7]]), ["value"]),
+    "multi-binary": (spaces.MultiBinary([2, 3]), ["value"]),
     "tuple": (spaces.Tuple([BOX, DISCRETE]), ["0", "1"]),
     "a leaf called value": (spaces.Dict(value=BOX, arm=spaces.Dict(value=DISCRETE)), ["value", "arm/value"]),
     "a key that begins like another": (spaces.Dict(a=ARM, ab=BOX), ["a/position", "a/gripper", "ab"]),
@@ -76,6 +90,8 @@ LARGEST = np.finfo(np.float32).max
             spaces.Dict(x=spaces.Box(0, np.inf, (2,), np.float32)),
         ),
         (spaces.Discrete(3), spaces.Discrete(3, dtype=np.int32)),  # Minari's JSON cannot tell them apart
+        (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([2, 3], dtype=np.int32)),
+        (spaces.MultiBinary(3), spaces.MultiBinary([3])),
     ],
     ids=str,
 )
@@ -94,6 +110,9 @@ def test_spaces_that_fit(recorded, present):
         (spaces.Box(-LARGEST, 0, (2,)), spaces.Box(LARGEST / 2, LARGEST, (2,)), ["value", "bounds"]),
         (spaces.Discrete(3), spaces.Discrete(4), ["value", "Discrete(3)", "Discrete(4)"]),
         (spaces.Discrete(3), spaces.Discrete(3, start=1), ["value", "start=1"]),
+        (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([2, 4]), ["MultiDiscrete([2 3])", "MultiDiscrete([2 4])"]),
+        (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([2, 3], start=[0, 1]), ["start"]),
+        (spaces.MultiBinary(3), spaces.MultiBinary(4), ["MultiBinary(3)", "MultiBinary(4)"]),
         (ARM, spaces.Dict(position=BOX), ["gripper", "position"]),
         (spaces.Dict(x=ARM), spaces.Dict(x=spaces.Dict(position=BOX, gripper=spaces.Discrete(2))), ["x/gripper"]),
         # These have leaves of the same names, but a value of one cannot be taken apart as a value of the other.
@@ -106,6 +125,55 @@ def test_what_differs_is_named(recorded, present, words):
     difference = same_space(recorded, present)
     assert difference is not None
     assert all(word in difference for word in words), difference
+
+
+@every_space
+def test_the_least_value_of_a_leaf_is_one_of_its_values(space, names):
+    for leaf in leaf_spaces(space).values():
+        assert leaf.contains(least(leaf)[()])
+
+
+MANY = spaces.Dict(
+    key=spaces.Discrete(4, start=3),
+    pads=spaces.Tuple([spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 7]]), spaces.MultiBinary([2, 2])]),
+    arm=spaces.Box(-1, 1, (2,)),
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mask_allows_what_gymnasium_samples_with_it(seed):
+    mask = random_mask(MANY, np.random.default_rng(seed)) if seed else None
+    MANY.seed(seed)
+    drawn = [to_leaves(MANY, MANY.sample(mask=mask)) for _ in range(150)]
+    allowed = allowed_choices(MANY, mask)
+    assert allowed.keys() == {"key", "pads/0", "pads/1"}
+    for name, flags in allowed.items():
+        counts, start = choices(leaf_spaces(MANY)[name])
+        assert flags.shape == (len(counts), counts.max())
+        for i in range(len(counts)):
+            assert {int(row[name].ravel()[i] - start[i]) for row in drawn} == set(np.flatnonzero(flags[i]).tolist())
+
+
+@pytest.mark.parametrize(
+    ("space", "mask", "words"),
+    [
+        (spaces.Discrete(3), np.ones(4, np.int8), ["Discrete(3)", "(4,)", "expected 3"]),
+        (spaces.Discrete(3), np.ones((3, 1), np.int8), ["(3, 1)"]),
+        (spaces.Discrete(3), np.zeros(3, np.int8), ["allows nothing"]),
+        (spaces.MultiDiscrete([2, 3]), (np.ones(2), np.zeros(3)), ["allows nothing"]),
+        (spaces.MultiDiscrete([2, 3]), (np.ones(2),), ["expected 2, 3"]),
+        (spaces.MultiDiscrete([2, 3]), np.ones(5), ["expected 2, 3"]),
+        (spaces.MultiDiscrete([2, 3]), 1, ["not in the form"]),
+        (spaces.MultiBinary(3), np.ones(2, np.int8), ["MultiBinary(3)", "expected 2, 2, 2"]),
+        (spaces.Dict(a=DISCRETE), {"b": np.ones(5)}, ["does not nest"]),
+        (spaces.Tuple([DISCRETE]), (), ["does not nest"]),
+    ],
+    ids=str,
+)
+def test_a_mask_of_another_form_is_refused(space, mask, words):
+    with pytest.raises(SpaceError, match=r"\Aaction mask") as caught:
+        allowed_choices(space, mask)
+    assert all(word in str(caught.value) for word in words), caught.value
 
 
 @every_space

@@ -129,7 +129,7 @@ def test_json_that_describes_no_environment_is_refused(document):
 
 def test_each_world_has_its_own_seed_and_clock():
     with Worlds(Scripted, 3) as worlds:
-        first = [worlds.reset(world, seed) for world, seed in enumerate([5, 7, 5])]
+        first = [worlds.reset(world, seed)[0] for world, seed in enumerate([5, 7, 5])]
         assert (first[0] == first[2]).all()
         assert (first[0] != first[1]).all()
         assert (worlds.step(0, 0).observation == worlds.step(2, 0).observation).all()

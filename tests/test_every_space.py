@@ -1,0 +1,287 @@
+"""Every kind of space: it trains, plays, is masked, drawn from and saved, all from what the space itself says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ACTIONS, echo_dataset, random_mask
+from gymnasium import spaces
+
+from dt.config import Config, EvaluationConfig, ModelConfig
+from dt.data import TrajectoryDataset
+from dt.encoders import DiscreteHead, ImageEncoder, is_image, make_state_encoder
+from dt.evaluation import evaluate
+from dt.model import DecisionTransformer
+from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.training import load_run, train
+from envs.rollout import Job, RandomPolicy, rollout
+from envs.spaces import allowed_choices, choices, leaf_spaces, to_leaves
+from envs.worlds import EnvironmentSpec, Worlds
+from transformer.config import ConfigError, TrainingConfig
+
+SMALL = {"width": 24, "num_layers": 1, "context_length": 3, "dropout": 0.0, "activation": "gelu"}
+
+
+def model_for(dataset, **changes) -> DecisionTransformer:
+    torch.manual_seed(0)
+    model = DecisionTransformer(ModelConfig(**{**SMALL, **changes}), dataset.observation_space, dataset.action_space, 5)
+    model.fit(dataset)
+    return model
+
+
+def opinionated(dataset) -> DecisionTransformer:
+    """An untrained model whose logits are far from one another."""
+    model = model_for(dataset)
+    with torch.no_grad():
+        for head in model.heads:
+            head.linear.weight.normal_()
+    return model
+
+
+def test_it_is_right_or_wrong_as_it_is_asked(echo):
+    model, data = model_for(echo), TrajectoryDataset(echo, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(60):
+        loss, count = model(data.gather(data.indices(0, step, 12)))
+        optimizer.zero_grad()
+        (loss / count).backward()
+        optimizer.step()
+    wrong, right = evaluate(ReturnConditionedPolicy(model), echo.environment, [0.0, 5.0], episodes=5)
+    assert wrong.mean_return < 1
+    assert right.mean_return > 4
+
+
+def test_every_parameter_gets_a_gradient_and_padding_none(echo):
+    model, batch = model_for(echo, conditioning="token"), TrajectoryDataset(echo, 3).gather(torch.arange(0, 200, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    assert not batch.mask.all()
+
+    def spoil(x):
+        real = batch.mask.reshape(*batch.mask.shape, *[1] * (x.dim() - 2))
+        return torch.where(real, x, torch.full_like(x, float("nan") if x.dtype.is_floating_point else 99))
+
+    def gradients(batch):
+        model.zero_grad()
+        model(batch)[0].backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    clean, dirty = (
+        gradients(batch),
+        gradients(
+            replace(
+                batch,
+                states={name: spoil(x) for name, x in batch.states.items()},
+                actions={name: spoil(x) for name, x in batch.actions.items()},
+            )
+        ),
+    )
+    for name, gradient in clean.items():
+        assert torch.equal(gradient, dirty[name]), name
+        if "table" not in name:  # of a table only the rows that the data shows
+            assert gradient.abs().sum() > 0, name
+    assert all(head.linear.weight.grad.abs().sum(1).gt(0).all() for head in model.heads)  # each single output
+
+
+def test_a_run_comes_back_and_plays_as_it_did(echo, tmp_path):
+    training = TrainingConfig(steps=2, batch_size=3, evaluate_every=0, device="cpu")
+    evaluation = EvaluationConfig(target_return=(4.0,), temperature=1.0)
+    run = train(echo, Config(model=ModelConfig(**SMALL), training=training, evaluation=evaluation), tmp_path / "run")
+    back = load_run(tmp_path / "run")
+    assert (back.model.observation_space, back.model.action_space) == (echo.observation_space, echo.action_space)
+    assert back.config == run.config
+    states = run.model.state_dict()
+    assert all(torch.equal(tensor, states[name]) for name, tensor in back.model.state_dict().items())
+    ours, theirs = (
+        evaluate(ReturnConditionedPolicy(model, temperature=1.0), echo.environment, [4.0], episodes=2)
+        for model in (run.model, back.model)
+    )
+    assert ours == theirs
+
+
+def test_the_loss_is_the_sum_of_its_leaves_as_a_plain_loop():
+    dataset = echo_dataset("box", "nested")
+    model, batch = opinionated(dataset), TrajectoryDataset(dataset, 3).gather(torch.tensor([0, 3, 4, 17]))
+    outputs, total = model.predict(batch), 0.0
+    for b, t in batch.mask.nonzero().tolist():
+        for name, leaf in leaf_spaces(dataset.action_space).items():
+            action, output = batch.actions[name][b, t].reshape(-1), outputs[name][b, t]
+            if isinstance(leaf, spaces.Box):
+                total += (output - action).square().mean().item()  # its bounds are [-1, 1]: units are actions
+            else:
+                for i, (count, start) in enumerate(zip(*choices(leaf), strict=True)):
+                    total -= output[i, :count].log_softmax(-1)[action[i] - start].item()
+    loss, count = model(batch)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    assert count == 3 + 2 + 1 + 3
+
+
+# Masks.
+
+
+def masked(action: str) -> EnvironmentSpec:
+    return EnvironmentSpec("Echo-v0", {"observation": "discrete", "action": action, "masked": True})
+
+
+def check_masks(action, temperature):
+    """Echo-v0 itself refuses an action against its mask; without its masks the same model takes such actions."""
+    dataset = echo_dataset("discrete", action)
+    policy = ReturnConditionedPolicy(opinionated(dataset), temperature=temperature)
+    evaluate(policy, masked(action), [2.0], episodes=20)
+
+
+KINDS_OF_CHOICES = ["discrete", "multi-discrete", "multi-discrete of two axes", "multi-binary", "nested"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+@pytest.mark.parametrize("action", KINDS_OF_CHOICES)
+def test_nothing_is_chosen_that_the_mask_forbids(action, temperature):
+    check_masks(action, temperature)
+
+
+@pytest.mark.parametrize("action", KINDS_OF_CHOICES)
+def test_the_random_policy_heeds_masks_too(action):
+    with Worlds(masked(action).make, 2) as worlds:
+        assert len(rollout(worlds, RandomPolicy(ACTIONS[action]), [Job(seed, seed) for seed in range(9)])) == 9
+
+
+def test_the_likeliest_of_what_is_allowed_is_taken():
+    head = DiscreteHead(spaces.MultiDiscrete([2, 3], start=[0, 5]), 4)
+    logits = torch.tensor([[[1.0, 2.0, -torch.inf], [3.0, 1.0, 2.0]]])
+    for flags, expected in (((1, 1), (1, 1, 1)), [1, 5]), (((1, 0), (0, 1, 1)), [0, 7]), (((0, 1), (0, 1, 0)), [1, 6]):
+        allowed = allowed_choices(spaces.MultiDiscrete([2, 3], start=[0, 5]), flags)["value"]
+        assert head.choose(logits, torch.from_numpy(allowed)[None]).tolist() == [expected]
+
+
+def test_a_mask_that_cannot_be_used_is_named_with_world_and_step():
+    dataset = echo_dataset("box", "discrete")
+    policy = ReturnConditionedPolicy(model_for(dataset))
+    policy.reset(1.0)
+    policy.act(np.zeros((2, 3)), {"action_mask": np.array([1, 0, 0], np.int8)})
+    with pytest.raises(PolicyError, match=r"world 0, step 1: action mask of Discrete\(3, start=5\): it allows nothing"):
+        policy.act(np.zeros((2, 3)), {"action_mask": np.zeros(3, np.int8)})
+    assert policy.act(np.zeros((2, 3)), {}) in dataset.action_space
+
+
+# Drawing.
+
+
+def check_frequencies(temperature, with_masks):
+    """What 4,000 worlds draw is what softmax(logits / temperature) says, among what each choice's mask allows."""
+    dataset, count = echo_dataset("discrete", "nested"), 4_000
+    model = model_for(dataset)
+    for head in model.heads:
+        torch.nn.init.zeros_(head.linear.weight)
+        torch.nn.init.normal_(head.linear.bias)
+    policy = ReturnConditionedPolicy(model, temperature=temperature, rows=500)
+    mask = random_mask(dataset.action_space, np.random.default_rng(5)) if with_masks else None
+    for world in range(count):
+        policy.begin(world, 0.0, seed=world)
+    actions = policy.choose(dict.fromkeys(range(count), 0), {world: {"action_mask": mask} for world in range(count)})
+    drawn = [to_leaves(dataset.action_space, action) for action in actions.values()]
+    allowed, several = allowed_choices(dataset.action_space, mask), 0
+    for head, name in zip(model.heads, model.action_leaves, strict=True):
+        leaf = leaf_spaces(dataset.action_space)[name]
+        if isinstance(leaf, spaces.Box):
+            assert len({row[name].tobytes() for row in drawn}) == 1  # there is nothing to draw
+            continue
+        logits = iter(head.linear.bias.tolist())
+        for i, (values, start) in enumerate(zip(*choices(leaf), strict=True)):
+            weights = np.exp([next(logits) / temperature for _ in range(values)]) * allowed[name][i, :values]
+            seen = np.bincount([int(row[name].reshape(-1)[i] - start) for row in drawn], minlength=values)
+            expected = count * weights / weights.sum()
+            error = np.sqrt(expected * (count - expected).clip(0) / count)
+            assert (np.abs(seen - expected) <= 4 * error + 1e-6).all(), f"{name}: {seen}, expected {expected}"
+            several += np.count_nonzero(weights) > 1
+    assert several >= 3
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_drawn_actions_are_as_frequent_as_the_model_says(with_masks):
+    check_frequencies(0.7, with_masks)
+
+
+def check_draws_alone_and_together():
+    """Drawn from each episode's own seed, whatever plays beside it."""
+    dataset = echo_dataset("discrete", "nested")
+    policy = ReturnConditionedPolicy(opinionated(dataset), temperature=1.0)
+    alone, few, all_at_once = (
+        evaluate(policy, masked("nested"), [1.0, 4.0], episodes=9, seed=5, num_worlds=n) for n in (1, 4, 64)
+    )
+    assert alone == few == all_at_once
+    assert len(set(alone[0].returns)) > 5
+    assert alone == evaluate(policy, masked("nested"), [1.0, 4.0], episodes=9, seed=5)  # and again
+    cold = ReturnConditionedPolicy(policy.model)
+    assert alone != evaluate(cold, masked("nested"), [1.0, 4.0], episodes=9, seed=5)
+
+
+def test_drawn_returns_do_not_depend_on_the_number_of_worlds():
+    check_draws_alone_and_together()
+
+
+def test_episodes_with_other_seeds_draw_other_actions():
+    dataset = echo_dataset("discrete", "multi-discrete")
+    policy = ReturnConditionedPolicy(model_for(dataset), temperature=5.0)
+
+    def actions(seed):
+        policy.reset(3.0, seed=seed)
+        return [policy.act(0).tolist() for _ in range(5)]
+
+    assert actions(1) == actions(1) != actions(2)
+
+
+@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ConfigError, match=f"temperature must be 0 or more and finite, not {temperature}"):
+        EvaluationConfig(temperature=temperature)
+    with pytest.raises(PolicyError, match=f"temperature must be 0 or more and finite, not {temperature}"):
+        ReturnConditionedPolicy(model_for(echo_dataset("box", "box")), temperature=temperature)
+
+
+# Images.
+
+
+def test_which_leaves_are_images():
+    def box(*shape, kind=np.uint8):
+        return spaces.Box(0, 255, shape, kind)
+
+    for space in (box(84, 84), box(3, 36, 36), box(36, 50, 1), box(4, 84, 84, 3), box(2, 3, 40, 40)):
+        assert is_image(space), space
+    for space in (box(128), box(7, 7, 3), box(84, 35), box(84, 84, kind=np.float32), spaces.Discrete(3)):
+        assert not is_image(space), space
+
+
+def test_the_convolutions_are_the_papers():
+    encoder = ImageEncoder(spaces.Box(0, 255, (84, 84), np.uint8), 128, frame_stack=4)
+    first, _, second, _, third, *_ = encoder.convolutions
+    assert [tuple(c.weight.shape) for c in (first, second, third)] == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3)]
+    assert [c.stride[0] for c in (first, second, third)] == [4, 2, 1]
+    assert encoder.linear.in_features == 3136
+    frames = torch.randint(256, (2, 3, 4, 84, 84), dtype=torch.uint8)
+    by_hand = torch.stack([encoder.linear(encoder.convolutions(window.float() / 255)).tanh() for window in frames])
+    torch.testing.assert_close(encoder(frames), by_hand, rtol=0, atol=1e-6)
+
+
+def check_channels():
+    """Colours behind height and width give what they give before them."""
+    first, last = (
+        make_state_encoder(spaces.Box(0, 255, shape, np.uint8), 8, 2) for shape in ((3, 37, 41), (37, 41, 3))
+    )
+    last.load_state_dict(first.state_dict())
+    x = torch.randint(256, (2, 5, 2, 3, 37, 41), dtype=torch.uint8)
+    torch.testing.assert_close(last(x.permute(0, 1, 2, 4, 5, 3)), first(x), rtol=0, atol=1e-6)
+    assert not torch.allclose(first(x), first(x.flip(2)))  # the order of frames counts,
+    assert not torch.allclose(first(x), first(x.flip(3)))  # and that of colours
+
+
+def test_channels_last_are_channels_first_on_transposed_data():
+    check_channels()
+
+
+def test_a_stack_of_frames_needs_images():
+    with pytest.raises(ConfigError, match="frame_stack 4: the observations hold no images"):
+        model_for(echo_dataset("box", "box"), frame_stack=4)
+    with pytest.raises(ConfigError, match="frame_stack must be at least 1, not 0"):
+        ModelConfig(frame_stack=0)
