@@ -225,9 +225,9 @@ def test_a_translator_learns_and_translates(interpreter, pair_files, capsys, tmp
 
 
 def test_sentences_come_by_standard_input(interpreter, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", __import__("io").StringIO("vier.\neins zwei.\n"))
+    monkeypatch.setattr("sys.stdin", __import__("io").StringIO("vier drei.\neins zwei.\n"))
     assert main(["translate", str(interpreter)]) == 0
-    assert capsys.readouterr().out.splitlines() == ["four.", "one two."]
+    assert capsys.readouterr().out.splitlines() == ["four three.", "one two."]
 
 
 def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, tmp_path, capsys):
