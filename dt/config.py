@@ -15,9 +15,10 @@ WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
 class ModelConfig(TransformerConfig):
     """A causal Transformer over the last steps of a trajectory (Chen et al. 2021)."""
 
-    conditioning: Literal["token", "decoupled"] = "decoupled"
-    """How the return-to-go enters: a token before each state (the paper), or as a modulation of the state's output
-    by adaptive layer norm, with no token of its own (Wang et al. 2026, arXiv 2601.15953)."""
+    conditioning: Literal["token", "decoupled", "none"] = "decoupled"
+    """How the return-to-go enters: a token before each state (the paper); as a modulation of the state's output by
+    adaptive layer norm, with no token of its own (Wang et al. 2026, arXiv 2601.15953); or not at all, which is
+    behaviour cloning."""
     context_length: int = 20
     """Steps the model sees, K in the paper."""
     frame_stack: int = 1
@@ -27,6 +28,11 @@ class ModelConfig(TransformerConfig):
     """Returns are divided by this before the model sees them; None takes the deviation of the data's returns-to-go."""
     max_timesteps: int | None = None
     """Rows of the timestep table; None takes the longer of the data's episodes and the environment's own limit."""
+
+    @property
+    def hears_returns(self) -> bool:
+        """Whether it matters what return the model is asked for."""
+        return self.conditioning != "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -49,9 +49,9 @@ class TargetResult:
         }
 
 
-def default_targets(returns: NDArray[np.float64]) -> tuple[float, ...]:
-    """The data's own returns at `QUANTILES`, without repeats."""
-    return tuple(sorted({float(np.quantile(returns, q)) for q in QUANTILES}))
+def default_targets(returns: NDArray[np.float64], *, heard: bool = True) -> tuple[float, ...]:
+    """The data's own returns at `QUANTILES`, without repeats; the maximum alone where requests are not heard."""
+    return tuple(sorted({float(np.quantile(returns, q)) for q in (QUANTILES if heard else QUANTILES[-1:])}))
 
 
 def labels(targets: Sequence[float]) -> list[str]:

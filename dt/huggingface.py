@@ -186,7 +186,8 @@ def _describe(
     if dataset is None:
         data, reference = {"name": f"imported from {name}", "targets": []}, None
     else:
-        data, reference, environment = describe_data(dataset), dataset.reference, environment or dataset.environment
+        data, reference = describe_data(dataset, model.config), dataset.reference
+        environment = environment or dataset.environment
     if environment is not None:
         reference = reference or reference_for(environment.id)
     return describe(Config(model=model.config), model, data, environment, reference)

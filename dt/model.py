@@ -2,6 +2,7 @@
 
 token       R_1 s_1 a_1 R_2 s_2 a_2 ...   the action is read from the state's output, which saw R_1 .. R_t
 decoupled   s_1 a_1 s_2 a_2 ...           the same, but only R_t acts, by modulating that output
+none        s_1 a_1 s_2 a_2 ...           no return at all: behaviour cloning
 """
 
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class DecisionTransformer(nn.Module):
         if config.conditioning == "token":
             self.return_encoder = nn.Linear(1, config.width)
             initialize(self.return_encoder)
-        else:
+        elif config.conditioning == "decoupled":
             self.modulation = ReturnModulation(config.width)
             nn.init.zeros_(self.modulation.output.weight)
             nn.init.zeros_(self.modulation.output.bias)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from dt.config import WAY_SEED, Config, EvaluationConfig
+from dt.config import WAY_SEED, Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.evaluation import best_mean, check_environment, default_targets, evaluate, labels, rank_correlation
 from dt.model import DecisionTransformer, table_rows
@@ -80,13 +80,13 @@ def train(
         playable = False
         _warn(f"no evaluation here: {error}")
     reference = reference_in(environment, dataset.environment, dataset.reference)
-    document = describe(config, model, describe_data(dataset), environment, reference)
+    document = describe(config, model, describe_data(dataset, config.model), environment, reference)
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
     data = TrajectoryDataset(dataset, config.model.context_length, device, frame_stack=config.model.frame_stack)
     seed, batch_size = config.training.seed, config.training.batch_size
-    targets = config.evaluation.target_return or default_targets(dataset.returns)
+    targets = config.evaluation.target_return or tuple(document["dataset"]["targets"])
 
     def score(step: int) -> dict[str, float]:
         assert environment is not None
@@ -184,14 +184,14 @@ def describe(
     }
 
 
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """What a run says of its dataset, as JSON."""
+def describe_data(dataset: Dataset, model: ModelConfig) -> dict[str, Any]:
+    """What a run says of its dataset, as JSON; `targets` is what its model is asked for where nobody says."""
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "episodes": dataset.num_episodes,
         "steps": dataset.num_steps,
-        "targets": list(default_targets(dataset.returns)),
+        "targets": list(default_targets(dataset.returns, heard=model.hears_returns)),
         "maximum": float(dataset.returns.max()),
     }
 

@@ -259,7 +259,7 @@ def small_model(conditioning: str, dataset: Dataset, **changes: int) -> Decision
     return model.eval()
 
 
-@pytest.fixture(params=["token", "decoupled"])
+@pytest.fixture(params=["token", "decoupled", "none"])
 def model(request, dataset) -> DecisionTransformer:
     return small_model(request.param, dataset)
 

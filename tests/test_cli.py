@@ -128,6 +128,17 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_a_clone_is_scored_at_one_target_that_it_does_not_hear(recorded, tmp_path, capsys):
+    folder = tmp_path / "clone"
+    assert main(["train", str(recorded), "--output", str(folder), *QUICK, "--conditioning", "none"]) == 0
+    assert main(["evaluate", str(folder), "--episodes", "2"]) == 0
+    asked = [row.split()[0] for row in capsys.readouterr().out.splitlines() if row.split()[0].isdecimal()]
+    assert asked == ["10"] * 3  # last, best, asked again: the data's maximum alone
+    assert main(["evaluate", str(folder), "--target-return", "1", "9", "--json", str(tmp_path / "scores.json")]) == 0
+    low, high = read_json(tmp_path / "scores.json")["results"]
+    assert low["returns"] == high["returns"]
+
+
 def test_evaluate_gives_the_same_returns_for_any_number_of_worlds(run, tmp_path):
     documents = []
     for worlds in ("1", "7"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ACTION, CONTEXT, STATE
+from conftest import ACTION, CONTEXT, STATE, small_model
 from gymnasium import spaces
 from torch.nn import functional as F
 
@@ -29,7 +29,8 @@ def gradients(model, batch, step, direction):
         actions={"value": fields["actions"]},
     )
     (model.predict(free)["value"][:, step] @ direction).sum().backward()
-    return {name: f.grad.reshape(*f.shape[:2], -1).abs().sum(-1) for name, f in fields.items()}  # each (B, T)
+    found = {name: torch.zeros_like(f) if f.grad is None else f.grad for name, f in fields.items()}
+    return {name: gradient.reshape(*gradient.shape[:2], -1).abs().sum(-1) for name, gradient in found.items()}  # (B, T)
 
 
 @pytest.fixture
@@ -39,18 +40,18 @@ def full(dataset) -> Batch:
 
 
 def check_dependence(model, batch):
-    """Each action sees earlier actions, states so far, and returns so far (token) or its own alone (decoupled)."""
-    direction = torch.randn(ACTION)
+    """Each action sees earlier actions, states so far, and returns so far (token), its own (decoupled) or none."""
+    direction, conditioning = torch.randn(ACTION), model.config.conditioning
     for step in range(CONTEXT):
         seen = gradients(model, batch, step, direction)
         assert seen["states"][:, : step + 1].gt(0).all()
         assert seen["actions"][:, :step].gt(0).all()
         assert seen["states"][:, step + 1 :].eq(0).all()
         assert seen["actions"][:, step:].eq(0).all()
-        assert seen["returns"][:, step].gt(0).all()
+        earlier, own = seen["returns"][:, :step], seen["returns"][:, step]
+        assert own.eq(0).all() if conditioning == "none" else own.gt(0).all()
         assert seen["returns"][:, step + 1 :].eq(0).all()
-        earlier = seen["returns"][:, :step]
-        assert earlier.eq(0).all() if model.config.conditioning == "decoupled" else earlier.gt(0).all()
+        assert earlier.gt(0).all() if conditioning == "token" else earlier.eq(0).all()
 
 
 def test_each_action_depends_on_the_past_alone(model, full):
@@ -206,6 +207,15 @@ def test_a_space_without_an_encoder_is_named():
         make_head(text, 8)
 
 
+def test_behaviour_cloning_hears_no_return(dataset, batch):
+    model = small_model("none", dataset)
+    junk = replace(batch, returns_to_go=torch.full_like(batch.returns_to_go, float("nan")))
+    assert torch.equal(model.predict(batch)["value"], model.predict(junk)["value"])
+    assert torch.equal(model(batch)[0], model(junk)[0])
+    model.return_scale.mul_(3)
+    assert torch.equal(model.predict(batch)["value"], model.predict(junk)["value"])
+
+
 def test_a_whole_number_as_return_scale_keeps_fractions(dataset):
     for scale, expected in ((7, 7.0), (0.5, 0.5)):
         config = ModelConfig(width=8, num_layers=1, return_scale=scale)
@@ -215,7 +225,9 @@ def test_a_whole_number_as_return_scale_keeps_fractions(dataset):
         assert model.return_scale.dtype == torch.float32
 
 
-def test_the_return_is_divided_by_its_scale(model, batch):
+@pytest.mark.parametrize("conditioning", ["token", "decoupled"])
+def test_the_return_is_divided_by_its_scale(conditioning, dataset, batch):
+    model = small_model(conditioning, dataset)
     expected = model.predict(batch)["value"]
     model.return_scale.mul_(2)
     torch.testing.assert_close(model.predict(replace(batch, returns_to_go=batch.returns_to_go * 2))["value"], expected)

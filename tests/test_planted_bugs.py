@@ -62,6 +62,16 @@ def loss_over_padding(patch):
     )
 
 
+def return_told_to_a_clone(patch):
+    original = model_module.DecisionTransformer._read_actions
+
+    def telling(self, batch, steps):
+        told = replace(batch, states={name: x + batch.returns_to_go[..., None] for name, x in batch.states.items()})
+        return original(self, told, steps)
+
+    patch.setattr(model_module.DecisionTransformer, "_read_actions", telling)
+
+
 def padding_multiplied_by_zero(patch):
     def by_product(x, mask, padding=0):
         return x * mask.reshape(*mask.shape, *[1] * (x.dim() - 2))
@@ -204,6 +214,10 @@ def dependence(request):
     test_model.check_dependence(request("model"), request("full"))
 
 
+def clones_dependence(request):
+    test_model.check_dependence(small_model("none", request("dataset")), request("full"))
+
+
 def padding(request):
     test_model.test_padding_changes_neither_loss_nor_outputs_nor_gradients(
         request("model"), request("batch"), float("nan")
@@ -280,6 +294,7 @@ BUGS = [
     (causal_mask_by_shape_when_queries_are_fewer, pruned_queries),
     (tokens_one_kind_after_the_other, dependence),
     (action_before_its_state, dependence),
+    (return_told_to_a_clone, clones_dependence),
     (return_to_go_without_the_present_reward, returns_loop),
     (normaliser_skipped, normaliser),
     (loss_over_padding, loss_loop),

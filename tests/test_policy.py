@@ -86,7 +86,16 @@ def test_asking_for_more_earns_more(payday, conditioning):
     assert rank_correlation(results) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("conditioning", ["token", "decoupled"])
+def test_behaviour_cloning_plays_the_same_whatever_it_is_asked_for(payday):
+    """It has learned the coins' mean: about half the steps are heads, so it neither takes all nor leaves all."""
+    policy = ReturnConditionedPolicy(trained_on(payday, "none"), temperature=1.0)
+    low, high = evaluate(policy, payday.environment, [0.0, 10.0], episodes=8, seed=0)
+    assert low.returns == high.returns
+    assert 2 < low.mean_return < 8
+    assert rank_correlation([low, high]) == 0
+
+
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none"])
 def test_returns_do_not_depend_on_the_number_of_worlds(conditioning):
     """In Hopper-v5 a difference in the last bit of one action would grow into other returns within a few steps."""
     environment = EnvironmentSpec("Hopper-v5", max_episode_steps=60)
@@ -103,7 +112,7 @@ def test_returns_do_not_depend_on_the_number_of_worlds(conditioning):
         for n in (1, 4, 64)
     )
     assert alone == few == all_at_once
-    assert len({value for result in alone for value in result.returns}) == 18
+    assert len({value for result in alone for value in result.returns}) == (9 if conditioning == "none" else 18)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -180,6 +189,7 @@ def test_labels_of_targets_are_short_and_never_the_same():
 def test_default_targets_are_quantiles_up_to_the_maximum():
     assert default_targets(np.arange(101.0)) == (10, 30, 50, 70, 90, 100)
     assert default_targets(np.full(9, 7.0)) == (7.0,)
+    assert default_targets(np.arange(101.0), heard=False) == (100,)
 
 
 def test_rank_correlation_is_spearmans_and_zero_for_a_policy_that_ignores_its_target():
