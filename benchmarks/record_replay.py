@@ -1,104 +1,95 @@
-"""Record the dataset that ships with the package: a learner's own experience, from its first step to its last.
+"""A soft actor-critic learner's whole experience in an environment, and the policies it was on the way.
 
-A soft actor-critic learner (Stable-Baselines3, its default settings) trains in Hopper-v5 from scratch. Every episode
-it plays is kept in memory as the environment saw it; at the end every n-th finished episode is written, in order, to a
-compressed `.npz` that `envs.datasets` reads. So the file is a true replay: bad at first, good at last.
+Stable-Baselines3's SAC trains from scratch; `envs.recording` stores every episode that it plays, and every 25,000 steps
+the learner is saved, so that `dt record` can play what it was then. Ctrl-C ends it early and loses nothing.
 
-    pip install stable-baselines3 "gymnasium[mujoco]"
-    python -m benchmarks.record_replay --output envs/data/hopper-replay-v0.npz
+    pip install ".[record,mujoco]"
+    python -m benchmarks.record_replay Hopper-v5 --output runs/sac
+    dt import runs/sac/experience mine/hopper-replay-v0
+
+`--npz FILE --every 3` also writes every third episode as a compressed .npz, as the dataset that ships was made (300,000
+steps, seed 0, one environment, in float32; by an earlier recorder that did not reset the world twice at the start, so
+its numbers are others than today's).
 """
 
 import argparse
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
-import gymnasium
 import numpy as np
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
 
+from envs import Dataset, load
+from envs.recording import ExperienceRecorder
 from envs.spaces import space_to_json
 
 
-class Recorder(gymnasium.Wrapper):
-    """Keeps every finished episode: T + 1 observations, T actions and rewards, and how it ended."""
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self.episodes: list[dict[str, np.ndarray]] = []
-
-    def reset(self, **options):
-        observation, info = self.env.reset(**options)
-        self._observations, self._actions, self._rewards = [observation], [], []
-        return observation, info
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._observations.append(observation)
-        self._actions.append(action)
-        self._rewards.append(reward)
-        if terminated or truncated:
-            self.episodes.append(
-                {
-                    "observations": np.asarray(self._observations, np.float32),
-                    "actions": np.asarray(self._actions, np.float32),
-                    "rewards": np.asarray(self._rewards, np.float32),
-                    "terminated": np.asarray(terminated),
-                }
-            )
-        return observation, reward, terminated, truncated, info
-
-
-def write(path: Path, episodes: list[dict[str, np.ndarray]], metadata: dict) -> None:
-    """One array a field, episodes one after the other; `lengths` says where each ends."""
-    lengths = np.asarray([len(episode["rewards"]) for episode in episodes], np.int64)
-    arrays = {name: np.concatenate([e[name] for e in episodes]) for name in ("observations", "actions", "rewards")}
+def write_npz(path: Path, dataset: Dataset, every: int) -> None:
+    """Every n-th episode: one array a field, episodes one after the other; `lengths` says where each ends."""
+    assert dataset.environment is not None
+    chosen = [dataset.episode(i) for i in range(0, dataset.num_episodes, every)]
+    metadata = {
+        "dataset_id": dataset.name,
+        "observation_space": space_to_json(dataset.observation_space),
+        "action_space": space_to_json(dataset.action_space),
+        "env_spec": json.dumps(dataset.environment.to_json()),
+        **dataset.told,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,
-        **arrays,
-        lengths=lengths,
-        terminated=np.asarray([episode["terminated"] for episode in episodes]),
+        observations=np.concatenate([episode.observations["value"] for episode in chosen]).astype(np.float32),
+        actions=np.concatenate([episode.actions["value"] for episode in chosen]).astype(np.float32),
+        rewards=np.concatenate([episode.rewards for episode in chosen]).astype(np.float32),
+        lengths=np.asarray([len(episode) for episode in chosen], np.int64),
+        terminated=np.asarray([episode.terminated for episode in chosen]),
         metadata=np.asarray(json.dumps(metadata)),
     )
 
 
-def describe(env: gymnasium.Env, options: argparse.Namespace, learner_version: str) -> dict:
-    """Metadata in Minari's words, and how the recording was made."""
-    found = {name: version(name) for name in ("gymnasium", "mujoco", "torch", "numpy")}
-    return {
-        "dataset_id": "hopper/replay-v0",
-        "observation_space": space_to_json(env.observation_space),
-        "action_space": space_to_json(env.action_space),
-        "env_spec": json.dumps({"id": env.spec.id, "max_episode_steps": env.spec.max_episode_steps}),
-        "description": f"Every n-th episode of a soft actor-critic learner's whole experience (n = {options.every})",
-        "algorithm_name": "stable_baselines3.SAC, default settings",
-        "learner_steps": options.steps,
-        "seed": options.seed,
-        "license": "MIT",
-        "versions": {"python": platform.python_version(), "stable-baselines3": learner_version, **found},
-    }
+def learn(options: argparse.Namespace) -> None:
+    """Train as the options say; the experience and the policies go into the output folder."""
+    torch.set_num_threads(1)
+    learner = SAC(
+        "MlpPolicy",
+        make_vec_env(options.environment, n_envs=options.num_envs, seed=options.seed),
+        seed=options.seed,
+        device="cpu",
+        verbose=1,
+        gradient_steps=options.gradient_steps,
+        learning_starts=options.learning_starts,
+        policy_kwargs={"net_arch": [options.width, options.width]},
+    )
+    saving = CheckpointCallback(25_000 // options.num_envs, str(options.output / "policies"))
+    with ExperienceRecorder(options.output / "experience") as recorder:
+        try:
+            learner.learn(total_timesteps=options.steps, callback=[recorder, saving], log_interval=50)
+        except KeyboardInterrupt:
+            print(f"stopped after {learner.num_timesteps} steps")
+    learner.save(options.output / "policies" / "last")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300_000, help="environment steps of the learner")
-    parser.add_argument("--every", type=int, default=3, help="keep every n-th episode")
+    parser.add_argument("environment", help="id of a registered environment with a Box of actions")
+    parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("--steps", type=int, default=300_000, help="steps of all environments together")
+    parser.add_argument("--num-envs", type=int, default=1)
+    parser.add_argument("--gradient-steps", type=int, default=1, help="after one step of every environment")
+    parser.add_argument("--learning-starts", type=int, default=100, help="steps of random actions at first")
+    parser.add_argument("--width", type=int, default=256, help="of the two hidden layers")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--npz", type=Path, help="also write every n-th episode into this file")
+    parser.add_argument("--every", type=int, default=3)
     options = parser.parse_args()
-
-    import stable_baselines3
-    import torch
-
-    torch.set_num_threads(options.threads)
-    env = Recorder(gymnasium.make("Hopper-v5"))
-    learner = stable_baselines3.SAC("MlpPolicy", env, seed=options.seed, device="cpu", verbose=1)
-    learner.learn(total_timesteps=options.steps, log_interval=50)
-    metadata = describe(env, options, stable_baselines3.__version__)
-    write(options.output, env.episodes[:: options.every], metadata)
-    returns = np.asarray([episode["rewards"].sum() for episode in env.episodes])
+    learn(options)
+    experience = load(options.output / "experience")
+    if options.npz:
+        write_npz(options.npz, experience, options.every)
+    returns = experience.returns
     last = returns[-20:].mean()
     print(f"{len(returns)} episodes played, returns {returns.min():.0f} to {returns.max():.0f}, last 20: {last:.0f}")
 

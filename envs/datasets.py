@@ -6,7 +6,7 @@ flat array a field with the episodes' offsets, that has passed the same check. `
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.assemble import Fields, flat_arrays, joined, not_finite, place, split
-from envs.readers import SPACES, DataError, Header, find, read_flat, read_minari
+from envs.readers import SPACES, DataError, Header, find, read_flat, read_folder
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, choices, leaf_spaces, space_to_json
 from envs.worlds import EnvironmentSpec
@@ -55,6 +55,7 @@ class Dataset:
     environment: EnvironmentSpec | None = None
     reference: Reference | None = None
     notes: tuple[str, ...] = ()  # what is odd but legitimate, counted
+    told: Mapping[str, Any] = field(default_factory=dict)  # what its metadata tells of how it was made: those of `TOLD`
     loaded_from: tuple[str, ...] = ()  # what `load` took; empty where arrays or episodes were handed over
 
     @property
@@ -132,7 +133,7 @@ def load(
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
             path = path.parent
         if path.is_dir():
-            header, episodes = read_minari(path, given)
+            header, episodes = read_folder(path, given)
             dataset = _dataset(*joined(_in_world(header, environment), episodes))
         else:
             header, arrays = read_flat(path, given)
@@ -234,6 +235,7 @@ def _dataset(header: Header, fields: Fields) -> Dataset:
         environment=header.environment,
         reference=header.reference,
         notes=header.notes,
+        told=header.told,
         **fields,
     )
     return _checked(dataset)
@@ -246,12 +248,12 @@ def _checked(dataset: Dataset) -> Dataset:
         problems += _bad_values(dataset, "rewards", not_finite(dataset.rewards), dataset.rewards)
     else:
         problems.append(f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers")
-    for field, leaves, space in (
+    for column, leaves, space in (
         ("observations", dataset.observations, dataset.observation_space),
         ("actions", dataset.actions, dataset.action_space),
     ):
         for name, leaf in leaf_spaces(space).items():
-            label = field if len(leaves) == 1 else f"{field}/{name}"
+            label = column if len(leaves) == 1 else f"{column}/{name}"
             problems += _leaf_problems(dataset, label, leaves[name], leaf, notes)
     for name, array in (dataset.final_observations or {}).items():
         label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"

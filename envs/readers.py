@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ SPACES = ("observation_space", "action_space")
 OWN_METADATA = "the dataset's own metadata"
 """Where reference returns come from that a dataset brings along."""
 
+TOLD = ("description", "algorithm_name", "recorded")
+"""What metadata tells of how a recording was made: Minari's words, and `recorded`, an object of ours."""
+
+PART = "part-{:06d}"
+"""Folder of each part of a recording that is still growing, by its number."""
+
 REPEATED = "repeated"
 """In Minari's metadata as `final_observations`: the last row of each episode's observations is no observation."""
 
@@ -69,6 +76,7 @@ class Header:
     num_episodes: int | None = None  # as the metadata has it
     repeats_final: bool = False  # the final observations are no observations: they fill up Minari's layout
     notes: tuple[str, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)  # those of `TOLD`
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,19 @@ def _download(dataset_id: str) -> None:
 
 
 # Minari's folders: episodes one by one, below their metadata.
+
+
+def read_folder(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode]]:
+    """A Minari dataset's folder, or one of parts that are such: what a recorder has stored so far.
+
+    given: spaces by name, instead of the metadata's own.
+    """
+    parts = sorted(folder.glob(PART.format(0)[:-6] + "[0-9]" * 6))
+    if not parts:
+        return read_minari(folder, given)
+    headers, episodes = zip(*(read_minari(part, given) for part in parts), strict=True)
+    counts = [header.num_episodes for header in headers]
+    return replace(headers[-1], source=folder, num_episodes=sum(counts)), chain.from_iterable(episodes)
 
 
 def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode]]:
@@ -333,14 +354,14 @@ READERS = {
 def _choose(path: Path, names: Collection[str]) -> dict[str, str]:
     """Which name in a file holds each field of `FIELDS`."""
     chosen = {}
-    for field, known in FIELDS.items():
+    for wanted, known in FIELDS.items():
         found = sorted({name for name in names if name in known})
         if len(found) > 1:
-            raise DataError(f"{path}: {' and '.join(map(repr, found))} are both {field}; keep one of them")
+            raise DataError(f"{path}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
         if found:
-            chosen[field] = found[0]
-        elif field in ("observations", "actions", "rewards"):
-            raise DataError(f"{path}: no {field!r} in it, only {_listed(sorted(names)) or 'nothing'}")
+            chosen[wanted] = found[0]
+        elif wanted in ("observations", "actions", "rewards"):
+            raise DataError(f"{path}: no {wanted!r} in it, only {_listed(sorted(names)) or 'nothing'}")
     return chosen
 
 
@@ -406,6 +427,7 @@ def _header(where: str, source: Path, metadata: dict[str, Any], given: Mapping[s
         source=source,
         environment=environment,
         reference=reference,
+        told={name: metadata[name] for name in TOLD if name in metadata},
         spaces={**declared_spaces(where, {k: v for k, v in metadata.items() if k not in given}), **given},
     )
 

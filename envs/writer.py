@@ -4,6 +4,7 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,30 @@ def write_minari(dataset: Dataset, dataset_id: str) -> Path:
     """
     namespace, folder = new_folder(dataset_id), minari_root() / dataset_id
     minari_root().mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".importing-", dir=minari_root()))
-    try:
+    with _complete(minari_root()) as temporary:
         _fill(temporary / "data", dataset, dataset_id)
-        temporary.chmod(0o755)
         if namespace:
             _make_namespace(namespace)
         temporary.rename(folder)
+    return folder
+
+
+def write_folder(folder: Path, dataset: Dataset) -> None:
+    """Write a dataset in Minari's layout into a new folder anywhere, which is there completely or not at all."""
+    with _complete(folder.parent) as temporary:
+        _fill(temporary / "data", dataset, dataset.name)
+        temporary.rename(folder)
+
+
+@contextmanager
+def _complete(parent: Path) -> Iterator[Path]:
+    """A folder to fill and to rename; what was not renamed is taken away."""
+    temporary = Path(tempfile.mkdtemp(prefix=".importing-", dir=parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def new_folder(dataset_id: str) -> str | None:
@@ -71,7 +86,7 @@ def _fill(folder: Path, dataset: Dataset, dataset_id: str) -> None:
         env_spec=_specification(dataset.environment) if dataset.environment else None,
         jpeg_encoding=False,
     )
-    metadata: dict[str, Any] = {"dataset_id": dataset_id, "minari_version": version("minari")}
+    metadata = {**dataset.told, "dataset_id": dataset_id, "minari_version": version("minari")}
     if dataset.final_observations is None:
         metadata["final_observations"] = REPEATED
     if dataset.reference is not None and dataset.reference.source == OWN_METADATA:
