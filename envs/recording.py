@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, cast
 
+import h5py  # noqa: F401 (what it does when Python ends comes after our own closing only if it is here before us)
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 

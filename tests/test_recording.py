@@ -1,6 +1,9 @@
 """A learner's experience is stored as its environments gave it, and what interrupts the learning loses none of it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -142,14 +145,20 @@ def test_ctrl_c_loses_nothing(tmp_path):
     assert_recorded(dataset, Diary.pages + running(learner.env))
 
 
-def test_the_end_of_python_closes_what_nobody_closed(tmp_path, monkeypatch):
-    at_exit = []
-    monkeypatch.setattr("envs.recording.atexit.register", at_exit.append)
-    learner = ppo(worlds("box"))
-    learner.learn(48, callback=ExperienceRecorder(tmp_path / "experience"))
-    (close,) = at_exit
-    close()
-    assert_recorded(load(tmp_path / "experience"), Diary.pages + running(learner.env))
+NOBODY_CLOSES = """
+import sys
+from stable_baselines3 import PPO
+from envs.recording import ExperienceRecorder
+learner = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1)
+learner.learn(48, callback=ExperienceRecorder(sys.argv[1]))
+"""
+
+
+def test_the_end_of_python_closes_what_nobody_closed(tmp_path):
+    folder = tmp_path / "experience"
+    done = subprocess.run([sys.executable, "-c", NOBODY_CLOSES, str(folder)], cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0
+    assert load(folder).num_steps == 48
 
 
 def test_parts_are_there_while_learning_goes_on_and_when_writing_failed_once(tmp_path, monkeypatch):
