@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dt.config import Config, EvaluationConfig, ModelConfig
+    from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
     from dt.data import Batch, TrajectoryDataset
     from dt.evaluation import TargetResult, evaluate
     from dt.huggingface import import_huggingface
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Config": "dt.config",
+    "DataConfig": "dt.config",
     "EvaluationConfig": "dt.config",
     "ModelConfig": "dt.config",
     "ConfigError": "transformer.config",
@@ -52,6 +53,7 @@ __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
+    "DataConfig",
     "DataError",
     "DecisionTransformer",
     "EnvironmentSpec",

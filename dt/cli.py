@@ -30,8 +30,11 @@ class World:
 class Train:
     """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
 
-    dataset: Annotated[Positional[str], arg(metavar="DATASET")]
-    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file; hopper/replay-v0 ships with the package."""
+    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
+    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file; several are learned from as one.
+    hopper/replay-v0 ships with the package."""
+    fraction: tuple[float, ...] = ()
+    """Share of each dataset's episodes, drawn by the seed: one number for each dataset, or one for all."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
         "default"
     )
@@ -74,8 +77,9 @@ class Evaluate:
 class Inspect:
     """Tell what a dataset holds, or what a run is and how it scored."""
 
-    what: Annotated[Positional[str], arg(metavar="DATASET|RUN")]
-    """A dataset (Minari id or folder, .npz, .hdf5, .csv or .parquet file) or a run's folder."""
+    what: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET|RUN ...")]
+    """A dataset (Minari id or folder, .npz, .hdf5, .csv or .parquet file) or a run's folder; several datasets are told
+    of as one."""
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
@@ -214,35 +218,60 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
     return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
 
 
+def recorded_fraction(resumed: Path, datasets: int) -> tuple[float, ...]:
+    """The share of each dataset that a run to resume was begun with; none if it was of another number of them."""
+    from transformer.checkpoint import read_json
+
+    document = read_json(resumed / "run.json")
+    try:
+        fraction = tuple(float(part["fraction"]) for part in document["dataset"].get("parts", ()))
+        return fraction if len(fraction) == datasets else ()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ConfigError(f"{resumed}/run.json: does not say what data it is of") from None
+
+
 def _inspect(options: Inspect) -> int:
     """`dt inspect`: a run, or a dataset with all that is wrong with it."""
     from envs.datasets import load
     from envs.readers import DataError
+    from envs.selection import join
 
-    path = Path(options.what)
-    if (path / "run.json").exists():
+    if not options.what:
+        raise ConfigError("no dataset and no run named")
+    runs = [path for path in map(Path, options.what) if (path / "run.json").exists()]
+    if runs:
+        if len(options.what) > 1:
+            raise ConfigError(f"{runs[0]}: a run is told of by itself; name nothing beside it")
         from dt.report import describe_run
         from dt.training import load_run
 
-        print(describe_run(load_run(path)))
+        print(describe_run(load_run(runs[0])))
         return 0
     if options.plot is not None:
         from dt.report import check_place
 
         check_place(options.plot)
-    try:
-        dataset = load(options.what, download=options.download, spaces=declared(options.spaces))
-    except DataError as error:
-        _refuse_path(path)
-        for problem in error.problems[:20]:
-            _refuse(problem)
-        return _refuse(f"and {len(error.problems) - 20} more") if len(error.problems) > 20 else 2
+    datasets, spaces = [], declared(options.spaces)
+    for source in options.what:
+        try:
+            datasets.append(load(source, download=options.download, spaces=spaces))
+        except DataError as error:
+            return _refuse_data(Path(source), error)
+    dataset = join(datasets)
     from dt.inspection import describe_dataset, plot_dataset
 
     print(describe_dataset(dataset))
     if options.plot is not None:
         plot_dataset(dataset, options.plot)
     return 0
+
+
+def _refuse_data(path: Path, error: Any) -> int:
+    """All that is wrong with a dataset, a line each; a better word for what is none."""
+    _refuse_path(path)
+    for problem in error.problems[:20]:
+        _refuse(problem)
+    return _refuse(f"and {len(error.problems) - 20} more") if len(error.problems) > 20 else 2
 
 
 def _refuse_path(path: Path) -> None:

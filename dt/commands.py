@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from dt.cli import declared
+from dt.cli import declared, recorded_fraction
 from dt.config import BEST_SEED, FINAL_SEED, EvaluationConfig
 from dt.evaluation import TargetResult, check_environment, evaluate
 from dt.huggingface import import_huggingface
@@ -17,8 +17,9 @@ from dt.policy import ReturnConditionedPolicy
 from dt.report import check_place, plot_asked_against_achieved, results_document, score_table
 from dt.training import Run, load_run, train, versions
 from dt.video import check_camera, film
-from envs.datasets import load
+from envs.datasets import Dataset, load
 from envs.scores import reference_in
+from envs.selection import join
 from envs.worlds import EnvironmentSpec, MissingWorldError, import_environments
 from envs.writer import new_folder, write_minari
 from transformer.checkpoint import write_json
@@ -35,9 +36,9 @@ def train_and_score(options: "Train") -> None:
         raise ConfigError("--resume needs --output, the run's folder")
     environment = _environment(options.world)
     spaces = declared(options.spaces, options.output if options.resume else None)
-    dataset = load(options.dataset, download=options.download, spaces=spaces, environment=environment)
     config = options.config
-    default = Path("runs") / f"{dataset.name.replace('/', '-')}-s{config.training.seed}"
+    dataset = _data(options, spaces, environment)
+    default = Path("runs") / f"{dataset.name.replace('/', '-').replace(' ', '')}-s{config.training.seed}"
     folder = options.output or default
     _tell(describe_dataset(dataset))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
@@ -60,6 +61,17 @@ def train_and_score(options: "Train") -> None:
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
         f"\nask it again  dt evaluate {folder} --target-return G"
     )
+
+
+def _data(options: "Train", spaces: dict[str, Any], environment: EnvironmentSpec | None) -> Dataset:
+    """The datasets that the options name, as one."""
+    if not options.dataset:
+        raise ConfigError("no dataset named")
+    fraction = options.fraction
+    if options.resume and options.output and not fraction:
+        fraction = recorded_fraction(options.output, len(options.dataset))
+    parts = [load(one, download=options.download, spaces=spaces, environment=environment) for one in options.dataset]
+    return join(parts, fraction, options.config.training.seed)
 
 
 def ask(options: "Evaluate") -> None:

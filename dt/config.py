@@ -44,6 +44,18 @@ class ModelConfig(TransformerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which episodes of the data a model learns from."""
+
+    top_fraction: float = 1.0
+    """Learn from the best episodes alone: by return, from the best on downwards, as long as they hold at most this
+    share of the steps; the best one always."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.top_fraction <= 1, f"top_fraction must be above 0 and at most 1, not {self.top_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How a trained policy is asked for returns in its environment."""
 
@@ -67,8 +79,9 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run: its model, its training and its evaluation."""
+    """One run: its data, its model, its training and its evaluation."""
 
+    data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -86,6 +99,7 @@ class Config:
             evaluation = dict(document["evaluation"])
             evaluation["target_return"] = tuple(float(target) for target in evaluation["target_return"])
             return Config(
+                data=DataConfig(**document.get("data", {})),  # absent in a run of before there was a choice
                 model=ModelConfig(**document["model"]),
                 training=TrainingConfig(**document["training"]),
                 evaluation=EvaluationConfig(**evaluation),

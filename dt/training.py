@@ -3,20 +3,21 @@
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from dt.config import WAY_SEED, Config, EvaluationConfig, ModelConfig
+from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.evaluation import best_mean, check_environment, default_targets, evaluate, labels, rank_correlation
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
-from envs.datasets import Dataset
+from envs.datasets import Dataset, Part
 from envs.scores import Reference, reference_in
+from envs.selection import best_episodes, take
 from envs.spaces import space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError
 from transformer.checkpoint import (
@@ -69,7 +70,7 @@ def train(
         environment = environment or _environment_of(old)
     environment = environment or dataset.environment
     torch.manual_seed(config.training.seed)
-    model = build_model(dataset, config, environment)
+    model = _new_model(dataset, config, environment)
     playable = environment is not None
     try:
         if environment is not None:
@@ -80,11 +81,15 @@ def train(
         playable = False
         _warn(f"no evaluation here: {error}")
     reference = reference_in(environment, dataset.environment, dataset.reference)
-    document = describe(config, model, describe_data(dataset, config.model), environment, reference)
+    learned = choose_episodes(dataset, config.data)
+    if learned is not dataset:
+        _warn(learned.notes[-1])
+    model.fit(learned)
+    document = describe(config, model, describe_data(dataset, config.model, learned), environment, reference)
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
-    data = TrajectoryDataset(dataset, config.model.context_length, device, frame_stack=config.model.frame_stack)
+    data = TrajectoryDataset(learned, config.model.context_length, device, frame_stack=config.model.frame_stack)
     seed, batch_size = config.training.seed, config.training.batch_size
     targets = config.evaluation.target_return or tuple(document["dataset"]["targets"])
 
@@ -151,15 +156,26 @@ def _warn_of_another_length(step: int, old: TrainingConfig, new: TrainingConfig)
         )
 
 
+def choose_episodes(dataset: Dataset, config: DataConfig) -> Dataset:
+    """The episodes that a run learns from."""
+    if config.top_fraction == 1:
+        return dataset
+    return take(dataset, best_episodes(dataset, config.top_fraction), f"the best {config.top_fraction:g} of the steps")
+
+
 def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
     """A new model for a dataset, its normaliser taken from the data; weights from torch's present seed."""
+    model = _new_model(dataset, config, environment)
+    model.fit(dataset)
+    return model
+
+
+def _new_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
     rows = table_rows(config.model, replace(dataset, environment=environment))
     longest = int(dataset.lengths.max())
     if rows < longest:
         raise ConfigError(f"max_timesteps {rows} is less than the data's longest episode, {longest} steps")
-    model = DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
-    model.fit(dataset)
-    return model
+    return DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
 
 
 def describe(
@@ -184,15 +200,20 @@ def describe(
     }
 
 
-def describe_data(dataset: Dataset, model: ModelConfig) -> dict[str, Any]:
-    """What a run says of its dataset, as JSON; `targets` is what its model is asked for where nobody says."""
+def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None = None) -> dict[str, Any]:
+    """What a run says of its dataset, as JSON; `targets` is what its model is asked for where nobody says.
+
+    learned: the episodes of it that the model learns from, which are counted and whose returns are asked for.
+    """
+    learned = dataset if learned is None else learned
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "episodes": dataset.num_episodes,
-        "steps": dataset.num_steps,
-        "targets": list(default_targets(dataset.returns, heard=model.hears_returns)),
-        "maximum": float(dataset.returns.max()),
+        "parts": [vars(part) for part in dataset.parts or (Part.of(dataset),)],
+        "episodes": learned.num_episodes,
+        "steps": learned.num_steps,
+        "targets": list(default_targets(learned.returns, heard=model.hears_returns)),
+        "maximum": float(learned.returns.max()),
     }
 
 
@@ -253,10 +274,25 @@ def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:
         )
     if old["max_timesteps"] != new["max_timesteps"]:
         raise CheckpointError(f"{folder}: max_timesteps was {old['max_timesteps']}, now {new['max_timesteps']}")
-    for name in ("name", "fingerprint"):
-        if old["dataset"].get(name) != new["dataset"][name]:
-            raise CheckpointError(f"{folder}: trained on dataset {old['dataset'].get('name')}, its {name} differs now")
+    _check_same_data(old["dataset"], new["dataset"], folder)
+    before, now = old["config"].get("data", asdict(DataConfig())), new["config"]["data"]
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise CheckpointError(
+                f"{folder}: {name} was {before.get(name)}, now {value}; a resumed run cannot change it"
+            )
     check_same_recipe(old["config"], new["config"], folder)
+
+
+def _check_same_data(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Refuse other data than a run was begun with, by the name of the part that is another."""
+    for before, now in zip(old.get("parts", ()), new["parts"], strict=False):
+        for name in ("name", "fingerprint", "fraction"):
+            if before[name] != now[name]:
+                raise CheckpointError(f"{folder}: trained on dataset {before['name']}, its {name} differs now")
+    for name in ("name", "fingerprint"):
+        if old.get(name) != new[name]:
+            raise CheckpointError(f"{folder}: trained on dataset {old.get('name')}, its {name} differs now")
 
 
 def _warn(message: str) -> None:

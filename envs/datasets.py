@@ -38,6 +38,22 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A dataset that another was put together from, and the share of its episodes that went in."""
+
+    name: str
+    source: str | None  # what `load` takes; None where arrays or episodes were handed over
+    fingerprint: str  # of all of it
+    fraction: float
+
+    @staticmethod
+    def of(dataset: "Dataset", fraction: float = 1.0) -> "Part":
+        """This share of a dataset."""
+        source = dataset.loaded_from[0] if len(dataset.loaded_from) == 1 else None
+        return Part(dataset.name, source, dataset.fingerprint, fraction)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """E episodes of N steps in all, as flat arrays; `offsets[i]` to `offsets[i + 1]` is episode i."""
 
@@ -57,6 +73,7 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what is odd but legitimate, counted
     told: Mapping[str, Any] = field(default_factory=dict)  # what its metadata tells of how it was made: those of `TOLD`
     loaded_from: tuple[str, ...] = ()  # what `load` took; empty where arrays or episodes were handed over
+    parts: tuple[Part, ...] = ()  # what `envs.join` made it of; empty where it is one dataset
 
     @property
     def num_episodes(self) -> int:

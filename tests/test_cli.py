@@ -264,7 +264,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(recorded, capsys,
     [
         (["train", "hopper/replay-v0", "--steps", "many"], "--steps"),
         (["train", "hopper/replay-v0", "--no-such-option", "1"], "--no-such-option"),
-        (["train"], "required"),
+        (["evaluate"], "required"),
         (["evaluate", "run", "--device", "tpu"], "--device"),
     ],
 )

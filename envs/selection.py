@@ -1,0 +1,159 @@
+"""Parts of datasets, and several datasets as one: which episodes are taken, and by what rule."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.datasets import Dataset, Part
+from envs.readers import DataError
+from envs.spaces import Leaves, same_space
+
+
+def take(dataset: Dataset, episodes: Iterable[int], why: str) -> Dataset:
+    """The episodes of these numbers, in this order; the dataset itself where that is all of them.
+
+    why: how they were chosen, for the notes.
+    """
+    chosen = np.fromiter(episodes, np.int64)
+    if len(chosen) == 0:
+        raise DataError(f"{dataset.name}: {why}: no episode is left of {dataset.num_episodes}")
+    if np.array_equal(chosen, np.arange(dataset.num_episodes)):
+        return dataset
+    finals = dataset.final_observations
+    note = f"{len(chosen)} of {dataset.num_episodes} episodes taken: {why}"
+    return replace(
+        dataset,
+        observations=_rows(dataset.observations, dataset.offsets, chosen),
+        final_observations=None if finals is None else {name: array[chosen] for name, array in finals.items()},
+        actions=_rows(dataset.actions, dataset.offsets, chosen),
+        rewards=_rows({"rewards": dataset.rewards}, dataset.offsets, chosen)["rewards"],
+        offsets=_offsets(dataset.lengths[chosen]),
+        terminated=dataset.terminated[chosen],
+        truncated=dataset.truncated[chosen],
+        notes=(*dataset.notes, note),
+    )
+
+
+def sample_episodes(dataset: Dataset, share: float, seed: int, purpose: str = "fraction") -> NDArray[np.int64]:
+    """Numbers of a share of the episodes, at least one, drawn without repeats by the seed and sorted.
+
+    With one seed and purpose a larger share holds all of a smaller one.
+    """
+    digest = hashlib.blake2b(f"{purpose} {seed} {dataset.num_episodes}".encode(), digest_size=8).digest()
+    order = np.random.default_rng(int.from_bytes(digest, "little")).permutation(dataset.num_episodes)
+    return np.sort(order[: max(1, round(share * dataset.num_episodes))])
+
+
+def best_episodes(dataset: Dataset, share: float) -> NDArray[np.int64]:
+    """Numbers of the best episodes by return, sorted; together they hold at most this share of all steps.
+
+    The rule of the paper's code for %BC (Chen et al. 2021): from the best on downwards, until the next one would be
+    more than the share of the steps, rounded down; the best one is always taken. Of equal returns the one that was
+    recorded first is taken first.
+    """
+    order = np.argsort(-dataset.returns, kind="stable")
+    steps = np.cumsum(dataset.lengths[order])
+    count = np.searchsorted(steps, int(share * dataset.num_steps), side="right")
+    return np.sort(order[: max(1, int(count))])
+
+
+def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The episodes to learn from, and a share of them, at least one, that is drawn by the seed and kept apart."""
+    apart = sample_episodes(dataset, share, seed, purpose="held out")
+    rest = np.setdiff1d(np.arange(dataset.num_episodes), apart)
+    if len(rest) == 0:
+        raise DataError(f"{dataset.name}: nothing is left to learn from when {share:g} of {_episodes(dataset)} go out")
+    return take(dataset, rest, f"{len(apart)} held out"), take(dataset, apart, "held out")
+
+
+def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int = 0) -> Dataset:
+    """Several datasets as one, their episodes one after the other; their spaces must be the same.
+
+    fractions: the share of each one's episodes, drawn by the seed, or one share for all of them; none takes all.
+    The world is the one that they name, if they do not name different ones; so are the reference returns.
+    Raises `DataError` with the datasets' names.
+    """
+    if len(fractions) not in (0, 1, len(datasets)) or not datasets:
+        raise DataError(f"{len(fractions)} fractions for {len(datasets)} datasets: give one for each, or one for all")
+    if not all(0 < fraction <= 1 for fraction in fractions):
+        raise DataError(f"fraction must be above 0 and at most 1, not {' '.join(f'{each:g}' for each in fractions)}")
+    if len(datasets) == 1 and set(fractions) <= {1.0}:
+        return datasets[0]
+    shares = list(fractions or [1.0]) * (1 if len(fractions) == len(datasets) else len(datasets))
+    for other in datasets[1:]:
+        _check_same_spaces(datasets[0], other)
+    parts = tuple(Part.of(each, share) for each, share in zip(datasets, shares, strict=True))
+    taken = [
+        take(each, sample_episodes(each, share, seed), f"a fraction of {share:g}, drawn by seed {seed}")
+        for each, share in zip(datasets, shares, strict=True)
+    ]
+    if len(taken) == 1:
+        return replace(taken[0], parts=parts)
+    return _joined(taken, parts)
+
+
+def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
+    first = datasets[0]
+    worlds = [each.environment for each in datasets if each.environment is not None]
+    agree = all(worlds[0].same_world(world) for world in worlds)
+    named = [f"{each.name}: {note}" for each in datasets for note in each.notes]
+    if not agree:
+        named.append(f"recorded in different worlds, {_listed(world.id for world in worlds)}: --environment names one")
+    references = {each.reference for each in datasets}
+    finals = [each.final_observations for each in datasets]
+    return Dataset(
+        name=" + ".join(each.name for each in datasets),
+        source=" + ".join(str(each.source) for each in datasets),
+        observation_space=first.observation_space,
+        action_space=first.action_space,
+        observations=_concatenated([each.observations for each in datasets]),
+        final_observations=_concatenated([each for each in finals if each is not None]) if None not in finals else None,
+        actions=_concatenated([each.actions for each in datasets]),
+        rewards=np.concatenate([each.rewards for each in datasets]),
+        offsets=_offsets(np.concatenate([each.lengths for each in datasets])),
+        terminated=np.concatenate([each.terminated for each in datasets]),
+        truncated=np.concatenate([each.truncated for each in datasets]),
+        environment=worlds[0] if worlds and agree else None,
+        reference=first.reference if len(references) == 1 and agree else None,
+        notes=tuple(named),
+        loaded_from=tuple(path for each in datasets for path in each.loaded_from),
+        parts=parts,
+    )
+
+
+def _check_same_spaces(first: Dataset, other: Dataset) -> None:
+    for kind in ("observation_space", "action_space"):
+        difference = same_space(getattr(first, kind), getattr(other, kind))
+        if difference:
+            raise DataError(f"{other.name}: its {kind} is not that of {first.name}: {difference}")
+
+
+def _rows(leaves: Leaves, offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> Leaves:
+    """The rows of these episodes, one after the other."""
+    lengths = np.diff(offsets)[chosen]
+    found = {}
+    for name, array in leaves.items():
+        found[name] = np.empty((int(lengths.sum()), *array.shape[1:]), array.dtype)
+        for at, episode in zip(_offsets(lengths), chosen, strict=False):
+            start, end = offsets[episode], offsets[episode + 1]
+            found[name][at : at + end - start] = array[start:end]
+    return found
+
+
+def _concatenated(leaves: Sequence[Leaves]) -> Leaves:
+    return {name: np.concatenate([each[name] for each in leaves]) for name in leaves[0]}
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _episodes(dataset: Dataset) -> str:
+    return f"{dataset.num_episodes} episode{'s' if dataset.num_episodes > 1 else ''}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))

@@ -1,0 +1,215 @@
+"""Which episodes are learned from: the best by the paper's rule, shares drawn by a seed, several datasets as one."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from dt.cli import main
+from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
+from dt.training import train
+from envs.datasets import Dataset, Part, from_episodes
+from envs.readers import DataError
+from envs.scores import Reference
+from envs.selection import best_episodes, join, sample_episodes, take
+from envs.worlds import EnvironmentSpec
+from transformer.checkpoint import CheckpointError, read_json
+from transformer.config import ConfigError
+
+
+def recorded(lengths, returns, name="made", final=1, **spaces_) -> Dataset:
+    """Episodes whose observations and actions tell episode and step."""
+    episodes = [
+        {
+            "observations": np.stack([np.full(length + final, i), np.arange(length + final)], 1).astype(np.float32),
+            "actions": np.stack([np.full(length, -i), np.arange(length)], 1).astype(np.float32),
+            "rewards": np.full(length, total / length),
+            "terminated": i % 2 == 0,
+            "truncated": i % 2 == 1,
+        }
+        for i, (length, total) in enumerate(zip(lengths, returns, strict=True))
+    ]
+    return from_episodes(episodes, name=name, **spaces_)
+
+
+def same(a, b) -> bool:
+    """Whether two episodes hold the same numbers and ended alike."""
+    pairs = [(a.observations["value"], b.observations["value"]), (a.actions["value"], b.actions["value"])]
+    pairs += [(a.rewards, b.rewards)]
+    return all(np.array_equal(x, y) for x, y in pairs) and (a.terminated, a.truncated) == (b.terminated, b.truncated)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "returns", "share", "chosen"),
+    [
+        ((5, 3, 7, 2, 3), (1, 9, 4, 8, 2), 1.0, (0, 1, 2, 3, 4)),
+        ((5, 3, 7, 2, 3), (1, 9, 4, 8, 2), 0.25, (1, 3)),  # 3 + 2 of 20 steps; the next would make it 12
+        ((5, 3, 7, 2, 3), (1, 9, 4, 8, 2), 0.59, (1, 3)),  # 11.8 is 11: rounded down, one short of the next
+        ((5, 3, 7, 2, 3), (1, 9, 4, 8, 2), 0.6, (1, 2, 3)),
+        ((5, 3, 7, 2, 3), (1, 9, 4, 8, 2), 0.01, (1,)),  # the best one always
+        ((2, 2, 2, 2), (3, 3, 3, 3), 0.5, (0, 1)),  # of equals the first recorded
+        ((4, 1, 1, 1), (2, 8, 9, 1), 0.99, (0, 1, 2)),
+        ((1, 5, 1, 3), (4, 3, 2, 1), 0.3, (0,)),  # the second does not fit, and none after it is taken instead
+    ],
+)
+def test_the_best_are_taken_by_the_rule_of_the_papers_code(lengths, returns, share, chosen):
+    assert tuple(best_episodes(recorded(lengths, returns), share)) == chosen
+
+
+def test_taken_episodes_are_those_that_were_recorded():
+    dataset = recorded((3, 1, 4, 2), (1, 2, 3, 4))
+    part = take(dataset, [3, 0, 1], "chosen by hand")
+    assert part.offsets.tolist() == [0, 2, 5, 6]
+    assert all(same(part.episode(i), dataset.episode(j)) for i, j in enumerate((3, 0, 1)))
+    assert part.notes[-1] == "3 of 4 episodes taken: chosen by hand"
+    assert part.returns == pytest.approx([4, 1, 2])  # and not what was worked out for the whole
+    assert part.fingerprint != dataset.fingerprint
+    assert take(dataset, range(4), "all") is dataset
+    with pytest.raises(DataError, match="made: none: no episode is left of 4"):
+        take(dataset, [], "none")
+
+
+def test_a_share_is_drawn_by_the_seed_and_a_larger_one_holds_the_smaller():
+    dataset = recorded([1] * 40, range(40))
+    drawn = [set(sample_episodes(dataset, share, 7).tolist()) for share in (0.001, 0.25, 0.5, 1.0)]
+    assert [len(each) for each in drawn] == [1, 10, 20, 40]
+    assert drawn[0] < drawn[1] < drawn[2] < drawn[3]
+    assert drawn[1] == set(sample_episodes(dataset, 0.25, 7).tolist())
+    assert drawn[1] != set(sample_episodes(dataset, 0.25, 8).tolist())
+
+
+@pytest.mark.parametrize("final", [0, 1])
+def test_joined_datasets_are_their_episodes_one_after_the_other(final):
+    a, b = recorded((3, 1), (1, 2), "a", final), recorded((2, 5, 1), (3, 4, 5), "b", final)
+    both = join([a, b])
+    assert (both.name, both.num_episodes, both.num_steps) == ("a + b", 5, 12)
+    for i, (part, j) in enumerate([(a, 0), (a, 1), (b, 0), (b, 1), (b, 2)]):
+        assert same(both.episode(i), part.episode(j))
+    assert both.parts == (Part("a", None, a.fingerprint, 1.0), Part("b", None, b.fingerprint, 1.0))
+    assert join([a]) is a
+
+
+def test_a_fraction_of_each_is_taken():
+    a, b = recorded([1] * 10, range(10), "a"), recorded([1] * 20, range(20), "b")
+    each, one = join([a, b], [0.5, 1.0], seed=3), join([a, b], [0.5], seed=3)
+    assert (each.num_episodes, one.num_episodes) == (25, 15)
+    assert [part.fraction for part in each.parts + one.parts] == [0.5, 1.0, 0.5, 0.5]
+    assert join([a], [0.5], seed=3).num_episodes == 5
+    assert "5 of 10 episodes taken: a fraction of 0.5, drawn by seed 3" in str(each.notes)
+
+
+def test_what_cannot_be_joined_is_refused_by_name():
+    a = recorded((3,), (1,), "a")
+    wide = recorded((3,), (1,), "wide", action_space=spaces.Box(-5, 5, (2,)))
+    with pytest.raises(DataError, match=r"wide: its action_space is not that of a: .*bounds"):
+        join([a, wide])
+    with pytest.raises(DataError, match="3 fractions for 2 datasets"):
+        join([a, a], [0.1, 0.2, 0.3])
+    with pytest.raises(DataError, match=r"at most 1, not 0.5 1.5"):
+        join([a, a], [0.5, 1.5])
+
+
+def test_a_joined_dataset_has_the_world_and_the_reference_that_its_parts_agree_on():
+    a = replace(recorded((3,), (1,), "a"), environment=EnvironmentSpec("Payday-v0"), reference=Reference(0, 1, "a"))
+    silent, other = replace(a, environment=None), replace(a, environment=EnvironmentSpec("Echo-v0"))
+    assert join([silent, a]).environment == a.environment
+    assert join([a, a]).reference == a.reference
+    assert join([a, replace(a, reference=None)]).reference is None
+    different = join([a, other])
+    assert different.environment is None
+    assert different.reference is None
+    assert "different worlds, Payday-v0, Echo-v0" in different.notes[-1]
+
+
+# Runs.
+
+
+SMALL = Config(
+    model=ModelConfig(width=8, num_layers=1, context_length=3),
+    training=TrainingConfig(steps=2, batch_size=4, evaluate_every=0),
+)
+
+
+def test_a_run_learns_from_the_best_alone(payday, tmp_path):
+    run = train(payday, replace(SMALL, data=DataConfig(top_fraction=0.1)), tmp_path / "run")
+    best = np.sort(payday.returns)[-6:]
+    assert run.dataset["episodes"] == 6
+    assert run.dataset["targets"][0] >= best.min()  # and not a quantile of the whole
+    assert run.model.return_scale != train(payday, SMALL, tmp_path / "all").model.return_scale
+    with pytest.raises(CheckpointError, match=r"top_fraction was 0.1, now 1.0"):
+        train(payday, SMALL, tmp_path / "run", resume=True)
+
+
+def test_a_resumed_run_names_the_part_that_is_another(payday, tmp_path):
+    other = replace(payday, name="other/coins-v0", rewards=payday.rewards * 2)
+    changed = replace(other, rewards=payday.rewards * 3)
+    train(join([payday, other]), SMALL, tmp_path / "run")
+    train(join([payday, other]), SMALL, tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match=r"trained on dataset other/coins-v0, its fingerprint differs now"):
+        train(join([payday, changed]), SMALL, tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match=r"trained on dataset payday/coins-v0, its fraction differs now"):
+        train(join([payday, other], [0.5, 1.0]), SMALL, tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match=r"trained on dataset payday/coins-v0 \+ other/coins-v0, its name"):
+        train(payday, SMALL, tmp_path / "run", resume=True)
+
+
+def test_a_run_of_before_there_was_a_choice_goes_on(payday, tmp_path):
+    from transformer.checkpoint import write_json
+
+    train(payday, SMALL, tmp_path / "run")
+    document = read_json(tmp_path / "run" / "run.json")
+    del document["config"]["data"], document["dataset"]["parts"]
+    write_json(tmp_path / "run" / "run.json", document)
+    assert Config.from_json(document["config"]) == SMALL
+    train(payday, SMALL, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, -1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ConfigError, match="top_fraction must be"):
+        DataConfig(top_fraction=share)
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, episodes in (("a", 4), ("b", 6)):
+        np.savez(
+            tmp_path / f"{name}.npz",
+            observations=rng.normal(size=(3 * episodes, 2)),
+            actions=rng.uniform(-1, 1, (3 * episodes, 2)),
+            rewards=rng.normal(size=3 * episodes),
+            lengths=np.full(episodes, 3),
+        )
+    return str(tmp_path / "a.npz"), str(tmp_path / "b.npz")
+
+
+def test_several_datasets_by_the_command_line(files, tmp_path, capsys):
+    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "2", "--batch-size", "4"]
+    output = ["--output", str(tmp_path / "run")]
+    assert main(["train", *files, "--fraction", "0.5", "1.0", *output, *small]) == 0
+    document = read_json(tmp_path / "run" / "run.json")
+    assert (document["dataset"]["name"], document["dataset"]["episodes"]) == ("a + b", 8)
+    assert [(part["name"], part["fraction"]) for part in document["dataset"]["parts"]] == [("a", 0.5), ("b", 1.0)]
+    capsys.readouterr()
+    assert main(["train", *files, *output, "--resume", "--steps", "3"]) == 0  # the fraction is the run's own
+    assert main(["train", files[0], *output, "--resume", "--steps", "4"]) == 2
+    assert "trained on dataset a, its fraction differs now" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["inspect", *files]) == 0
+    assert "episodes      10, 30 steps" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "run"), files[0]]) == 2
+    assert "a run is told of by itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "inspect"])
+def test_no_dataset_is_refused(command, capsys):
+    assert main([command]) == 2
+    assert "named" in capsys.readouterr().err
+
+
+def test_selection_needs_no_torch():
+    statement = "import sys, envs.selection, dt.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0
