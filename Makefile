@@ -5,13 +5,16 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test check wheel clean
+.PHONY: demo test torture check wheel clean
 
 demo: .venv/demo.done
 	$(BIN)/dt train hopper/replay-v0 --preset demo --output $(RUN)
 
 test: .venv/test.done
 	$(BIN)/python -m pytest
+
+torture: .venv/test.done
+	$(BIN)/python -m pytest -m torture
 
 check: .venv/dev.done
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from envs.worlds import EnvironmentSpec, WorldError
     from transformer.checkpoint import CheckpointError
     from transformer.config import ConfigError, TrainingConfig
-    from transformer.training import NonFiniteError, Stopped
+    from transformer.training import NonFiniteError, Stopped, TrainingError
 
 _HOMES = {
     "Config": "dt.config",
@@ -45,6 +45,7 @@ _HOMES = {
     "WorldError": "envs.worlds",
     "CheckpointError": "transformer.checkpoint",
     "NonFiniteError": "transformer.training",
+    "TrainingError": "transformer.training",
     "Stopped": "transformer.training",
 }
 
@@ -66,6 +67,7 @@ __all__ = [
     "Stopped",
     "TargetResult",
     "TrainingConfig",
+    "TrainingError",
     "TrajectoryDataset",
     "WorldError",
     "evaluate",

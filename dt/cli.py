@@ -149,11 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from envs.readers import DataError
         from envs.worlds import WorldError
         from transformer.checkpoint import CheckpointError
-        from transformer.training import NonFiniteError, Stopped
+        from transformer.training import Stopped, TrainingError
 
         if isinstance(error, DataError | WorldError | CheckpointError | PolicyError):
             return _refuse(error)
-        if isinstance(error, NonFiniteError):
+        if isinstance(error, TrainingError):
             return _refuse(error, 3)
         if isinstance(error, Stopped):
             return _refuse(error, error.code)

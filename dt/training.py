@@ -31,7 +31,7 @@ from transformer.checkpoint import (
     run_around,
 )
 from transformer.config import ConfigError, TrainingConfig, require
-from transformer.training import Trainer, check_same_recipe, learning_rate_at, pick_device
+from transformer.training import Trainer, check_same_recipe, learning_rate_at, newest_state, pick_device
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ def train(
     """
     folder, device = Path(folder), pick_device(config.training.device)
     asked = environment
-    old = read_json(folder / "run.json") if resume else None
+    checkpoint = newest_state(folder) if resume else None
+    old = read_json((checkpoint or folder) / "run.json") if resume else None
     if old is not None:
-        _check_schema(old, folder / "run.json")
+        _check_schema(old, (checkpoint or folder) / "run.json")
         environment = environment or _environment_of(old)
     environment = environment or dataset.environment
     torch.manual_seed(config.training.seed)
@@ -109,7 +110,7 @@ def train(
     if old is None:
         trainer.start()
     else:
-        trainer.resume()
+        trainer.resume(checkpoint)
         before = Config.from_json(old["config"])
         _warn_of_another_length(trainer.step, before.training, config.training)
         if trainer.best and (before.evaluation, _environment_of(old)) != (config.evaluation, environment):

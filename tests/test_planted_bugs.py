@@ -18,7 +18,7 @@ from dt import model as model_module
 from dt.data import TrajectoryDataset
 from envs.worlds import WorldError
 from transformer import attention as attention_module
-from transformer import training
+from transformer import log, training
 
 
 def no_causal_mask(patch):
@@ -199,7 +199,7 @@ def optimizer_forgotten_on_resume(patch):
 
 
 def log_not_cut_on_resume(patch):
-    patch.setattr(training.Trainer, "_cut_log", lambda self: None)
+    patch.setattr(log, "cut_log", lambda path, step: None)
 
 
 def future_at_a_block(_):

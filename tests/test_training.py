@@ -21,7 +21,8 @@ from dt.training import build_model, load_run, train
 from envs.worlds import EnvironmentSpec, WorldError
 from transformer.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
 from transformer.config import ConfigError, TrainingConfig
-from transformer.training import CLOCK_FIELDS, NonFiniteError, Trainer, learning_rate_at, step_seed
+from transformer.log import CLOCK_FIELDS
+from transformer.training import NonFiniteError, Trainer, learning_rate_at, step_seed
 
 
 def small(steps=12, conditioning="decoupled", **training) -> Config:
@@ -90,7 +91,7 @@ def cut_at(monkeypatch):
 def test_a_resumed_run_is_the_uninterrupted_run(payday, tmp_path, cut_at, conditioning):
     config = small(conditioning=conditioning, evaluate_every=4)
     train(payday, config, tmp_path / "whole")
-    for step in (2, 5, 8, 11):  # before the first checkpoint, between two, on one, just before the end
+    for step in (0, 2, 5, 8, 9, 11):  # at once, before the first checkpoint, between two, on one, after it, at the end
         folder = tmp_path / f"cut-{step}"
         undo = cut_at(step)
         with pytest.raises(Cut):
@@ -256,7 +257,7 @@ def test_a_run_without_a_complete_checkpoint_is_not_begun_anew(payday, tmp_path)
     train(payday, small(), folder)
     for checkpoint in checkpoints(folder):
         (checkpoint / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint in it is complete"):
+    with pytest.raises(CheckpointError, match="not complete, it has no manifest"):
         train(payday, small(), folder, resume=True)
 
 

@@ -6,9 +6,12 @@
       best.json                     which step scored best, the earliest of equals, and its score
       log.jsonl  tensorboard/       the log, twice
 
-Nothing here is ever unpickled, so opening a checkpoint runs no code of its maker's.
+Every save goes one way: write under a temporary name, flush each file and the folder to the disk, rename, flush the
+folder above. Nothing here is ever unpickled, so opening a checkpoint runs no code of its maker's.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -28,22 +31,31 @@ SCHEMA = 1
 
 
 class CheckpointError(ValueError):
-    """A run or checkpoint that cannot be used; the message names the file."""
+    """A run or checkpoint that cannot be used or written; the message names the file."""
 
 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file completely or not at all."""
+    replace_text(path, _json_text(document))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    _sync(path.parent)
+
+
+def why_not(error: Exception) -> str:
+    """Why a file could not be written, in words; that the disk is full is said as such."""
+    text = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+    full = any(os.strerror(code) in text for code in (errno.ENOSPC, errno.EDQUOT))
+    return f"the disk is full ({text})" if full else text
 
 
 def read_json(path: Path) -> Any:
@@ -52,37 +64,51 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], documents: dict[str, Any]) -> Path:
-    """Add checkpoint `step` to a run: one safetensors file for each entry of `tensors`, one JSON for each document."""
+    """Add checkpoint `step` to a run: one safetensors file for each entry of `tensors`, one JSON for each document.
+
+    One that cannot be written raises `CheckpointError`, and those before it stay as they are.
+    """
     final = folder_of(run, step)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with _appearing_folder(final) as temporary:
-        for name, content in tensors.items():
-            contiguous = {key: tensor.detach().contiguous() for key, tensor in content.items()}
-            save_file(contiguous, temporary / f"{name}.safetensors")
-        for name, document in documents.items():
-            write_json(temporary / f"{name}.json", document)
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "manifest.json", {"schema": SCHEMA, "step": step, "sha256": hashes})
+    try:
+        make_folder(final.parent)
+        with _appearing_folder(final) as temporary:
+            for name, content in tensors.items():
+                contiguous = {key: tensor.detach().contiguous() for key, tensor in content.items()}
+                save_file(contiguous, temporary / f"{name}.safetensors")
+            for name, document in documents.items():
+                (temporary / f"{name}.json").write_text(_json_text(document), encoding="utf-8")
+            hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            manifest = {"schema": SCHEMA, "step": step, "sha256": hashes}
+            (temporary / "manifest.json").write_text(_json_text(manifest), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        before = ", ".join(path.name for path in checkpoints(run) if path != final) or "none"
+        raise CheckpointError(f"{final}: cannot be saved, {why_not(error)}; checkpoints before it: {before}") from error
     return final
 
 
 def verify(checkpoint: Path) -> None:
     """Raise `CheckpointError` unless every file of the checkpoint is what its manifest says."""
-    manifest = read_json(checkpoint / "manifest.json")
+    path = checkpoint / "manifest.json"
+    if not path.exists():
+        raise CheckpointError(f"{checkpoint}: not complete, it has no manifest.json")
+    manifest = read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
-        raise CheckpointError(f"{checkpoint}/manifest.json: not a checkpoint's manifest")
+        raise CheckpointError(f"{path}: not a checkpoint's manifest")
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError(f"{checkpoint}: schema {manifest.get('schema')}, this version reads {SCHEMA}")
-    for name, expected in manifest["sha256"].items():
+    expected = {"schema": SCHEMA, "step": step_of(checkpoint), "sha256": manifest["sha256"]}
+    if path.read_text(encoding="utf-8") != _json_text(expected):  # the one file that no hash is kept of
+        raise CheckpointError(f"{path}: damaged (not what was written for step {step_of(checkpoint)})")
+    for name, digest in manifest["sha256"].items():
         path = checkpoint / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing")
-        if _sha256(path) != expected:
+        if _sha256(path) != digest:
             raise CheckpointError(f"{path}: damaged (its SHA-256 is not the manifest's)")
 
 
@@ -95,9 +121,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Every complete checkpoint of a run, oldest first."""
+    """Every checkpoint of a run, oldest first; whether one is whole, `verify` tells."""
     found = (path for path in (run / "checkpoints").glob("step-*") if path.name.removeprefix("step-").isdecimal())
-    return sorted(path for path in found if (path / "manifest.json").is_file())
+    return sorted(found, key=step_of)
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -162,19 +188,50 @@ def best_checkpoint(run: Path, report: Any = None) -> Path:
     return checkpoint
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` and the best, and what an interrupted save left behind.
+def prune(run: Path, keep: int, step: int) -> None:
+    """Remove all checkpoints but the best and the newest `keep` up to `step`, the present one.
 
+    Later ones are damaged, or the run would stand there: they count for nothing, and are replaced when it comes there.
     A best.json that names no step raises `CheckpointError`, and nothing is removed.
     """
     best = best_step(run)
-    for checkpoint in checkpoints(run)[:-keep]:
+    for checkpoint in [path for path in checkpoints(run) if step_of(path) <= step][:-keep]:
         if step_of(checkpoint) != best:
-            doomed = checkpoint.with_name(f".removing-{checkpoint.name}")
-            checkpoint.rename(doomed)  # so a removal cut short never leaves half a checkpoint under its name
-            shutil.rmtree(doomed)
-    for leftover in (run / "checkpoints").glob(".*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+            _remove(checkpoint)
+
+
+def clear_leftovers(run: Path) -> None:
+    """Remove what a process that was killed inside a save or a removal left behind."""
+    for name in (".saving-*", ".removing-*"):
+        for folder in (run / "checkpoints").glob(name):
+            shutil.rmtree(folder, ignore_errors=True)
+    for name in ("run.json", "best.json", "log.jsonl"):
+        for file in run.glob(f".{name}.*"):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(run: Path) -> Iterator[None]:
+    """Hold a run's folder while this process writes in it; one that another process holds is refused."""
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends
+        except BlockingIOError:
+            raise CheckpointError(f"{run}: another process is training in it") from None
+        except OSError:  # a file system that knows no locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; they last through a loss of power."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
 
 
 @contextmanager
@@ -182,7 +239,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     """A folder to fill, which appears complete or not at all; refused where anything already is."""
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise CheckpointError(f"{final}: exists already")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(final.parent)
     with _appearing_folder(final) as temporary:
         yield temporary
 
@@ -193,29 +250,31 @@ def _appearing_folder(final: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=final.parent))
     try:
         yield temporary
+        os.umask(mask := os.umask(0))
         for path in temporary.iterdir():
             if path.is_file():  # a folder in it has seen to its own
-                _sync_file(path)
-        temporary.chmod(0o755)
-        _sync_folder(temporary)
-        if final.exists():  # the same step again, after a resume
-            doomed = final.with_name(f".removing-{final.name}")
-            final.rename(doomed)
-            temporary.rename(final)
-            shutil.rmtree(doomed)
-        else:
-            temporary.rename(final)
-        _sync_folder(final.parent)
+                path.chmod(0o666 & ~mask)  # mkdtemp and safetensors make what only their owner can read
+                _sync(path)
+        temporary.chmod(0o777 & ~mask)
+        _sync(temporary)
+        if final.exists():  # a damaged one that a resume passed over, or an empty folder
+            _remove(final)
+        temporary.rename(final)
+        _sync(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _remove(checkpoint: Path) -> None:
+    """Remove a folder; cut short, this never leaves half of it under its name."""
+    doomed = checkpoint.with_name(f".removing-{checkpoint.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
-def _sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -223,6 +282,13 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def _json_text(document: Any) -> str:
+    return json.dumps(document, indent=1) + "\n"
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None

@@ -108,11 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from transformer.checkpoint import CheckpointError
         from transformer.text import TextError
-        from transformer.training import NonFiniteError, Stopped
+        from transformer.training import Stopped, TrainingError
 
         if isinstance(error, TextError | CheckpointError):
             return _refuse(error)
-        if isinstance(error, NonFiniteError):
+        if isinstance(error, TrainingError):
             return _refuse(error, 3)
         if isinstance(error, Stopped):
             return _refuse(error, error.code)

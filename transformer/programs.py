@@ -41,7 +41,7 @@ from transformer.text import (
     read_text,
     subword_tokenizer,
 )
-from transformer.training import Trainer, check_same_recipe, pick_device
+from transformer.training import Trainer, check_same_recipe, newest_state, pick_device
 from transformer.translation import EncoderDecoder
 
 if TYPE_CHECKING:
@@ -292,13 +292,14 @@ def _describe(
 def _train(trainer: Trainer, resume: bool) -> TextRun:
     folder, new = trainer.run, trainer.document
     if resume:
-        old = read_json(folder / "run.json")
+        checkpoint = newest_state(folder)
+        old = read_json((checkpoint or folder) / "run.json")
         if not isinstance(old, dict) or (old.get("kind"), old.get("schema")) != (new["kind"], SCHEMA):
             raise CheckpointError(f"{folder}/run.json: no {new['kind']} run of this version")
         if (old["text"], old["tokenizer"]) != (new["text"], new["tokenizer"]):
             raise CheckpointError(f"{folder}: was trained on another text")
         check_same_recipe(old["config"], new["config"], folder)
-        trainer.resume()
+        trainer.resume(checkpoint)
     else:
         trainer.start()
     trainer.train()

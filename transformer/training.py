@@ -5,9 +5,8 @@ takes no generator. So a run that was cut and resumed is the uninterrupted run, 
 of threads.
 """
 
-import json
 import math
-import os
+import re
 import signal
 import sys
 import threading
@@ -24,23 +23,33 @@ from tqdm import tqdm
 from transformer.checkpoint import (
     CheckpointError,
     checkpoints,
+    clear_leftovers,
     folder_of,
+    make_folder,
     newest_checkpoint,
+    only_writer,
     prune,
     read_json,
     read_tensors,
     save_checkpoint,
     verify,
+    why_not,
     write_json,
 )
 from transformer.config import ConfigError, TrainingConfig
-
-CLOCK_FIELDS = ("seconds", "steps_per_second")
-"""Fields of the log that tell the time, and so differ between two equal runs."""
+from transformer.log import RunLog
 
 
-class NonFiniteError(RuntimeError):
-    """The loss or its gradient is NaN or infinite; nothing was updated."""
+class TrainingError(RuntimeError):
+    """Training broke down; the last checkpoint is as it was."""
+
+
+class NonFiniteError(TrainingError):
+    """A number is NaN or infinite: the loss or its gradient, before an update; a weight or a moment, before a save."""
+
+
+class MemoryExhaustedError(TrainingError):
+    """A step needs more memory than there is."""
 
 
 class Stopped(Exception):  # noqa: N818 (it is no error)
@@ -62,7 +71,18 @@ RESUMABLE = (
     "device",
     "activation_checkpointing",
 )
-"""Settings that a resumed run may change; any other difference is refused."""
+"""Settings of model and training that a resumed run may change; any other difference is refused."""
+
+
+def newest_state(run: Path) -> Path | None:
+    """The checkpoint that a run goes on from; None where it was stopped before its first, and begins anew.
+
+    Its run.json says what its numbers were made with; the run's own may have been changed since.
+    """
+    if not checkpoints(run):
+        _tell(f"{run}: no checkpoint yet, so from step 0")
+        return None
+    return newest_checkpoint(run, report=_tell)
 
 
 def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
@@ -136,44 +156,35 @@ class Trainer:
         """Make the run's folder; refused where a run, or anything else, already is."""
         if self.run.exists() and (not self.run.is_dir() or any(self.run.iterdir())):
             raise CheckpointError(f"{self.run}: exists already; --resume continues it, another --output starts anew")
-        self.run.mkdir(parents=True, exist_ok=True)
+        make_folder(self.run)
         write_json(self.run / "run.json", self.document)
 
-    def resume(self) -> None:
-        """Go back to the newest checkpoint that verifies, and cut the log to it."""
-        if not checkpoints(self.run):  # stopped before its first checkpoint: the beginning is where it stands
-            if any((self.run / "checkpoints").glob("step-*")):
-                raise CheckpointError(
-                    f"{self.run}/checkpoints: no checkpoint in it is complete, none has a manifest.json"
-                )
-            print(f"{self.run}: no checkpoint yet, so from step 0", file=sys.stderr)
-            self._cut_log()
+    def resume(self, checkpoint: Path | None) -> None:
+        """Go back to a checkpoint of this run (see `newest_state`); nothing is written before `train`."""
+        if checkpoint is None:
             return
-        checkpoint = newest_checkpoint(self.run, report=lambda message: print(message, file=sys.stderr))
-        self.model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
         state = read_json(checkpoint / "state.json")
         if state["step"] > self.config.steps:
             raise CheckpointError(f"{self.run}: is at step {state['step']} already, steps {self.config.steps} is less")
         self.best = self._if_still_there(state["best"])
         self.step, self.loss_sum, self.loss_steps = state["step"], state["loss_sum"], state["loss_steps"]
-        write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here on
+        self.model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
         self._load_optimizer(read_tensors(checkpoint / "optimizer.safetensors"))
-        self._name_best()
-        self._cut_log()
 
     def train(self) -> None:
         """Train to the last step. Raises `NonFiniteError` before a bad update, and `Stopped` after a signal."""
-        from torch.utils.tensorboard import SummaryWriter
-
         config = self.config
         with (
+            only_writer(self.run),
             _stop_signals() as signals,
-            SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step + 1) as writer,
             tqdm(
                 total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5
             ) as bar,
         ):
-            self._writer, self._bar = writer, bar
+            clear_leftovers(self.run)
+            write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here
+            self._name_best()
+            self._log, self._bar = RunLog(self.run, self.step), bar
             self._clock, self._clock_step = time.perf_counter(), self.step
             while self.step < config.steps:
                 loss, norm = self._one_step()
@@ -188,16 +199,24 @@ class Trainer:
                     self._evaluate()
                 if scored or last or signals or self.step % config.checkpoint_every == 0:
                     self.save()
-                if signals and not last:
+                if signals:
                     raise Stopped(signals[0], self.step)
 
     def save(self) -> None:
         """Write a checkpoint of the present step and remove those that are no longer kept."""
         state = {"step": self.step, "loss_sum": self.loss_sum, "loss_steps": self.loss_steps, "best": self.best}
         tensors = {"model": self.model.state_dict(), "optimizer": self._optimizer_tensors()}
+        for part, content in tensors.items():
+            for name, tensor in content.items():
+                if not tensor.isfinite().all():
+                    raise NonFiniteError(f"step {self.step}: {part}/{name} is not finite; no checkpoint of it is made")
+        self._log.sync()
         save_checkpoint(self.run, self.step, tensors, {"state": state, "run": self.document})
         self._name_best()  # after the save: the best is never named before it is on disk
-        prune(self.run, self.config.keep_checkpoints)
+        try:
+            prune(self.run, self.config.keep_checkpoints, self.step)
+        except OSError as error:
+            _tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {why_not(error)}; training goes on")
 
     def _if_still_there(self, best: dict[str, float] | None) -> dict[str, float] | None:
         """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
@@ -205,7 +224,7 @@ class Trainer:
             return None
         checkpoint = folder_of(self.run, int(best["step"]))
         if not checkpoint.exists():
-            print(f"{checkpoint}: scored best and is gone, so the best is sought anew from here", file=sys.stderr)
+            _tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
             return None
         try:
             verify(checkpoint)
@@ -225,20 +244,31 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config)
+        try:
+            loss, norm = self._gradient()
+        except (RuntimeError, MemoryError) as error:  # on a CPU torch says it in words alone
+            if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+                raise
+            raise MemoryExhaustedError(
+                f"step {self.step}: out of memory; lower batch_size {config.batch_size} or context_length, or turn "
+                f"activation_checkpointing on ({str(error).splitlines()[0]})"
+            ) from None
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            where = f" ({self.describe(self.step)})" if self.describe else ""
+            raise NonFiniteError(f"step {self.step}: loss {loss}, gradient norm {norm}{where}; nothing was updated")
+        self.optimizer.step()
+        return loss, norm
+
+    def _gradient(self) -> tuple[float, float]:
+        """The present step's gradient, clipped, in the parameters; returns the loss and the norm before the clip."""
         batch = self.batch_at(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             loss_sum, count = self.loss(batch)
         loss = loss_sum / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip).item()
-        if not (math.isfinite(norm) and math.isfinite(loss.item())):
-            where = f" ({self.describe(self.step)})" if self.describe else ""
-            raise NonFiniteError(
-                f"step {self.step}: loss {loss.item()}, gradient norm {norm}{where}; nothing was updated"
-            )
-        self.optimizer.step()
-        return loss.item(), norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        return loss.item(), norm.item()
 
     def _log_training(self, norm: float) -> None:
         elapsed, now = time.perf_counter() - self._clock, self.step
@@ -253,7 +283,7 @@ class Trainer:
         self._bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
         self.loss_sum, self.loss_steps = 0.0, 0
         self._clock, self._clock_step = time.perf_counter(), now
-        self._write(line, "train")
+        self._log.write("train", line)
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
@@ -264,24 +294,8 @@ class Trainer:
             return  # it could not be played; training goes on
         if self.best is None or result["score"] > self.best["score"]:
             self.best = {"step": self.step, "score": result["score"]}
-        self._write({"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)}, "evaluation")
+        self._log.write("evaluation", {"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)})
         self._clock, self._clock_step = time.perf_counter(), self.step  # evaluation is not training time
-
-    def _write(self, line: dict[str, Any], group: str) -> None:
-        with (self.run / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": group, **line}) + "\n")
-        for name, value in line.items():
-            if name not in ("step", "seconds"):
-                self._writer.add_scalar(f"{group}/{name}", value, line["step"])
-
-    def _cut_log(self) -> None:
-        """Drop the lines after the checkpoint: they are about to be written again."""
-        log = self.run / "log.jsonl"
-        if log.exists():
-            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _line_step(line) <= self.step]
-            temporary = log.with_name(f".{log.name}.{os.getpid()}")
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            temporary.replace(log)
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = [name for name, _ in self.model.named_parameters()]
@@ -293,13 +307,6 @@ class Trainer:
         for i, (name, _) in enumerate(self.model.named_parameters()):
             state[i] = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-
-
-def _line_step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line cut by a crash
-        return math.inf
 
 
 @contextmanager
@@ -322,3 +329,7 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)
