@@ -231,6 +231,7 @@ def main() -> None:
         reference=dataset.reference,
         checkpoint=f"step-{steps:08d}",
         seed=FINAL_SEED,
+        temperature=0.0,
     )
     write_json(options.output / "results.json", {**document, **run})
     print(f"{dataset.name} in {dataset.environment.id}, Hugging Face's model, recipe {options.recipe}, {steps} steps")

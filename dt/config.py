@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from transformer.config import ConfigError, TrainingConfig, TransformerConfig, require
 
-WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
-"""World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
+WAY_SEED, BEST_SEED, SWEEP_SEED, FINAL_SEED = 1_000_000, 2_000_000, 3_000_000, 0
+"""World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), choosing the target, and
+everything else."""
 
 
 @dataclass(frozen=True, kw_only=True)

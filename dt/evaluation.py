@@ -113,6 +113,11 @@ def _result(target: float, played: Sequence[Played], reference: Reference | None
     return TargetResult(float(target), returns, tuple(episode.length for episode in played), score)
 
 
+def best_target(sweep: Sequence[TargetResult]) -> float:
+    """The target that earned most, the lowest of equals; worlds that did not choose it tell what it earns."""
+    return min(sweep, key=lambda result: (-result.mean_return, result.target_return)).target_return
+
+
 def best_mean(results: Sequence[TargetResult]) -> float:
     """Mean return at the target that earned most: the number that decides which checkpoint is best."""
     return max(result.mean_return for result in results)

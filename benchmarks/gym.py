@@ -1,0 +1,348 @@
+"""The Gym table: methods beside each other on the same recordings, filled over as many sittings as it takes.
+
+    python -m benchmarks.gym --list                 # the grid: what is done, begun and missing
+    python -m benchmarks.gym --minutes 60           # the next missing cells, in the grid's order
+    python -m benchmarks.gym --dataset hopper/mixed-v0 --method token bc --seed 0
+    python -m benchmarks.gym --report               # the tables in Markdown, and the picture
+
+A cell is a dataset, a method and a seed; it becomes one row of the results file, which is written complete or not at
+all after every cell. A cell that was stopped goes on where its run in --work stands; only Hugging Face's begins anew.
+Workers side by side, of one --work folder, never take the same cell. Every method has the same budget (`recipe`).
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from benchmarks.gym_data import best_episodes, delayed, joined
+from dt.config import FINAL_SEED, SWEEP_SEED, Config, EvaluationConfig, ModelConfig
+from dt.evaluation import TargetResult, best_target, default_targets, evaluate
+from dt.policy import ReturnConditionedPolicy
+from dt.training import load_run, train, versions
+from envs.datasets import Dataset, load
+from envs.readers import DataError
+from envs.rollout import Policy
+from transformer.checkpoint import checkpoints, is_run, read_json, step_of, write_json
+from transformer.config import TrainingConfig
+from transformer.training import Stopped, pick_device
+
+EPISODES = 20
+"""Episodes for each target; the choices (of a checkpoint on the way, of a target) are made on half as many."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table: what is learned from, and how it is conditioned."""
+
+    conditioning: Literal["token", "decoupled", "none"] = "token"
+    top_fraction: float = 1.0  # share of the steps, in the episodes of highest return
+    context_length: int = 5
+    delayed: bool = False  # all reward at the last step
+    huggingface: bool = False  # Hugging Face's model instead of ours
+
+
+METHODS = {
+    "token": Method("token"),
+    "decoupled": Method("decoupled"),
+    "bc": Method("none"),
+    "bc-10": Method("none", top_fraction=0.1),
+    "huggingface": Method(huggingface=True),
+    "token-delayed": Method("token", delayed=True),
+    "decoupled-delayed": Method("decoupled", delayed=True),
+    "token-k1": Method("token", context_length=1),
+    "token-k20": Method("token", context_length=20),
+}
+"""Each method by its name. Behaviour cloning hears no return, so a delayed reward changes nothing of it."""
+
+MAIN = ("token", "decoupled", "bc", "bc-10")
+DATASETS = (
+    "hopper/mixed-v0",
+    "hopper/replay-v0",
+    "halfcheetah/mixed-v0",
+    "hopper/medium-v0+hopper/expert-v0",
+    "halfcheetah/medium-v0+halfcheetah/expert-v0",
+)
+ONCE = {  # beside the main methods, at seed 0 alone
+    "hopper/mixed-v0": ("huggingface", "token-delayed", "token-k1", "token-k20", "decoupled-delayed"),
+    "halfcheetah/mixed-v0": ("huggingface",),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What makes one row."""
+
+    dataset: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As a folder's name."""
+        return f"{self.dataset}-{self.method}-s{self.seed}".replace("/", "-")
+
+    @property
+    def command(self) -> str:
+        """What makes this row again."""
+        return f"python -m benchmarks.gym --dataset {self.dataset} --method {self.method} --seed {self.seed}"
+
+
+def grid() -> list[Cell]:
+    """Every cell, the most useful first: dataset after dataset, in each all of seed 0 before the next seed."""
+    return [
+        Cell(dataset, method, seed)
+        for dataset in DATASETS
+        for seed in range(3)
+        for method in MAIN + (ONCE.get(dataset, ()) if seed == 0 else ())
+    ]
+
+
+def recipe(cell: Cell, maximum: float) -> Config:
+    """The budget of every cell. The checkpoint is chosen on the way by what the data's best return earns."""
+    method = METHODS[cell.method]
+    return Config(
+        model=ModelConfig(conditioning=method.conditioning, context_length=method.context_length),
+        training=TrainingConfig(
+            steps=4_000, learning_rate=6e-4, evaluate_every=1_000, checkpoint_every=500, seed=cell.seed
+        ),
+        evaluation=EvaluationConfig(target_return=(maximum,), episodes=EPISODES // 2),
+    )
+
+
+def read_data(cell: Cell) -> Dataset:
+    """The recording as this method sees it."""
+    method = METHODS[cell.method]
+    parts = [load(name) for name in cell.dataset.split("+")]
+    dataset = joined(parts) if len(parts) > 1 else parts[0]
+    if method.top_fraction < 1:
+        dataset = best_episodes(dataset, method.top_fraction)
+    return delayed(dataset) if method.delayed else dataset
+
+
+def play(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train what is missing of a cell's run and score it: its row."""
+    dataset = read_data(cell)
+    config = recipe(cell, float(dataset.returns.max()))
+    made = _huggingface if METHODS[cell.method].huggingface else _ours
+    return {
+        "dataset": cell.dataset,
+        "method": cell.method,
+        "seed": cell.seed,
+        "command": cell.command,
+        "data": {"fingerprint": dataset.fingerprint, "episodes": dataset.num_episodes, "steps": dataset.num_steps},
+        "maximum": float(dataset.returns.max()),
+        "reference": vars(dataset.reference) if dataset.reference else None,
+        "recipe": config.to_json(),
+        **made(dataset, config, folder),
+        "hardware": hardware(config),
+        "versions": versions(),
+    }
+
+
+def _ours(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
+    """A run of this package's: last and best checkpoint, and the best target of the best checkpoint."""
+    run = train(dataset, config, folder, resume=is_run(folder))
+    best = load_run(folder, "best", run.model.return_scale.device)
+    targets = default_targets(dataset.returns, heard=config.model.hears_returns)
+    started = time.perf_counter()
+    policy = ReturnConditionedPolicy(best.model)
+    sweep = score(policy, dataset, targets, episodes=EPISODES // 2, seed=SWEEP_SEED) if len(targets) > 1 else []
+    at_best = score(policy, dataset, targets)
+    same = best.checkpoint == run.checkpoint
+    at_last = at_best if same else score(ReturnConditionedPolicy(run.model), dataset, targets)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "last": {"step": step_of(run.checkpoint), "results": summary(at_last)},
+        "best": {
+            "step": step_of(best.checkpoint),
+            "results": summary(at_best),
+            "chosen_target": best_target(sweep or at_best),
+        },
+        "seconds": {
+            "training": round(sum(line["seconds"] for line in log if line["kind"] == "train")),
+            "choosing": round(sum(line["seconds"] for line in log if line["kind"] == "evaluation")),
+            "scoring": round(time.perf_counter() - started),
+        },
+    }
+
+
+def _huggingface(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
+    """Hugging Face's model under the same recipe, at its last step: their loop keeps no other."""
+    from benchmarks import huggingface_baseline as theirs
+
+    device, context_length = pick_device(config.training.device), config.model.context_length
+    torch.manual_seed(config.training.seed)
+    model, started = theirs.Baseline(config.model, dataset).to(device), time.perf_counter()
+    theirs.train(model, theirs.TrajectoryDataset(dataset, context_length, device), config.training, device)
+    trained = time.perf_counter()
+    policy = theirs.HuggingFacePolicy(model, dataset.action_space, context_length)
+    results = score(policy, dataset, default_targets(dataset.returns))
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "last": {"step": config.training.steps, "results": summary(results)},
+        "seconds": {"training": round(trained - started), "scoring": round(time.perf_counter() - trained)},
+        "transformers": theirs.transformers.__version__,
+    }
+
+
+def score(
+    policy: Policy, dataset: Dataset, targets: tuple[float, ...], *, episodes: int = EPISODES, seed: int = FINAL_SEED
+) -> list[TargetResult]:
+    """What the policy earns in the dataset's world at each target."""
+    assert dataset.environment is not None
+    with tqdm(total=len(targets) * episodes, unit="episode", desc="evaluate") as bar:
+        return evaluate(
+            policy,
+            dataset.environment,
+            targets,
+            episodes=episodes,
+            seed=seed,
+            reference=dataset.reference,
+            on_episode=lambda _: bar.update(),
+        )
+
+
+def summary(results: list[TargetResult]) -> list[dict[str, Any]]:
+    """Each target's result without its single episodes."""
+    return [
+        {name: value for name, value in result.to_json().items() if name not in ("returns", "lengths")}
+        | {"episodes": len(result.returns)}
+        for result in results
+    ]
+
+
+def hardware(config: Config) -> str:
+    """Where the row was made, in words."""
+    if pick_device(config.training.device).type == "cuda":
+        return f"one {torch.cuda.get_device_name()}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    threads = torch.get_num_threads()
+    return f"{model} ({torch.backends.cpu.get_cpu_capability()}), {threads} of {os.cpu_count()} cores, no GPU"
+
+
+def read_rows(results: Path) -> dict[Cell, dict[str, Any]]:
+    """The rows of a results file by their cell; none where there is no file yet."""
+    rows = read_json(results)["rows"] if results.exists() else []
+    return {Cell(row["dataset"], row["method"], row["seed"]): row for row in rows}
+
+
+def add_row(results: Path, cell: Cell, row: dict[str, Any]) -> None:
+    """Put a row into the file, which others may be adding to; one that is there already stays."""
+    with FileLock(results.with_name(f".{results.name}.lock")):
+        rows = {cell: row} | read_rows(results)
+        order = {known: i for i, known in enumerate(grid())}
+        ordered = sorted(rows, key=lambda known: order.get(known, len(order)))
+        write_json(results, {"schema": 1, "rows": [rows[known] for known in ordered]})
+
+
+def fill(cells: Iterable[Cell], results: Path, work: Path) -> None:
+    """Make the rows that are missing, one after the other; a cell that another worker has is left to it."""
+    work.mkdir(parents=True, exist_ok=True)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        try:
+            with FileLock(work / f"{cell.name}.lock", blocking=False):
+                if cell not in read_rows(results):
+                    _tell(cell.name)
+                    add_row(results, cell, play(cell, work / cell.name))
+        except Timeout:
+            _tell(f"{cell.name}: another worker has it")
+        except DataError as error:
+            _tell(f"{cell.name}: left out, {error}")
+
+
+@contextmanager
+def time_limit(minutes: float) -> Iterator[None]:
+    """After so long whatever runs is stopped as by a signal, at its next safe place; that is no error then."""
+    over = threading.Event()
+
+    def stop() -> None:
+        over.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    timer = threading.Timer(60 * minutes, stop)
+    timer.daemon = True
+    previous = signal.signal(signal.SIGTERM, interrupt)  # training has its own, which saves a checkpoint first
+    timer.start()
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped):
+        if not over.is_set():
+            raise
+        _tell("\nthe time is up; the same command goes on from here")
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def status(cells: Iterable[Cell], results: Path, work: Path) -> str:
+    """Each cell and how far it is, one a line."""
+    done, lines = read_rows(results), []
+    for cell in cells:
+        kept = checkpoints(work / cell.name)
+        state = "done" if cell in done else f"begun, step {step_of(kept[-1])}" if kept else "missing"
+        lines.append(f"{state:<16} {cell.dataset} {cell.method} {cell.seed}")
+    return "\n".join([*lines, f"{sum(cell in done for cell in cells)} of {len(lines)} done"])
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20.0, help="stop after so long, wherever it is")
+    parser.add_argument("--results", type=Path, default=Path("docs/results/gym.json"), help="the file of rows")
+    parser.add_argument("--work", type=Path, default=Path("runs/gym"), help="where the cells' runs lie")
+    parser.add_argument("--dataset", nargs="+", choices=DATASETS, default=DATASETS, help="these alone")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=tuple(METHODS), help="these alone")
+    parser.add_argument("--seed", nargs="+", type=int, default=(0, 1, 2), help="these alone")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--list", action="store_true", help="tell what is done and what is missing, and no more")
+    parser.add_argument("--report", action="store_true", help="print the tables in Markdown, draw --plot, and no more")
+    parser.add_argument("--plot", type=Path, default=Path("docs/pictures/gym.png"), help="the report's picture")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    cells = [
+        cell
+        for cell in grid()
+        if cell.dataset in options.dataset and cell.method in options.method and cell.seed in options.seed
+    ]
+    if options.list:
+        print(status(cells, options.results, options.work))
+    elif options.report:
+        from benchmarks.gym_report import plot, report
+
+        rows = list(read_rows(options.results).values())
+        print(report(rows))
+        plot(rows, options.plot)
+    else:
+        torch.set_num_threads(options.threads)
+        with time_limit(options.minutes):
+            fill(cells, options.results, options.work)
+
+
+if __name__ == "__main__":
+    main()
