@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmarks.gym_data import best_episodes, delayed, joined
-from dt.config import FINAL_SEED, SWEEP_SEED, Config, EvaluationConfig, ModelConfig
+from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, EvaluationConfig, ModelConfig
 from dt.evaluation import TargetResult, best_target, default_targets, evaluate
 from dt.policy import ReturnConditionedPolicy
 from dt.training import load_run, train, versions
@@ -160,10 +160,10 @@ def _ours(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
     targets = default_targets(dataset.returns, heard=config.model.hears_returns)
     started = time.perf_counter()
     policy = ReturnConditionedPolicy(best.model)
-    sweep = score(policy, dataset, targets, episodes=EPISODES // 2, seed=SWEEP_SEED) if len(targets) > 1 else []
-    at_best = score(policy, dataset, targets)
+    sweep = score(policy, dataset, targets, EPISODES // 2, FINAL_SEED + SWEEP_OFFSET) if len(targets) > 1 else []
+    at_best = score(policy, dataset, targets, EPISODES)
     same = best.checkpoint == run.checkpoint
-    at_last = at_best if same else score(ReturnConditionedPolicy(run.model), dataset, targets)
+    at_last = at_best if same else score(ReturnConditionedPolicy(run.model), dataset, targets, EPISODES)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
@@ -191,7 +191,7 @@ def _huggingface(dataset: Dataset, config: Config, folder: Path) -> dict[str, An
     theirs.train(model, theirs.TrajectoryDataset(dataset, context_length, device), config.training, device)
     trained = time.perf_counter()
     policy = theirs.HuggingFacePolicy(model, dataset.action_space, context_length)
-    results = score(policy, dataset, default_targets(dataset.returns))
+    results = score(policy, dataset, default_targets(dataset.returns), EPISODES)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "last": {"step": config.training.steps, "results": summary(results)},
@@ -201,7 +201,7 @@ def _huggingface(dataset: Dataset, config: Config, folder: Path) -> dict[str, An
 
 
 def score(
-    policy: Policy, dataset: Dataset, targets: tuple[float, ...], *, episodes: int = EPISODES, seed: int = FINAL_SEED
+    policy: Policy, dataset: Dataset, targets: tuple[float, ...], episodes: int, seed: int = FINAL_SEED
 ) -> list[TargetResult]:
     """What the policy earns in the dataset's world at each target."""
     assert dataset.environment is not None
@@ -282,8 +282,8 @@ def time_limit(minutes: float) -> Iterator[None]:
     timer = threading.Timer(60 * minutes, stop)
     timer.daemon = True
     previous = signal.signal(signal.SIGTERM, interrupt)  # training has its own, which saves a checkpoint first
-    timer.start()
     try:
+        timer.start()
         yield
     except (KeyboardInterrupt, Stopped):
         if not over.is_set():

@@ -2,15 +2,16 @@
 
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from dt.cli import declared, recorded_fraction
-from dt.config import BEST_SEED, FINAL_SEED, EvaluationConfig
-from dt.evaluation import TargetResult, check_environment, evaluate
+from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
+from dt.evaluation import TargetResult, best_target, check_environment, evaluate
 from dt.huggingface import import_huggingface
 from dt.inspection import describe_dataset
 from dt.policy import ReturnConditionedPolicy
@@ -46,15 +47,15 @@ def train_and_score(options: "Train") -> None:
         _tell(f"no environment is named, so there is no score; the run is in {folder}")
         return
     try:
-        results = _score(run, "last", config.evaluation, FINAL_SEED)
+        scores = _score(run, "last", config.evaluation, FINAL_SEED)
     except MissingWorldError as error:
         _tell(f"no score: {error}\nrun folder    {folder}")
         return
-    _print_results(results, run)
+    _print_scores(scores, run)
     if (folder / "best.json").exists():
         _tell("\nbest on the way, scored anew on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
-        _print_results(_score(best, "best", config.evaluation, BEST_SEED), best)
+        _print_scores(_score(best, "best", config.evaluation, BEST_SEED), best)
     _tell(
         f"\nrun folder    {folder}"
         f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"
@@ -81,14 +82,14 @@ def ask(options: "Evaluate") -> None:
     assert run.environment is not None
     if options.video:
         check_camera(run.environment)
-    results = _play(run, options.config, options.seed)
-    _print_results(results, run)
+    scores = _play(run, options.config, options.seed)
+    _print_scores(scores, run)
     if options.json:
-        write_json(options.json, _document(results, run, options.seed, options.config.temperature))
+        write_json(options.json, _document(scores, run, options.seed, options.config.temperature))
     if options.plot:
-        plot_asked_against_achieved(results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
+        plot_asked_against_achieved(scores.results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
     if options.video:
-        targets, temperature = [result.target_return for result in results], options.config.temperature
+        targets, temperature = [result.target_return for result in scores.results], options.config.temperature
         for path in film(run, targets, options.seed, options.video, temperature):
             _tell(f"film          {path}")
 
@@ -156,12 +157,29 @@ def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
     return replace(run, environment=environment, reference=reference)
 
 
-def _play(run: Run, config: EvaluationConfig, seed: int) -> list[TargetResult]:
+@dataclass(frozen=True)
+class Scores:
+    """What a run earned at each target."""
+
+    results: list[TargetResult]
+    sweep: list[TargetResult]  # what chose a target, on worlds of its own; empty where the user names targets
+
+
+def _play(run: Run, config: EvaluationConfig, seed: int) -> Scores:
     assert run.environment is not None
-    targets = config.target_return or tuple(run.dataset["targets"])
+    targets = config.named_targets or tuple(run.dataset["targets"])
     if not targets:
         raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
     check_environment(run.environment, run.model)
+    if config.target_return != "auto":
+        return Scores(_play_targets(run, targets, config, seed), [])
+    sweep = _play_targets(run, targets, config, seed + SWEEP_OFFSET)
+    asked = sorted({best_target(sweep), max(targets)})
+    return Scores(_play_targets(run, asked, config, seed), sweep)
+
+
+def _play_targets(run: Run, targets: Sequence[float], config: EvaluationConfig, seed: int) -> list[TargetResult]:
+    assert run.environment is not None
     with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
         return evaluate(
             ReturnConditionedPolicy(run.model, temperature=config.temperature),
@@ -175,21 +193,21 @@ def _play(run: Run, config: EvaluationConfig, seed: int) -> list[TargetResult]:
         )
 
 
-def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> list[TargetResult]:
-    """Score a finished run and leave results and picture in its folder."""
-    results = _play(run, config, seed)
+def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> Scores:
+    """Score a finished run as `_play` does and leave results and picture in its folder."""
+    scores = _play(run, config, seed)
     folder = run.folder / "results"
     folder.mkdir(exist_ok=True)
-    write_json(folder / f"{which}.json", _document(results, run, seed, config.temperature))
+    write_json(folder / f"{which}.json", _document(scores, run, seed, config.temperature))
     picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
-    plot_asked_against_achieved(results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
-    return results
+    plot_asked_against_achieved(scores.results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
+    return scores
 
 
-def _document(results: list[TargetResult], run: Run, seed: int, temperature: float) -> dict[str, Any]:
+def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[str, Any]:
     assert run.environment is not None
-    return results_document(
-        results,
+    document = results_document(
+        scores.results,
         dataset=run.dataset["name"],
         environment=run.environment,
         versions=versions(),
@@ -198,12 +216,19 @@ def _document(results: list[TargetResult], run: Run, seed: int, temperature: flo
         seed=seed,
         temperature=temperature,
     )
+    if scores.sweep:
+        chosen, played = best_target(scores.sweep), [result.to_json() for result in scores.sweep]
+        document["sweep"] = {"seed": seed + SWEEP_OFFSET, "chosen": chosen, "results": played}
+    return document
 
 
-def _print_results(results: list[TargetResult], run: Run) -> None:
+def _print_scores(scores: Scores, run: Run) -> None:
     assert run.environment is not None
     print(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
-    print(score_table(results, run.reference))
+    if scores.sweep:
+        print(score_table(scores.sweep, None))
+        print(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
+    print(score_table(scores.results, run.reference))
 
 
 def _tell(message: str) -> None:

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from transformer.config import ConfigError, TrainingConfig, TransformerConfig, require
 
-WAY_SEED, BEST_SEED, SWEEP_SEED, FINAL_SEED = 1_000_000, 2_000_000, 3_000_000, 0
-"""World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), choosing the target, and
-everything else."""
+WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
+"""World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
+
+SWEEP_OFFSET = 3_000_000
+"""A target is chosen on the world seeds that lie so far past those that it is scored on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +62,9 @@ class DataConfig:
 class EvaluationConfig:
     """How a trained policy is asked for returns in its environment."""
 
-    target_return: tuple[float, ...] = ()
-    """Returns to ask for; none given means quantiles (10, 30, 50, 70, 90 %) and maximum of the data's returns."""
+    target_return: tuple[float, ...] | Literal["auto"] = ()
+    """Returns to ask for; none given means quantiles (10, 30, 50, 70, 90 %) and maximum of the data's returns. auto
+    plays those on worlds of their own, and scores the one that earned most, beside the maximum, on the others."""
     episodes: int = 10
     """Episodes for each target, each with its own seed."""
     num_worlds: int = 16
@@ -70,11 +73,16 @@ class EvaluationConfig:
     """How discrete actions are chosen: 0 takes the likeliest, above it they are drawn from softmax(logits /
     temperature), 1 being the model's own distribution. Numbers of a Box are not drawn."""
 
+    @property
+    def named_targets(self) -> tuple[float, ...]:
+        """The targets that the user names; none where they come from the data."""
+        return () if self.target_return == "auto" else self.target_return
+
     def __post_init__(self) -> None:
         for name in ("episodes", "num_worlds"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(0 <= self.temperature < math.inf, f"temperature must be 0 or more and finite, not {self.temperature}")
-        for target in self.target_return:
+        for target in self.named_targets:
             require(target - target == 0, f"target_return must be finite, not {target}")
 
 
@@ -90,7 +98,8 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, for a run's folder."""
         document = dataclasses.asdict(self)
-        document["evaluation"]["target_return"] = list(self.evaluation.target_return)  # as it comes back
+        if self.evaluation.target_return != "auto":
+            document["evaluation"]["target_return"] = list(self.evaluation.target_return)  # as it comes back
         return document
 
     @staticmethod
@@ -98,7 +107,8 @@ class Config:
         """From `to_json`'s form; a missing, unknown or wrong field raises `ConfigError`."""
         try:
             evaluation = dict(document["evaluation"])
-            evaluation["target_return"] = tuple(float(target) for target in evaluation["target_return"])
+            if evaluation["target_return"] != "auto":
+                evaluation["target_return"] = tuple(float(target) for target in evaluation["target_return"])
             return Config(
                 data=DataConfig(**document.get("data", {})),  # absent in a run of before there was a choice
                 model=ModelConfig(**document["model"]),

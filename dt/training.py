@@ -12,7 +12,14 @@ import torch
 
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
-from dt.evaluation import best_mean, check_environment, default_targets, evaluate, labels, rank_correlation
+from dt.evaluation import (
+    best_mean,
+    check_environment,
+    default_targets,
+    evaluate,
+    labels,
+    rank_correlation,
+)
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.datasets import Dataset, Part
@@ -92,7 +99,7 @@ def train(
     model.to(device)
     data = TrajectoryDataset(learned, config.model.context_length, device, frame_stack=config.model.frame_stack)
     seed, batch_size = config.training.seed, config.training.batch_size
-    targets = config.evaluation.target_return or tuple(document["dataset"]["targets"])
+    targets = config.evaluation.named_targets or tuple(document["dataset"]["targets"])
 
     def score(step: int) -> dict[str, float]:
         assert environment is not None

@@ -18,6 +18,7 @@ import torch
 from conftest import Payday
 
 from dt.cli import main
+from dt.evaluation import TargetResult
 from envs.spaces import space_to_json
 from transformer.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
 
@@ -126,6 +127,45 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
         assert result["std_return"] == pytest.approx(np.std(result["returns"]))
         assert result["normalized_score"] == pytest.approx(10 * result["mean_return"])
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_auto_chooses_a_target_on_worlds_that_do_not_score_it(run, tmp_path, monkeypatch, capsys):
+    def known(policy, environment, targets, *, episodes, seed, **_):
+        """A policy that earns most when asked for 4, and in each world the number of its seed beside."""
+        return [
+            TargetResult(g, tuple(seed + i - abs(g - 4) for i in range(episodes)), (1,) * episodes, None)
+            for g in targets
+        ]
+
+    monkeypatch.setattr("dt.commands.evaluate", known)
+    path = tmp_path / "scores.json"
+    arguments = ["evaluate", str(run), "--seed", "7", "--episodes", "5", "--json", str(path)]
+    assert main([*arguments, "--target-return", "auto"]) == 0
+    document = read_json(path)
+    assert document["sweep"]["chosen"] == 4
+    assert [result["target_return"] for result in document["results"]] == [4, 10]
+    assert [result["returns"][0] for result in document["results"]] == [7, 1]
+    played = [result["target_return"] for result in document["sweep"]["results"]]
+    assert played == read_json(run / "run.json")["dataset"]["targets"]
+    swept = {
+        seed + abs(g - 4) for g, r in zip(played, document["sweep"]["results"], strict=True) for seed in r["returns"]
+    }
+    assert min(swept) == document["sweep"]["seed"] > 7 + 5
+    assert "\n4 earned most; asked for on other worlds" in capsys.readouterr().out
+    assert main([*arguments, "--target-return", "4"]) == 0
+    assert "sweep" not in read_json(path)
+
+
+def test_training_reports_the_chosen_target_and_the_datas_best(recorded, tmp_path):
+    folder = tmp_path / "auto"
+    arguments = ["train", str(recorded), "--output", str(folder), *QUICK]
+    assert main([*arguments, "--target-return", "auto"]) == 0
+    assert main([*arguments, "--resume", "--steps", "7"]) == 0  # with its own configuration
+    for which in ("last", "best"):
+        document = read_json(folder / "results" / f"{which}.json")
+        assert {result["target_return"] for result in document["results"]} == {document["sweep"]["chosen"], 10.0}
+        assert len(document["sweep"]["results"]) == len(read_json(folder / "run.json")["dataset"]["targets"]) > 2
+    assert read_json(folder / "run.json")["config"]["evaluation"]["target_return"] == "auto"
 
 
 def test_a_clone_is_scored_at_one_target_that_it_does_not_hear(recorded, tmp_path, capsys):

@@ -9,7 +9,15 @@ from gymnasium import spaces
 
 from dt.config import ModelConfig
 from dt.data import TrajectoryDataset
-from dt.evaluation import TargetResult, check_environment, default_targets, evaluate, labels, rank_correlation
+from dt.evaluation import (
+    TargetResult,
+    best_target,
+    check_environment,
+    default_targets,
+    evaluate,
+    labels,
+    rank_correlation,
+)
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.worlds import EnvironmentSpec, WorldError
@@ -190,6 +198,11 @@ def test_default_targets_are_quantiles_up_to_the_maximum():
     assert default_targets(np.arange(101.0)) == (10, 30, 50, 70, 90, 100)
     assert default_targets(np.full(9, 7.0)) == (7.0,)
     assert default_targets(np.arange(101.0), heard=False) == (100,)
+
+
+def test_the_best_target_earned_most_and_is_the_lowest_of_equals():
+    results = [TargetResult(target, (mean,), (1,), None) for target, mean in ((9.0, 4), (5.0, 7), (3.0, 7), (1.0, 2))]
+    assert best_target(results) == 3.0
 
 
 def test_rank_correlation_is_spearmans_and_zero_for_a_policy_that_ignores_its_target():
