@@ -28,14 +28,15 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from benchmarks.gym_data import best_episodes, delayed, joined
-from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, EvaluationConfig, ModelConfig
+from benchmarks.delayed_reward import delayed
+from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.evaluation import TargetResult, best_target, default_targets, evaluate
 from dt.policy import ReturnConditionedPolicy
 from dt.training import load_run, train, versions
 from envs.datasets import Dataset, load
 from envs.readers import DataError
 from envs.rollout import Policy
+from envs.selection import join
 from transformer.checkpoint import checkpoints, is_run, read_json, step_of, write_json
 from transformer.config import TrainingConfig
 from transformer.training import Stopped, pick_device
@@ -116,6 +117,7 @@ def recipe(cell: Cell, maximum: float) -> Config:
     method = METHODS[cell.method]
     return Config(
         model=ModelConfig(conditioning=method.conditioning, context_length=method.context_length),
+        data=DataConfig(top_fraction=method.top_fraction),
         training=TrainingConfig(
             steps=4_000, learning_rate=6e-4, evaluate_every=1_000, checkpoint_every=500, seed=cell.seed
         ),
@@ -124,13 +126,9 @@ def recipe(cell: Cell, maximum: float) -> Config:
 
 
 def read_data(cell: Cell) -> Dataset:
-    """The recording as this method sees it."""
-    method = METHODS[cell.method]
-    parts = [load(name) for name in cell.dataset.split("+")]
-    dataset = joined(parts) if len(parts) > 1 else parts[0]
-    if method.top_fraction < 1:
-        dataset = best_episodes(dataset, method.top_fraction)
-    return delayed(dataset) if method.delayed else dataset
+    """The recording, with its rewards as this method sees them."""
+    dataset = join([load(name) for name in cell.dataset.split("+")])
+    return delayed(dataset) if METHODS[cell.method].delayed else dataset
 
 
 def play(cell: Cell, folder: Path) -> dict[str, Any]:

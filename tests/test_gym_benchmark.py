@@ -10,55 +10,13 @@ from filelock import FileLock
 from test_training import Cut, cut_at  # noqa: F401 (a fixture)
 
 from benchmarks import gym, gym_report
+from benchmarks.delayed_reward import delayed
 from benchmarks.gym import METHODS, Cell, add_row, fill, grid, read_rows, status, time_limit
-from benchmarks.gym_data import best_episodes, delayed, joined
 from dt.data import returns_to_go
 from envs.readers import DataError
 from envs.rollout import Job, RandomPolicy, rollout
-from envs.worlds import EnvironmentSpec, Worlds
+from envs.worlds import Worlds
 from transformer.checkpoint import read_json
-
-
-def test_the_best_episodes_are_kept_until_their_steps_are_used_up(payday):
-    lengths = np.array([3, 4, 2, 1, 5])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    returns = np.array([9.0, 1.0, 9.0, 30.0, 20.0])
-    data = replace(
-        payday,
-        observations={"value": np.arange(30.0).reshape(15, 2)},
-        actions={"value": np.arange(15) % 2},
-        rewards=np.repeat(returns / lengths, lengths),
-        offsets=offsets,
-        terminated=np.arange(5) % 2 == 0,
-        truncated=np.arange(5) % 2 == 1,
-    )
-    for share, kept in (
-        (1.0, [0, 1, 2, 3, 4]),
-        (0.6, [0, 3, 4]),
-        (0.55, [3, 4]),
-        (0.4, [3, 4]),
-        (0.39, [3]),
-        (0.01, [3]),
-    ):
-        best = best_episodes(data, share)
-        np.testing.assert_allclose(best.returns, returns[kept])
-        assert best.lengths.tolist() == lengths[kept].tolist()
-        assert best.terminated.tolist() == data.terminated[kept].tolist()
-        rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in kept])
-        np.testing.assert_array_equal(best.observations["value"], data.observations["value"][rows])
-        np.testing.assert_array_equal(best.actions["value"], data.actions["value"][rows])
-
-
-def test_datasets_are_joined_episode_by_episode(payday):
-    first, second = best_episodes(payday, 0.1), best_episodes(payday, 0.2)
-    both = joined([first, second])
-    assert both.num_episodes == first.num_episodes + second.num_episodes
-    for i in range(second.num_episodes):
-        a, b = second.episode(i), both.episode(first.num_episodes + i)
-        np.testing.assert_array_equal(a.observations["value"], b.observations["value"])
-        np.testing.assert_array_equal(a.rewards, b.rewards)
-    with pytest.raises(ValueError, match="are not of one world"):
-        joined([first, replace(second, environment=EnvironmentSpec("CartPole-v1"))])
 
 
 def test_a_delayed_reward_is_paid_at_the_end_in_data_and_world(payday):
@@ -173,7 +131,7 @@ def test_other_methods_make_rows_too(quick, tmp_path, method, payday):
     row = gym.play(Cell("hopper/mixed-v0", method, 0), tmp_path / "run")
     assert row["maximum"] == 10
     if method == "bc-10":
-        assert row["data"]["steps"] <= 60
+        assert read_json(tmp_path / "run" / "run.json")["dataset"]["steps"] == 60
         assert [result["target_return"] for result in row["last"]["results"]] == [10]
     else:
         assert read_json(tmp_path / "run" / "run.json")["environment"]["id"] == "Delayed/Payday-v0"
