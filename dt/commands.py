@@ -15,8 +15,9 @@ from dt.evaluation import TargetResult, best_target, check_environment, evaluate
 from dt.huggingface import import_huggingface
 from dt.inspection import describe_dataset
 from dt.policy import ReturnConditionedPolicy
-from dt.report import check_place, plot_asked_against_achieved, results_document, score_table
+from dt.report import check_place, held_out_document, plot_asked_against_achieved, results_document, score_table
 from dt.training import Run, load_run, train, versions
+from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
 from envs.datasets import Dataset, load
 from envs.scores import reference_in
@@ -43,13 +44,15 @@ def train_and_score(options: "Train") -> None:
     folder = options.output or default
     _tell(describe_dataset(dataset))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
-    if run.environment is None:
-        _tell(f"no environment is named, so there is no score; the run is in {folder}")
-        return
     try:
-        scores = _score(run, "last", config.evaluation, FINAL_SEED)
+        scores = _score(run, "last", config.evaluation, FINAL_SEED) if run.environment is not None else None
     except MissingWorldError as error:
-        _tell(f"no score: {error}\nrun folder    {folder}")
+        _tell(f"no returns: {error}")
+        scores = None
+    if run.config.data.held_out:
+        _foretell_at_the_end(run, dataset, chosen=scores is None)
+    if scores is None:
+        _tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
         return
     _print_scores(scores, run)
     if (folder / "best.json").exists():
@@ -62,6 +65,26 @@ def train_and_score(options: "Train") -> None:
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
         f"\nask it again  dt evaluate {folder} --target-return G"
     )
+
+
+def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
+    """Leave the error on held-out episodes in the run's folder; of the best too, where this error has chosen it."""
+    folder = run.folder / "results"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "held-out.json", _foretell(run, dataset))
+    if chosen and (run.folder / "best.json").exists():
+        print("\nbest on the way, on the same episodes, which chose it:")
+        best = load_run(run.folder, "best", run.model.return_scale.device)
+        write_json(folder / "held-out-best.json", _foretell(best, dataset))
+
+
+def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """Print a run's error on the episodes of its data that it held out; returns it as JSON."""
+    learned, held_out = choose_episodes(dataset, run.config.data, run.config.training.seed)
+    assert held_out is not None
+    result = Validation(run.model, learned, held_out).measure()
+    print(f"{run.dataset['name']}, checkpoint {run.checkpoint.name}\n{error_table(result)}")
+    return held_out_document(result, dataset=run.dataset["name"], checkpoint=run.checkpoint.name, versions=versions())
 
 
 def _data(options: "Train", spaces: dict[str, Any], environment: EnvironmentSpec | None) -> Dataset:
@@ -78,7 +101,11 @@ def _data(options: "Train", spaces: dict[str, Any], environment: EnvironmentSpec
 def ask(options: "Evaluate") -> None:
     """`dt evaluate`: returns of a trained run as table, JSON, picture and films, whose places are checked first."""
     _check_places(options)
-    run = _in_world(load_run(options.run, options.checkpoint, pick_device(options.device)), _environment(options.world))
+    run, asked = load_run(options.run, options.checkpoint, pick_device(options.device)), _environment(options.world)
+    if asked is None and not _has_world(run):
+        _ask_without_a_world(options, run)
+        return
+    run = _in_world(run, asked)
     assert run.environment is not None
     if options.video:
         check_camera(run.environment)
@@ -92,6 +119,43 @@ def ask(options: "Evaluate") -> None:
         targets, temperature = [result.target_return for result in scores.results], options.config.temperature
         for path in film(run, targets, options.seed, options.video, temperature):
             _tell(f"film          {path}")
+
+
+def _has_world(run: Run) -> bool:
+    """Whether a run can be played here. Where it held nothing out there is nothing else, and no world is an error."""
+    if not run.config.data.held_out:
+        return True
+    if run.environment is None:
+        return False
+    try:
+        check_environment(run.environment, run.model)
+    except MissingWorldError as error:
+        _tell(f"no returns: {error}")
+        return False
+    return True
+
+
+def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
+    """`dt evaluate` where there is nothing to play in: the error on held-out episodes, from the data itself."""
+    for name in ("plot", "video"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"{run.folder}: --{name} needs an environment to play in; --environment ID names one")
+    if options.config.target_return:
+        raise ConfigError(f"{run.folder}: --target-return needs an environment to play in; --environment ID names one")
+    parts = run.dataset["parts"]
+    for part in parts:
+        if part["source"] is None:
+            raise ConfigError(
+                f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation)"
+            )
+    spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
+    datasets = [load(part["source"], spaces=spaces) for part in parts]
+    dataset = join(datasets, [part["fraction"] for part in parts], run.config.training.seed)
+    if dataset.fingerprint != run.dataset["fingerprint"]:
+        raise ConfigError(f"{run.folder}: dataset {dataset.name} is not what it was when the run learned from it")
+    document = _foretell(run, dataset)
+    if options.json:
+        write_json(options.json, document)
 
 
 def import_data(options: "Import") -> None:

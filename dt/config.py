@@ -53,9 +53,14 @@ class DataConfig:
     top_fraction: float = 1.0
     """Learn from the best episodes alone: by return, from the best on downwards, as long as they hold at most this
     share of the steps; the best one always."""
+    held_out: float | None = None
+    """Share of those episodes that is drawn by the seed and not learned from: the error of the model's actions is
+    measured on it. None takes 0.1 where there is no environment to play in, and else 0."""
 
     def __post_init__(self) -> None:
         require(0 < self.top_fraction <= 1, f"top_fraction must be above 0 and at most 1, not {self.top_fraction}")
+        share = self.held_out
+        require(share is None or 0 <= share < 1, f"held_out must be at least 0 and below 1, not {share}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,6 +181,11 @@ class ContinuousHead(nn.Module):
         self.center.copy_(torch.where(self.bounded, self.center, flat.mean))
         self.scale.copy_(torch.where(self.bounded, self.scale, flat.deviation))
 
+    def constant(self, data: NDArray[np.generic]) -> Tensor:
+        """The output for the mean of data (N, *leaf), the best one where no state is known: (A,)."""
+        mean = torch.from_numpy(np.asarray(data.mean(axis=0, dtype=np.float64))).flatten().to(self.scale)
+        return (mean - self.center) / self.scale
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., A), in units: bounded dimensions in [-1, 1]."""
         raw = _unhalved(self.linear(x))
@@ -218,6 +223,18 @@ class DiscreteHead(nn.Module):
 
     def fit(self, data: NDArray[np.generic]) -> None:
         """Nothing to take from data."""
+
+    def constant(self, data: NDArray[np.generic]) -> Tensor:
+        """Logits of how frequent the values are in data (N, *leaf), the best where no state is known: (N, M).
+
+        Each value is counted once more than it occurs: one that never does is not impossible.
+        """
+        choice, value = np.divmod(self.cells.cpu().numpy(), self.most_values)
+        columns = data.reshape(len(data), -1) - self.start.cpu().numpy()  # (steps, N)
+        counts = [np.count_nonzero(columns[:, i] == each) + 1 for i, each in zip(choice, value, strict=True)]
+        grid = np.full((self.num_choices, self.most_values), -np.inf, np.float32)
+        grid[choice, value] = np.log(counts)
+        return torch.from_numpy(grid).to(self.start.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> logits (..., N, M), M the most values of any choice; where one has fewer, -inf."""

@@ -99,10 +99,13 @@ class DecisionTransformer(nn.Module):
             loss = loss + torch.where(batch.mask, steps, 0.0).sum()
         return loss, batch.mask.sum()
 
-    def predict(self, batch: Batch) -> TensorLeaves:
-        """What the heads say at every step, real or not: for each action leaf (B, T, *outputs)."""
+    def predict(self, batch: Batch, steps: Tensor | None = None) -> TensorLeaves:
+        """What the heads say: for each action leaf (B, Q, *outputs).
+
+        steps: where, (Q,) or (B, Q) indices into the window; None is everywhere, be a step real or not.
+        """
         every = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-        return self._read_actions(batch, every)
+        return self._read_actions(batch, every if steps is None else steps)
 
     @torch.no_grad()
     def act(

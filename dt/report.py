@@ -53,6 +53,17 @@ def results_document(
     }
 
 
+def held_out_document(result: Any, *, dataset: str, checkpoint: str, versions: dict[str, str]) -> dict[str, Any]:
+    """The JSON of `dt evaluate` where there is no world, schema 1."""
+    return {
+        "schema": 1,
+        "dataset": dataset,
+        "checkpoint": checkpoint,
+        "versions": versions,
+        "held_out": result.to_json(),
+    }
+
+
 def check_place(path: Path, picture: bool = True) -> None:
     """Raise `ConfigError` where no file, or no such picture, can be written."""
     if path.is_dir():
@@ -124,7 +135,14 @@ def describe_run(run: Any) -> str:
 def _results_line(path: Path) -> str:
     """The best of a file of results; a file cut short, or someone else's, is no reason to say nothing of the run."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if "held_out" in document:
+            loss, constant = (
+                document["held_out"]["loss"],
+                sum(each["baseline"] for each in document["held_out"]["leaves"]),
+            )
+            return f"results       {path.stem}: held-out error {loss:.4f}, of a constant answer {constant:.4f} ({path})"
+        results = document["results"]
         best = max(results, key=lambda result: result["mean_return"])
         return f"results       {path.stem}: {best['mean_return']:.1f} asked for {best['target_return']:.1f} ({path})"
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

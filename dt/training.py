@@ -22,9 +22,9 @@ from dt.evaluation import (
 )
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.validation import HELD_OUT, HeldOutError, Validation, choose_episodes
 from envs.datasets import Dataset, Part
 from envs.scores import Reference, reference_in
-from envs.selection import best_episodes, take
 from envs.spaces import space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError
 from transformer.checkpoint import (
@@ -89,11 +89,13 @@ def train(
         playable = False
         _warn(f"no evaluation here: {error}")
     reference = reference_in(environment, dataset.environment, dataset.reference)
-    learned = choose_episodes(dataset, config.data)
-    if learned is not dataset:
-        _warn(learned.notes[-1])
+    config = _with_held_out(config, old, 0.0 if playable or dataset.num_episodes == 1 else HELD_OUT)
+    learned, held_out = choose_episodes(dataset, config.data, config.training.seed)
+    for note in learned.notes[len(dataset.notes) :]:
+        _warn(note)
     model.fit(learned)
     document = describe(config, model, describe_data(dataset, config.model, learned), environment, reference)
+    document["scored_by"] = "return" if playable else "held-out error" if held_out else None
     if old is not None:
         _check_resumable(old, document, folder)
     model.to(device)
@@ -101,9 +103,13 @@ def train(
     seed, batch_size = config.training.seed, config.training.batch_size
     targets = config.evaluation.named_targets or tuple(document["dataset"]["targets"])
 
+    validation = None if held_out is None else Validation(model, learned, held_out)
+
     def score(step: int) -> dict[str, float]:
-        assert environment is not None
-        return _score_on_the_way(model, environment, targets, config.evaluation, step)
+        scores = {} if validation is None else _held_out_scores(validation.measure())
+        if playable and environment is not None:
+            scores |= _score_on_the_way(model, environment, targets, config.evaluation, step)
+        return scores
 
     trainer = Trainer(
         model,
@@ -111,7 +117,7 @@ def train(
         config.training,
         folder,
         document,
-        evaluate=score if playable and config.training.evaluate_every > 0 else None,
+        evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
         describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
     )
     if old is None:
@@ -120,11 +126,33 @@ def train(
         trainer.resume(checkpoint)
         before = Config.from_json(old["config"])
         _warn_of_another_length(trainer.step, before.training, config.training)
-        if trainer.best and (before.evaluation, _environment_of(old)) != (config.evaluation, environment):
+        scored_by = old.get("scored_by", document["scored_by"])
+        now = (config.evaluation, environment, document["scored_by"])
+        if trainer.best and (before.evaluation, _environment_of(old), scored_by) != now:
             _warn(f"step {int(trainer.best['step'])} was best at another evaluation: the best is sought anew from here")
             trainer.best = None
     trainer.train()
     return load_run(folder, device=device)
+
+
+def _held_out_scores(result: HeldOutError) -> dict[str, float]:
+    """For the log; the score is the loss turned round, since the most is the best."""
+    scores = {"score": -result.loss, "held_out_loss": result.loss}
+    for leaf in result.leaves:
+        name = leaf.measure.replace(" ", "_").replace("-", "_")
+        scores |= {f"held_out_{name}/{leaf.leaf}": leaf.error, f"constant_{name}/{leaf.leaf}": leaf.baseline}
+        if leaf.accuracy is not None and leaf.baseline_accuracy is not None:
+            scores |= {f"held_out_accuracy/{leaf.leaf}": leaf.accuracy}
+            scores |= {f"constant_accuracy/{leaf.leaf}": leaf.baseline_accuracy}
+    return scores
+
+
+def _with_held_out(config: Config, old: Any, default: float) -> Config:
+    """The configuration with the share of held-out episodes settled: as given, as the run was begun, or the default."""
+    if config.data.held_out is not None:
+        return config
+    share = default if old is None else old["config"].get("data", {}).get("held_out") or 0.0
+    return replace(config, data=replace(config.data, held_out=share))
 
 
 def _score_on_the_way(
@@ -162,13 +190,6 @@ def _warn_of_another_length(step: int, old: TrainingConfig, new: TrainingConfig)
             f"steps was {old.steps}, now {new.steps}, and the cosine falls until the last: "
             f"the learning rate at step {step} is {now:.3g}, was {before:.3g}"
         )
-
-
-def choose_episodes(dataset: Dataset, config: DataConfig) -> Dataset:
-    """The episodes that a run learns from."""
-    if config.top_fraction == 1:
-        return dataset
-    return take(dataset, best_episodes(dataset, config.top_fraction), f"the best {config.top_fraction:g} of the steps")
 
 
 def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
@@ -283,7 +304,7 @@ def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:
     if old["max_timesteps"] != new["max_timesteps"]:
         raise CheckpointError(f"{folder}: max_timesteps was {old['max_timesteps']}, now {new['max_timesteps']}")
     _check_same_data(old["dataset"], new["dataset"], folder)
-    before, now = old["config"].get("data", asdict(DataConfig())), new["config"]["data"]
+    before, now = old["config"].get("data", asdict(DataConfig(held_out=0.0))), new["config"]["data"]
     for name, value in now.items():
         if before.get(name) != value:
             raise CheckpointError(

@@ -188,7 +188,20 @@ def files(tmp_path):
 
 
 def test_several_datasets_by_the_command_line(files, tmp_path, capsys):
-    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "2", "--batch-size", "4"]
+    small = [
+        "--width",
+        "8",
+        "--num-layers",
+        "1",
+        "--context-length",
+        "3",
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--held-out",
+        "0",
+    ]
     output = ["--output", str(tmp_path / "run")]
     assert main(["train", *files, "--fraction", "0.5", "1.0", *output, *small]) == 0
     document = read_json(tmp_path / "run" / "run.json")

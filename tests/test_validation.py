@@ -1,0 +1,214 @@
+"""The error on held-out episodes: the score of a run that has no world to be played in."""
+
+import json
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conftest import echo_dataset, small_model
+
+from dt.cli import main
+from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
+from dt.data import TrajectoryDataset
+from dt.encoders import DiscreteHead
+from dt.training import train
+from dt.validation import Validation, choose_episodes
+from envs.datasets import Dataset
+from envs.readers import DataError
+from envs.selection import take
+from transformer.checkpoint import CheckpointError, read_json
+from transformer.config import ConfigError
+
+SMALL = Config(
+    model=ModelConfig(width=8, num_layers=1, context_length=3),
+    training=TrainingConfig(steps=4, batch_size=4, log_every=2, warmup_steps=1, evaluate_every=2, keep_checkpoints=9),
+)
+
+
+def keys(dataset: Dataset) -> set[bytes]:
+    """Something that tells each episode from every other."""
+    return {dataset.episode(i).observations["value"].tobytes() for i in range(dataset.num_episodes)}
+
+
+def test_trajectories_are_split_and_none_is_on_both_sides(payday):
+    learned, held_out = choose_episodes(payday, DataConfig(held_out=0.25), seed=1)
+    assert (learned.num_episodes, held_out.num_episodes) == (45, 15)
+    assert keys(learned) | keys(held_out) == keys(payday)
+    assert not keys(learned) & keys(held_out)
+    assert keys(choose_episodes(payday, DataConfig(held_out=0.25), seed=1)[1]) == keys(held_out)
+    assert keys(choose_episodes(payday, DataConfig(held_out=0.25), seed=2)[1]) != keys(held_out)
+    assert choose_episodes(payday, DataConfig(), seed=1) == (payday, None)
+
+
+def test_of_the_best_some_are_held_out(payday):
+    learned, held_out = choose_episodes(payday, DataConfig(top_fraction=0.5, held_out=0.2), seed=0)
+    assert (learned.num_episodes, held_out.num_episodes) == (24, 6)
+    assert min(held_out.returns.min(), learned.returns.min()) >= np.median(payday.returns)
+
+
+def test_nothing_to_learn_from_is_refused(payday):
+    with pytest.raises(DataError, match=r"nothing is left to learn from when 0.5 of 1 episode go out"):
+        choose_episodes(take(payday, [3], "one"), DataConfig(held_out=0.5), seed=0)
+
+
+@pytest.mark.parametrize("action", ["box", "unbounded box", "discrete", "multi-discrete", "multi-binary", "nested"])
+def test_each_step_is_foretold_from_the_window_that_ends_there(action):
+    """Against one step at a time, by the act that a policy plays."""
+    dataset = echo_dataset("nested", action)
+    learned, held_out = choose_episodes(dataset, DataConfig(held_out=0.1), seed=0)
+    model = small_model("decoupled", dataset)
+    result = Validation(model, learned, held_out).measure()
+    data, K = TrajectoryDataset(held_out, model.config.context_length), model.config.context_length
+    losses, hits = [], {name: [] for name in model.action_leaves}
+    for episode in range(held_out.num_episodes):
+        start, end = held_out.offsets[episode : episode + 2]
+        for step in range(start, end):
+            first = max(start, step - K + 1)
+            batch = data.gather(torch.tensor([first]))
+            batch = replace(batch, mask=torch.arange(K)[None] <= step - first)  # what comes after is not there
+            at = torch.tensor([[step - first]])
+            outputs, chosen = model.predict(batch, at), model.act(batch)
+            for head, name in zip(model.heads, model.action_leaves, strict=True):
+                taken = torch.as_tensor(held_out.actions[name][step])
+                losses.append(head.loss(outputs[name], taken[None, None]).item())
+                hits[name].append((chosen[name][0] == taken).double().mean().item())
+    assert (result.episodes, result.steps) == (4, 20)
+    assert result.loss == pytest.approx(sum(losses) / 20, rel=1e-5)
+    for leaf, head in zip(result.leaves, model.heads, strict=True):
+        choices = isinstance(head, DiscreteHead)
+        assert leaf.measure == ("cross-entropy" if choices else "squared error")
+        assert leaf.accuracy == (pytest.approx(np.mean(hits[leaf.leaf])) if choices else None)
+
+
+def test_the_constant_answer_is_the_best_that_knows_no_state(payday, dataset):
+    learned, held_out = take(payday, range(40), "first"), take(payday, range(40, 60), "last")
+    (leaf,) = Validation(small_model("none", payday), learned, held_out).measure().leaves
+    ones = (learned.actions["value"].sum() + 1) / (learned.num_steps + 2)
+    share = held_out.actions["value"].mean()
+    assert leaf.baseline == pytest.approx(-share * np.log(ones) - (1 - share) * np.log(1 - ones), rel=1e-5)
+    assert leaf.baseline_accuracy == pytest.approx(share if ones > 0.5 else 1 - share)
+    (leaf,) = Validation(small_model("none", dataset), take(dataset, [1], ""), take(dataset, [3], "")).measure().leaves
+    mean = dataset.actions["value"][3:14].mean(0)
+    assert leaf.baseline == pytest.approx(((dataset.actions["value"][15:] - mean) ** 2).mean(), rel=1e-5)
+
+
+def test_many_steps_are_foretold_at_some_of_them_evenly_spread(payday, monkeypatch):
+    monkeypatch.setattr("dt.validation.MOST_STEPS", 7)
+    validation = Validation(small_model("none", payday), payday, payday)
+    assert validation.measure().steps == 7
+    assert (validation.first + validation.at).tolist() == [0, 100, 200, 300, 399, 499, 599]
+
+
+# Runs.
+
+
+def without_world(payday: Dataset) -> Dataset:
+    return replace(payday, environment=None)
+
+
+def test_a_run_without_a_world_is_scored_on_what_it_held_out(payday, tmp_path):
+    run = train(without_world(payday), SMALL, tmp_path / "run")
+    assert run.config.data.held_out == 0.1
+    assert run.dataset["episodes"] == 54
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if line["kind"] == "evaluation"]
+    assert [line["step"] for line in scored] == [2, 4]
+    assert all(line["score"] == -line["held_out_loss"] for line in scored)
+    learned, held_out = choose_episodes(payday, run.config.data, seed=0)
+    result = Validation(run.model, learned, held_out).measure()
+    assert scored[-1]["held_out_loss"] == pytest.approx(result.loss, rel=1e-6)
+    assert scored[-1]["held_out_accuracy/value"] == result.leaves[0].accuracy
+    best = read_json(tmp_path / "run" / "best.json")
+    assert best["score"] == max(line["score"] for line in scored)
+
+
+def test_what_is_held_out_teaches_nothing(payday, tmp_path):
+    _, held_out = choose_episodes(payday, DataConfig(held_out=0.1), seed=0)
+    rows = np.isin(payday.observations["value"][:, 1], held_out.observations["value"][:, 1])
+    assert rows.sum() == held_out.num_steps
+    changed = payday.actions["value"].copy()
+    changed[rows] = 1 - changed[rows]
+    config = replace(SMALL, training=replace(SMALL.training, evaluate_every=0))
+    other = replace(without_world(payday), actions={"value": changed})
+    a, b = train(without_world(payday), config, tmp_path / "a"), train(other, config, tmp_path / "b")
+    assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
+
+
+def test_with_a_world_nothing_is_held_out_unless_asked_for(payday, tmp_path):
+    config = replace(SMALL, evaluation=replace(SMALL.evaluation, target_return=(5.0,), episodes=1))
+    run = train(payday, config, tmp_path / "all")
+    assert (run.config.data.held_out, run.dataset["episodes"]) == (0.0, 60)
+    train(payday, replace(config, data=DataConfig(held_out=0.5)), tmp_path / "half")
+    lines = [json.loads(line) for line in (tmp_path / "half" / "log.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if line["kind"] == "evaluation"]
+    assert all(line["score"] == line["return_at_5"] and line["held_out_loss"] > 0 for line in scored)
+
+
+def test_a_run_that_held_out_goes_on_as_it_was_begun(payday, tmp_path):
+    data, training = without_world(payday), replace(SMALL.training, schedule="constant")
+    config, short = replace(SMALL, training=training), replace(SMALL, training=replace(training, steps=2))
+    whole = train(data, config, tmp_path / "whole")
+    train(data, short, tmp_path / "cut")
+    resumed = train(data, config, tmp_path / "cut", resume=True)
+    assert resumed.config.data.held_out == 0.1
+    assert all(torch.equal(x, y) for x, y in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match=r"held_out was 0.1, now 0.3"):
+        train(data, replace(config, data=DataConfig(held_out=0.3)), tmp_path / "cut", resume=True)
+
+
+def test_a_score_of_another_kind_is_not_compared(payday, tmp_path, capsys, monkeypatch):
+    """A run whose world is not here has errors for scores; where the world is here later, returns are."""
+    evaluation = replace(SMALL.evaluation, target_return=(5.0,), episodes=1)
+    longer = replace(SMALL, training=replace(SMALL.training, steps=6), evaluation=evaluation)
+    with monkeypatch.context() as without:
+        without.delitem(gymnasium.registry, "Payday-v0")
+        train(payday, replace(SMALL, evaluation=evaluation), tmp_path / "run")
+        assert read_json(tmp_path / "run" / "best.json")["score"] < 0
+    train(payday, longer, tmp_path / "run", resume=True)
+    assert "was best at another evaluation" in capsys.readouterr().err
+    assert read_json(tmp_path / "run" / "best.json")["score"] >= 0
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ConfigError, match="held_out must be"):
+        DataConfig(held_out=share)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"observations": rng.normal(size=(30, 2)), "rewards": rng.normal(size=30), "lengths": np.full(10, 3)}
+    np.savez(tmp_path / "door.npz", actions=rng.uniform(-1, 1, (30, 2)), **arrays)
+    return tmp_path / "door.npz"
+
+
+def test_the_commands_report_the_error_where_there_is_no_world(recorded, tmp_path, capsys):
+    folder = tmp_path / "run"
+    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "2", "--batch-size", "4"]
+    assert main(["train", str(recorded), "--output", str(folder), "--evaluate-every", "1", *small]) == 0
+    told = capsys.readouterr().out
+    assert "on 3 steps of 1 held-out episodes" in told
+    assert "best on the way, on the same episodes, which chose it" in told
+    assert main(["evaluate", str(folder), "--json", str(tmp_path / "out.json")]) == 0
+    assert capsys.readouterr().out.strip() in told
+    last, again = read_json(folder / "results" / "held-out.json"), read_json(tmp_path / "out.json")
+    assert last == again
+    assert main(["inspect", str(folder)]) == 0
+    assert f"held-out error {last['held_out']['loss']:.4f}" in capsys.readouterr().out
+    for option in (["--target-return", "3"], ["--plot", str(tmp_path / "a.png")], ["--video", str(tmp_path / "a")]):
+        assert main(["evaluate", str(folder), *option]) == 2
+        assert f"{option[0]} needs an environment to play in" in capsys.readouterr().err
+    with np.load(recorded) as file:
+        arrays = dict(file)
+    np.savez(recorded, **{**arrays, "rewards": arrays["rewards"] + 1})
+    assert main(["evaluate", str(folder)]) == 2
+    assert "dataset door is not what it was when the run learned from it" in capsys.readouterr().err
+
+
+def test_a_run_of_arrays_says_where_to_measure(payday, tmp_path, capsys):
+    train(without_world(payday), SMALL, tmp_path / "run")
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "dataset payday/coins-v0 came from Python" in capsys.readouterr().err
