@@ -1,5 +1,6 @@
 """The command line: `dt train` and what is done with runs. Results on standard output, messages on standard error."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,21 @@ from transformer.config import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """Where to play, if not in the registered environment that the dataset names."""
+class WorldSettings:
+    """What the environment is made with, and where it comes from."""
 
-    environment: str | None = None
-    """Id of a registered Gymnasium environment."""
     environment_kwargs: str | None = None
     """What the environment is made with, as a JSON object."""
     import_module: Annotated[str | None, arg(name="import", metavar="MODULE")] = None
     """A Python module to import first, which registers environments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World(WorldSettings):
+    """Where to play, if not in the registered environment that the dataset names."""
+
+    environment: str | None = None
+    """Id of a registered Gymnasium environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +129,26 @@ class Import:
     world: World = field(default_factory=World)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Play a policy in an environment and write its episodes as a Minari dataset, under Minari's root."""
+
+    environment: Annotated[Positional[str], arg(metavar="ENVIRONMENT")]
+    """Id of a registered Gymnasium environment."""
+    dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
+    """The dataset's id, such as mine/hopper-medium-v0; one that exists is refused."""
+    policy: Annotated[str, arg(metavar="random|RUN|FILE")]
+    """random draws from the action space; a run's folder; or a file of Stable-Baselines3's, which needs --trust."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of a run."""
+    trust: bool = False
+    """Open a Stable-Baselines3 file: it is pickle, which may run any code."""
+    seed: int = FINAL_SEED
+    """Episode i, of each target where a run is asked for several, starts from world seed SEED + i."""
+    world: WorldSettings = field(default_factory=WorldSettings)
+    config: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -129,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         if isinstance(command, Inspect):
             return _inspect(command)
-        from dt.commands import ask, import_data, import_model, train_and_score
+        from dt.commands import ask, import_data, import_model, record_episodes, train_and_score
 
         if isinstance(command, Train):
             train_and_score(command)
@@ -137,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ask(command)
         elif isinstance(command, Import):
             import_data(command)
+        elif isinstance(command, Record):
+            record_episodes(command, shlex.join(["dt", *arguments]))
         else:
             import_model(command)
         return 0
@@ -165,7 +194,7 @@ def _refuse(error: Exception | str, code: int = 2) -> int:
     return code
 
 
-def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | Import | ImportHuggingFace:
+def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | Import | Record | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     commands = (
@@ -173,6 +202,7 @@ def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | Import | Import
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Import, subcommand("import")]
+        | Annotated[Record, subcommand("record")]
         | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
     )
     return tyro.cli(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from dt.cli import declared, recorded_fraction
+from dt.cli import World, declared, recorded_fraction
 from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
 from dt.evaluation import TargetResult, best_target, check_environment, evaluate
 from dt.huggingface import import_huggingface
 from dt.inspection import describe_dataset
 from dt.policy import ReturnConditionedPolicy
+from dt.recording import play, player
 from dt.report import check_place, held_out_document, plot_asked_against_achieved, results_document, score_table
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
@@ -29,7 +30,7 @@ from transformer.config import ConfigError
 from transformer.training import pick_device
 
 if TYPE_CHECKING:
-    from dt.cli import Evaluate, Import, ImportHuggingFace, Train, World
+    from dt.cli import Evaluate, Import, ImportHuggingFace, Record, Train
 
 
 def train_and_score(options: "Train") -> None:
@@ -169,6 +170,26 @@ def import_data(options: "Import") -> None:
     print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
 
 
+def record_episodes(options: "Record", command: str) -> None:
+    """`dt record`: a policy played into a Minari dataset. command: what was typed, for the metadata."""
+    new_folder(options.dataset_id)  # refused before anything is played
+    environment = _environment(World(environment=options.environment, **vars(options.world)))
+    assert environment is not None
+    chosen = player(
+        options.policy,
+        environment,
+        options.config,
+        seed=options.seed,
+        checkpoint=options.checkpoint,
+        trust=options.trust,
+    )
+    with tqdm(total=len(chosen.jobs), unit="episode", desc="record") as bar:
+        dataset = play(chosen, environment, options.dataset_id, on_episode=lambda _: bar.update())
+    told = {**dataset.told, "recorded": {"command": command, **dataset.told["recorded"]}}
+    folder = write_minari(replace(dataset, told=told), options.dataset_id)
+    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+
+
 def import_model(options: "ImportHuggingFace") -> None:
     """`dt import-huggingface`: a run of someone else's model."""
     run = import_huggingface(
@@ -192,7 +213,7 @@ def _check_places(options: "Evaluate") -> None:
         raise ConfigError(f"{options.video}: is a file, a folder is meant")
 
 
-def _environment(world: "World") -> EnvironmentSpec | None:
+def _environment(world: World) -> EnvironmentSpec | None:
     """The world that the options name, None where they name none."""
     if world.import_module:
         import_environments(world.import_module)

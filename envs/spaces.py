@@ -70,6 +70,18 @@ def from_leaves(space: Space[Any], leaves: Mapping[str, NDArray[Any]]) -> Any:
     return parts if isinstance(space, spaces.Dict) else tuple(parts.values())
 
 
+def nested(space: Space[Any], leaves: Leaves) -> Any:
+    """The leaves, each a batch of values, in the space's own form; their types stay as recorded."""
+    remaining = iter(leaves[name] for name in leaf_spaces(space))
+
+    def take(part: Space[Any]) -> Any:
+        if isinstance(part, spaces.Dict):
+            return {key: take(child) for key, child in part.spaces.items()}
+        return tuple(take(child) for child in part.spaces) if isinstance(part, spaces.Tuple) else next(remaining)
+
+    return take(space)
+
+
 def choices(leaf: Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many values each number of a leaf may take, and the least of them: both (N,), in the order of its elements.
 

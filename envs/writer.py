@@ -10,13 +10,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Space
 
 from envs.datasets import Dataset
 from envs.readers import OWN_METADATA, PACKAGED, REPEATED, DataError, minari_root
-from envs.spaces import Leaves, leaf_spaces, reason
+from envs.spaces import nested, reason
 from envs.worlds import EnvironmentSpec
 
 
@@ -104,25 +102,13 @@ def _episodes(dataset: Dataset) -> Iterator[Any]:
         if dataset.final_observations is None:
             observations = {name: np.concatenate([array, array[-1:]]) for name, array in observations.items()}
         yield EpisodeBuffer(
-            observations=_nested(dataset.observation_space, observations),
-            actions=_nested(dataset.action_space, episode.actions),
+            observations=nested(dataset.observation_space, observations),
+            actions=nested(dataset.action_space, episode.actions),
             rewards=episode.rewards,
             terminations=last & episode.terminated,
             truncations=last & episode.truncated,
             infos={},  # None makes Minari's own description of an episode fail
         )
-
-
-def _nested(space: Space[Any], leaves: Leaves) -> Any:
-    """The leaves in the space's own form, their types as recorded."""
-    remaining = iter(leaves[name] for name in leaf_spaces(space))
-
-    def take(part: Space[Any]) -> Any:
-        if isinstance(part, spaces.Dict):
-            return {key: take(child) for key, child in part.spaces.items()}
-        return tuple(take(child) for child in part.spaces) if isinstance(part, spaces.Tuple) else next(remaining)
-
-    return take(space)
 
 
 def _specification(environment: EnvironmentSpec) -> EnvSpec:

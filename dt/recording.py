@@ -1,0 +1,201 @@
+"""A policy played in an environment, its episodes a dataset: random actions, a run, or a Stable-Baselines3 file."""
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dt.config import EvaluationConfig
+from dt.evaluation import check_environment
+from dt.policy import ReturnConditionedPolicy
+from dt.training import load_run, versions
+from envs.datasets import Dataset, from_episodes
+from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
+from envs.scores import Reference, reference_in
+from envs.spaces import Leaves, nested, reason, to_leaves
+from envs.worlds import EnvironmentSpec, Worlds
+from transformer.config import ConfigError
+
+ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
+"""Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """A policy, the episodes that it is to play, and what a dataset's metadata will tell of them."""
+
+    policy: Policy
+    jobs: list[Job]
+    num_worlds: int
+    told: Mapping[str, Any]
+    reference: Reference | None = None
+
+
+class SavedPolicy:
+    """A Stable-Baselines3 model, its actions drawn as in its training; the request of an episode seeds them.
+
+    It draws from one stream, so it plays in one world at a time.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    def begin(self, world: int, request: Any, seed: int) -> None:
+        """An episode whose actions have the request as their seed."""
+        self._model.set_random_seed(request)
+
+    def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
+        """The model's action in each world."""
+        return {world: self._model.predict(observation)[0] for world, observation in observations.items()}
+
+    def receive(self, world: int, reward: float) -> None:
+        """Nothing to learn."""
+
+
+def player(
+    policy: str,
+    environment: EnvironmentSpec,
+    config: EvaluationConfig,
+    *,
+    seed: int,
+    checkpoint: Literal["last", "best"] = "last",
+    trust: bool = False,
+) -> Player:
+    """What `dt record --policy` names: "random", a run's folder, or with `trust` a Stable-Baselines3 file.
+
+    A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
+    many in all. Episode i starts from the world's seed `seed + i`.
+    """
+    told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
+    if policy != "random" and (Path(policy) / "run.json").exists():
+        return _run_player(Path(policy), environment, config, seed, checkpoint, told)
+    if config.target_return:
+        raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
+    world = environment.make()
+    world.close()
+    # the actions' seeds are not the worlds': from one seed both would draw the same numbers
+    draws = [int(np.random.SeedSequence([seed + i, 1]).generate_state(1)[0]) for i in range(config.episodes)]
+    jobs = [Job(seed + i, draw) for i, draw in enumerate(draws)]
+    if policy == "random":
+        told = {"algorithm_name": "random", "description": "Actions drawn at random", "recorded": told}
+        return Player(RandomPolicy(world.action_space), jobs, config.num_worlds, told)
+    model = _open_saved(Path(policy), trust)
+    try:
+        model.predict(world.observation_space.sample())
+    except Exception as error:  # its network and the space may differ in any way
+        raise ConfigError(f"--policy {policy}: does not act in {environment.id}: {reason(error)}") from None
+    if model.action_space != world.action_space:
+        raise ConfigError(f"--policy {policy}: acts in {model.action_space}, {environment.id} in {world.action_space}")
+    name = f"stable_baselines3.{type(model).__name__}"
+    told = {**told, "learner_steps": model.num_timesteps, "learner_seed": model.seed}
+    return Player(
+        SavedPolicy(model),
+        jobs,
+        1,
+        {
+            "algorithm_name": name,
+            "description": "A saved policy, its actions drawn as in its training",
+            "recorded": told,
+        },
+    )
+
+
+def _run_player(
+    folder: Path,
+    environment: EnvironmentSpec,
+    config: EvaluationConfig,
+    seed: int,
+    checkpoint: Literal["last", "best"],
+    told: dict[str, Any],
+) -> Player:
+    run = load_run(folder, checkpoint)
+    targets = config.target_return or tuple(run.dataset["targets"])
+    if not targets:
+        raise ConfigError(f"{folder}: it knows no data whose returns it could ask for; --target-return G names one")
+    check_environment(environment, run.model)
+    told |= {
+        "checkpoint": run.checkpoint.name,
+        "trained_on": run.dataset["name"],
+        "target_returns": list(targets),
+        "episodes_at_each": config.episodes,
+        "temperature": config.temperature,
+    }
+    jobs = [Job(seed + i, float(target)) for target in targets for i in range(config.episodes)]
+    policy = ReturnConditionedPolicy(run.model, temperature=config.temperature)
+    description = "A Decision Transformer asked for returns, one after the other"
+    more = {"algorithm_name": "decision-transformer", "description": description, "recorded": told}
+    return Player(policy, jobs, config.num_worlds, more, reference_in(environment, run.environment, run.reference))
+
+
+def play(
+    player: Player, environment: EnvironmentSpec, name: str, on_episode: Callable[[Played], None] | None = None
+) -> Dataset:
+    """Every episode as it was played, to the bit, in the order of the jobs; on_episode is called with each."""
+    with Worlds(environment.make, min(player.num_worlds, len(player.jobs))) as worlds:
+        world = environment.make()
+        world.close()
+        spaces = world.observation_space, world.action_space
+        arrays: dict[int, dict[str, Any]] = {}
+
+        def keep(played: Played) -> None:
+            """As arrays, which take a fraction of the memory that lists of steps do."""
+            observations, actions = (
+                [to_leaves(space, value) for value in values]
+                for space, values in zip(spaces, (played.observations, played.actions), strict=True)
+            )
+            arrays[id(played)] = {
+                "observations": nested(spaces[0], _stacked(observations)),
+                "actions": nested(spaces[1], _stacked(actions)),
+                "rewards": np.asarray(played.rewards),
+                "terminated": played.terminated,
+                "truncated": played.truncated,
+            }
+            played.observations.clear()
+            played.actions.clear()
+            if on_episode:
+                on_episode(played)
+
+        played = rollout(worlds, player.policy, player.jobs, keep_trajectories=True, on_episode=keep)
+    dataset = from_episodes(
+        (arrays.pop(id(episode)) for episode in played),
+        observation_space=spaces[0],
+        action_space=spaces[1],
+        environment=environment,
+        name=name,
+    )
+    return replace(dataset, told=player.told, reference=player.reference or dataset.reference)
+
+
+def _stacked(rows: list[Leaves]) -> Leaves:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _open_saved(path: Path, trust: bool) -> Any:
+    """The model in a Stable-Baselines3 file, which is pickle: it is opened only where the user trusts it."""
+    if not path.is_file():
+        raise ConfigError(f"--policy {path}: neither random, nor a run's folder (no run.json), nor a file")
+    try:
+        with zipfile.ZipFile(path) as file:
+            module = json.loads(file.read("data"))["policy_class"]["__module__"]
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        raise ConfigError(f"--policy {path}: no file of Stable-Baselines3's") from None
+    package, _, rest = str(module).partition(".")
+    algorithm = ALGORITHMS.get(rest.removesuffix(".policies")) if package == "stable_baselines3" else None
+    if algorithm is None:
+        raise ConfigError(f"--policy {path}: a policy of {module}; those of SAC, TD3, DDPG, DQN, PPO and A2C are known")
+    if not trust:
+        raise ConfigError(
+            f"--policy {path}: a Stable-Baselines3 file is pickle, which may run any code; --trust opens it"
+        )
+    try:
+        import stable_baselines3
+    except ImportError:
+        raise ConfigError(f"--policy {path}: needs Stable-Baselines3: pip install stable-baselines3") from None
+    try:
+        return getattr(stable_baselines3, algorithm).load(path, device="cpu")
+    except Exception as error:  # unpickling may raise anything
+        raise ConfigError(f"--policy {path}: cannot be opened ({reason(error)})") from None
