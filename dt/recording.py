@@ -73,7 +73,7 @@ def player(
     told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
     if policy != "random" and (Path(policy) / "run.json").exists():
         return _run_player(Path(policy), environment, config, seed, checkpoint, told)
-    if config.target_return:
+    if config.named_targets:
         raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
     world = environment.make()
     world.close()
@@ -113,7 +113,7 @@ def _run_player(
     told: dict[str, Any],
 ) -> Player:
     run = load_run(folder, checkpoint)
-    targets = config.target_return or tuple(run.dataset["targets"])
+    targets = config.named_targets or tuple(run.dataset["targets"])
     if not targets:
         raise ConfigError(f"{folder}: it knows no data whose returns it could ask for; --target-return G names one")
     check_environment(environment, run.model)

@@ -55,7 +55,7 @@ class ExperienceRecorder(BaseCallback):
 
     def __init__(self, folder: str | Path):
         super().__init__()
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()  # the working folder may change while learning goes on
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise DataError(f"{self.folder}: exists already; an experience wants a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)

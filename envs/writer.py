@@ -45,7 +45,7 @@ def write_folder(folder: Path, dataset: Dataset) -> None:
 @contextmanager
 def _complete(parent: Path) -> Iterator[Path]:
     """A folder to fill and to rename; what was not renamed is taken away."""
-    temporary = Path(tempfile.mkdtemp(prefix=".importing-", dir=parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".importing-", dir=parent.resolve()))  # Minari gets a relative one wrong
     try:
         temporary.chmod(0o755)
         yield temporary

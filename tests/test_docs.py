@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import envs
 from docs.draw import PAGE, draw, run_page
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +21,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    source, _ = blocks(ROOT / "README.md", "python")
+    source, _, _ = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(source, "README.md", "exec"), names)
@@ -29,10 +30,18 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "readme" / "run.json").exists()
 
 
+def test_the_readmes_recording_runs(tmp_path, monkeypatch):
+    _, source, _ = blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source.replace("300_000", "110").replace("25_000", "100"), "README.md", "exec"), {})
+    assert envs.load("runs/sac/experience").num_steps == 110
+    assert (tmp_path / "runs" / "sac" / "rl_model_100_steps.zip").exists()
+
+
 def test_the_readmes_gpt2_runs(tmp_path, monkeypatch):
     from transformer import LanguageConfig, LanguageModel, save_gpt2
 
-    _, source = blocks(ROOT / "README.md", "python")
+    _, _, source = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
     save_gpt2(LanguageModel(LanguageConfig(vocabulary_size=4000, width=8, activation="gelu")), tmp_path / "gpt2")
     names: dict = {}

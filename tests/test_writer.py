@@ -66,6 +66,14 @@ def test_episodes_that_neither_end_nor_are_cut_stay_so(root):  # noqa: F811
     assert "1 of 3 episodes neither terminate nor are truncated" in load("mine/open-v0").notes
 
 
+def test_minaris_root_may_be_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "here")
+    source = from_arrays(**numbers())
+    write_minari(source, "mine/relative-v0")
+    assert_equal_datasets(load("mine/relative-v0"), source)
+
+
 def test_pictures_are_written_without_loss(root):  # noqa: F811
     pictures = np.random.default_rng(0).integers(0, 256, (10, 32, 36), dtype=np.uint8)
     source = from_arrays(**{**numbers(), "observations": pictures})
