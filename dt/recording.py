@@ -70,6 +70,8 @@ def player(
     A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
     many in all. Episode i starts from the world's seed `seed + i`.
     """
+    if config.target_return == "auto":
+        raise ConfigError("--target-return auto chooses what is scored; a recording asks for returns that are named")
     told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
     if policy != "random" and (Path(policy) / "run.json").exists():
         return _run_player(Path(policy), environment, config, seed, checkpoint, told)

@@ -151,6 +151,7 @@ def test_nothing_is_unpickled_without_trust(root, tmp_path, monkeypatch, capsys)
             {"policy": "random", "more": ["--target-return", "5"]},
             "--target-return is asked of a run, and random is none",
         ),
+        ({"more": ["--target-return", "auto"]}, "--target-return auto chooses what is scored"),
         ({"environment": "Nowhere-v0"}, "environment Nowhere-v0: not registered"),
         ({"identity": "hopper/replay-v0"}, "hopper/replay-v0: ships with the package"),
         ({"more": ["--episodes", "0"]}, "episodes must be at least 1, not 0"),
