@@ -38,7 +38,14 @@ from transformer.checkpoint import (
     run_around,
 )
 from transformer.config import ConfigError, TrainingConfig, require
-from transformer.training import Trainer, check_same_recipe, learning_rate_at, newest_state, pick_device
+from transformer.training import (
+    Trainer,
+    check_same_recipe,
+    learning_rate_at,
+    newest_state,
+    pick_device,
+    settle_precision,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,9 @@ def train(
     if old is not None:
         _check_schema(old, (checkpoint or folder) / "run.json")
         environment = environment or _environment_of(old)
+    before = Config.from_json(old["config"]) if old is not None else None
+    settled = settle_precision(config.training, device, before.training if before else None)
+    config = replace(config, training=settled)
     environment = environment or dataset.environment
     torch.manual_seed(config.training.seed)
     model = _new_model(dataset, config, environment)
@@ -120,11 +130,10 @@ def train(
         evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
         describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
     )
-    if old is None:
+    if before is None:
         trainer.start()
     else:
         trainer.resume(checkpoint)
-        before = Config.from_json(old["config"])
         _warn_of_another_length(trainer.step, before.training, config.training)
         scored_by = old.get("scored_by", document["scored_by"])
         now = (config.evaluation, environment, document["scored_by"])

@@ -1,6 +1,7 @@
 """The house: which package may import which, what an import brings in, and no pickle anywhere."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,55 @@ def test_envs_knows_no_torch_and_the_core_no_reward():
     for name in ("attention", "positions", "blocks", "language", "translation", "generation", "huggingface"):
         words = (ROOT / "transformer" / f"{name}.py").read_text().lower()
         assert not [word for word in ("reward", "return-to-go", "trajector", "gymnasium", "policy") if word in words]
+
+
+WORLDLY = {
+    *("reward", "rewards", "episode", "episodes", "trajectory", "trajectories", "agent", "environment", "gymnasium"),
+    *("policy", "policies", "rollout", "decision", "reinforcement", "offline", "minari", "conditioning"),
+}
+"""Words that whoever came for text should not meet."""
+
+
+def worldly_words(source: str) -> set[str]:
+    words = set(re.findall("[a-z]+", source.lower()))
+    return words & WORLDLY | set(re.findall(r"returns?.to.go|target.returns?", source.lower()))
+
+
+def test_the_four_files_of_the_core_hold_no_word_of_reinforcement_learning():
+    for name in ("attention", "positions", "blocks", "language"):
+        assert worldly_words((ROOT / "transformer" / f"{name}.py").read_text()) == set()
+    assert worldly_words("def reward_of(episodes): return 0  # returns-to-go") == {
+        "reward",
+        "episodes",
+        "returns-to-go",
+    }
+
+
+READER = """
+import sys
+from importlib.metadata import packages_distributions
+
+torchs_own = "torch functorch torchgen triton nvidia cuda sympy mpmath networkx jinja2 markupsafe fsspec filelock"
+kept = {*torchs_own.split(), "typing_extensions", "setuptools", "numpy", "transformer"}
+sys.modules |= dict.fromkeys(set(packages_distributions()) - kept)  # None there: an import of it fails
+try:
+    import safetensors
+except ModuleNotFoundError:
+    print("alone")
+import torch
+import transformer
+
+config = transformer.LanguageConfig(width=16, num_layers=1, num_heads=2, vocabulary_size=11, context_length=8)
+model = transformer.LanguageModel(config)
+print(*model(torch.tensor([[1, 2, 3]])).shape)
+print(len(transformer.generate(model, [[1, 2]], 20, transformer.Sampling())[0]))
+"""
+"""Build a language model, run it and write with it, where torch and numpy alone can be imported."""
+
+
+def test_the_models_need_torch_and_numpy_alone():
+    done = subprocess.run([sys.executable, "-c", READER], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["alone", "1 3 11", "22"]
 
 
 @pytest.mark.parametrize(

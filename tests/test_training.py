@@ -22,7 +22,14 @@ from envs.worlds import EnvironmentSpec, WorldError
 from transformer.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
 from transformer.config import ConfigError, TrainingConfig
 from transformer.log import CLOCK_FIELDS
-from transformer.training import NonFiniteError, Trainer, learning_rate_at, step_seed
+from transformer.training import (
+    NonFiniteError,
+    Trainer,
+    learning_rate_at,
+    multiplies_bf16,
+    settle_precision,
+    step_seed,
+)
 
 
 def small(steps=12, conditioning="decoupled", **training) -> Config:
@@ -179,6 +186,44 @@ def test_bf16_trains_close_to_float32(payday, tmp_path):
     full, half = (everything(tmp_path / name)[2][-1]["loss"] for name in ("full", "half"))
     assert full != half
     assert half == pytest.approx(full, rel=0.02)
+
+
+def pretend(monkeypatch, **capabilities):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_auto_is_bf16_where_the_hardware_has_such_products(monkeypatch, capabilities, expected):
+    pretend(monkeypatch, **capabilities)
+    cpu = torch.device("cpu")
+    assert multiplies_bf16(cpu) == expected
+    settled = settle_precision(TrainingConfig(precision="auto"), cpu, None)
+    assert settled.precision == ("bf16" if expected else "float32")
+
+
+def test_the_precision_that_auto_took_stays_with_the_run(payday, tmp_path, monkeypatch):
+    pretend(monkeypatch, amx_bf16=True)
+    train(payday, small(precision="auto"), tmp_path / "run")
+    assert read_json(tmp_path / "run" / "run.json")["config"]["training"]["precision"] == "bf16"
+    pretend(monkeypatch, amx_bf16=False)
+    longer = small(steps=16, precision="auto", schedule="constant")
+    train(payday, small(precision="auto", schedule="constant"), tmp_path / "other")
+    pretend(monkeypatch, amx_bf16=True)
+    run = train(payday, longer, tmp_path / "other", resume=True)
+    assert run.config.training.precision == "float32"
+
+
+def test_bf16_on_a_processor_without_such_products_is_warned_of(monkeypatch, capsys):
+    config, cpu = TrainingConfig(precision="bf16"), torch.device("cpu")
+    pretend(monkeypatch, amx_bf16=True)
+    assert settle_precision(config, cpu, None) == config
+    assert capsys.readouterr().err == ""
+    pretend(monkeypatch, amx_bf16=False)
+    assert settle_precision(config, cpu, None) == config
+    assert "no such products" in capsys.readouterr().err
 
 
 def test_tensorboard_holds_the_log(payday, tmp_path):

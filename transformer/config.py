@@ -104,8 +104,9 @@ class TrainingConfig:
     """AdamW's decoupled weight decay, on every parameter as in the paper's code."""
     gradient_clip: float = 0.25
     """Largest norm of the whole gradient; a longer one is scaled down."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Number format of the matrix products in training; bf16 runs them by autocast, weights stay float32."""
+    precision: Literal["float32", "bf16", "auto"] = "float32"
+    """Number format of the matrix products in training; bf16 runs them by autocast, weights stay float32. auto takes
+    bf16 where the hardware multiplies it; a run keeps what was taken at its start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     seed: int = 0
@@ -166,7 +167,7 @@ class TranslatorConfig:
             batch_size=128,
             warmup_steps=1_000,
             gradient_clip=1.0,
-            precision="bf16",
+            precision="auto",
             checkpoint_every=500,
             evaluate_every=1_000,
         )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,7 +41,7 @@ from transformer.text import (
     read_text,
     subword_tokenizer,
 )
-from transformer.training import Trainer, check_same_recipe, newest_state, pick_device
+from transformer.training import Trainer, check_same_recipe, newest_state, pick_device, settle_precision
 from transformer.translation import EncoderDecoder
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ def train_characters(file: Path, config: CharactersConfig, folder: Path, *, resu
 
     The last tenth of the text is for validation; the best checkpoint has the lowest loss over all of it.
     """
-    text, device, training = read_text(file), pick_device(config.training.device), config.training
+    text, device = read_text(file), pick_device(config.training.device)
+    config = _settle(config, device, folder, resume)
+    training = config.training
     if not text:
         raise TextError(f"{file}: no text in it")
     tokenizer = character_tokenizer(text)
@@ -128,7 +130,9 @@ def train_translator(
     """
     import sacrebleu  # noqa: F401 (missing now is better than missing at the first score)
 
-    device, training = pick_device(config.training.device), config.training
+    device = pick_device(config.training.device)
+    config = _settle(config, device, folder, resume)
+    training = config.training
     sentences = [sentence for pair in pairs for sentence in pair]
     tokenizer = subword_tokenizer(sentences, config.vocabulary_size)
     model = _new_model(EncoderDecoder, config, tokenizer, device)
@@ -268,6 +272,12 @@ def _their_tokenizer(folder: Path) -> "Tokenizer":
         return Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{folder}/tokenizer.json: cannot be read ({error})") from None
+
+
+def _settle(config: C, device: torch.device, folder: Path, resume: bool) -> C:
+    """The configuration with its precision settled, as the run to resume has it."""
+    before = read_config(folder, type(config)).training if resume else None
+    return replace(config, training=settle_precision(config.training, device, before))
 
 
 def _new_model(kind: Any, config: CharactersConfig | TranslatorConfig, tokenizer: "Tokenizer", device: Any) -> Any:

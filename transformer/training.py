@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,26 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: no usable GPU; use --device cpu or auto")
     return torch.device(name)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware has bf16 products. Of processors only torch 2.11 and later can tell; before, none has."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last on ARM
+
+
+def settle_precision(config: TrainingConfig, device: torch.device, before: TrainingConfig | None) -> TrainingConfig:
+    """The configuration with "auto" decided: as in the run to resume, or by the hardware. Warns of a slow choice."""
+    precision = config.precision
+    if precision == "auto" and before is not None:
+        precision = before.precision
+    elif precision == "auto":
+        precision = "bf16" if multiplies_bf16(device) else "float32"
+    elif precision == "bf16" and hasattr(torch.cpu, "get_capabilities") and not multiplies_bf16(device):
+        print("precision bf16: this hardware has no such products, so float32 is many times faster", file=sys.stderr)
+    return replace(config, precision=precision)
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:

@@ -1,0 +1,302 @@
+"""How fast we are beside our peers: the same work done by both, turn by turn in one process, one thread, medians.
+
+Peers get the same threads, dropout, optimiser with its flags and gradient clip, and their fast attention; a batch is at
+hand before the clock starts. The ratio is of the medians on the wall; the one of processor time stands beside it, since
+it suffers less where other programs run. To add a row, write a function that returns the two pieces of work and put
+`@row` on it.
+
+    pip install "decision-transformer[benchmark,mujoco]"
+    python -m benchmarks.speed [--quick] [--only training evaluation] [--json speed.json]
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded
+from dt.config import Config, ModelConfig
+from dt.data import TrajectoryDataset
+from dt.evaluation import evaluate
+from dt.model import DecisionTransformer
+from dt.policy import ReturnConditionedPolicy
+from dt.training import build_model
+from envs.datasets import Dataset, load
+from envs.worlds import EnvironmentSpec
+from transformer.checkpoint import write_json
+from transformer.config import LanguageConfig, TrainingConfig
+from transformer.generation import Sampling, generate
+from transformer.huggingface import save_gpt2
+from transformer.language import LanguageModel
+from transformer.programs import next_token_loss
+from transformer.training import Trainer, multiplies_bf16
+
+Work = Callable[[], int]
+"""Does one piece of work and says how many units it was: steps, tokens, ..."""
+
+Make = Callable[[], tuple[Work, Work]]
+"""Makes our work and the peer's. What cannot be done on this machine raises `Unavailable`."""
+
+CPU = torch.device("cpu")
+
+
+class Unavailable(Exception):  # noqa: N818 (it is no error)
+    """A row that this machine cannot measure, and why."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what is measured, beside whom, and how many times as fast we want to be."""
+
+    group: str
+    measure: str
+    unit: str  # what is counted in a second
+    peer_name: str
+    goal: float
+    floor: float | None  # what must hold in every run
+    make: Make
+
+
+ROWS: list[Row] = []
+
+
+def row(
+    group: str, measure: str, *, unit: str, peer: str, goal: float, floor: float | None = None
+) -> Callable[[Make], Make]:
+    """Put a function that returns (our work, the peer's) into the table."""
+
+    def add(make: Make) -> Make:
+        ROWS.append(Row(group, measure, unit, peer, goal, floor, make))
+        return make
+
+    return add
+
+
+# Language: nanoGPT's small setting, equal weights.
+
+LANGUAGE = LanguageConfig(num_layers=4, num_heads=4, activation="gelu", dropout=0.0, vocabulary_size=65)
+"""Width 128, context 64; the 65 characters of Tiny Shakespeare."""
+
+
+def language_models() -> tuple[LanguageModel, Any]:
+    """Our language model, and Hugging Face's GPT-2 with the same weights."""
+    torch.manual_seed(0)
+    ours = LanguageModel(LANGUAGE)
+    with tempfile.TemporaryDirectory() as folder:
+        save_gpt2(ours, Path(folder) / "gpt2")
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(Path(folder) / "gpt2", attn_implementation="sdpa")
+    return ours, theirs
+
+
+def training_step(model: nn.Module, loss: Callable[[], tuple[Tensor, Tensor]], **settings: Any) -> Work:
+    """One step of our training loop, whoever's model it is."""
+    config = TrainingConfig(device="cpu", **settings)
+    trainer = Trainer(model, lambda step: None, config, Path("runs/none"), {}, loss=lambda _: loss())
+
+    def step() -> int:
+        trainer._one_step()
+        trainer.step += 1
+        return 1
+
+    return step
+
+
+@row("language", "training step, batch 12", unit="steps", peer="Hugging Face GPT2LMHeadModel", goal=1.3)
+def language_training() -> tuple[Work, Work]:
+    ours, theirs = language_models()
+    window = torch.randint(LANGUAGE.vocabulary_size, (12, LANGUAGE.context_length + 1))
+    theirs.config.use_cache = False  # on by default, and of no use here
+    return (
+        training_step(ours, lambda: next_token_loss(ours(window[:, :-1]), window[:, 1:])),
+        training_step(theirs, lambda: next_token_loss(theirs(window[:, :-1]).logits, window[:, 1:])),
+    )
+
+
+def generation(num_sequences: int) -> tuple[Work, Work]:
+    """Prompts of 4 tokens written on, greedily, until the context is full."""
+    ours, theirs = language_models()
+    prompts = torch.randint(LANGUAGE.vocabulary_size, (num_sequences, 4))
+    new_tokens = LANGUAGE.context_length - prompts.shape[1]
+
+    def we() -> list[list[int]]:
+        return generate(ours, prompts.tolist(), new_tokens, Sampling(temperature=0))
+
+    def they() -> list[list[int]]:
+        written = theirs.generate(
+            prompts, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(prompts)
+        )
+        return written.tolist()
+
+    assert we() == they(), "not the same tokens, so not the same work"
+    return (lambda: len(we()) * new_tokens), (lambda: len(they()) * new_tokens)
+
+
+@row("language", "cached generation, one sequence", unit="tokens", peer="Hugging Face generate", goal=2.5)
+def generate_one() -> tuple[Work, Work]:
+    return generation(1)
+
+
+@row("language", "cached generation, sixteen sequences", unit="tokens", peer="Hugging Face generate", goal=1.8)
+def generate_sixteen() -> tuple[Work, Work]:
+    return generation(16)
+
+
+# The Decision Transformer: Hopper, K = 20, width 128, 3 layers, 1 head, dropout 0.1. Theirs is the token model.
+
+
+def decision_models(conditioning: str) -> tuple[Dataset, DecisionTransformer, Baseline]:
+    """Our model and Hugging Face's of the same size, for the dataset that ships."""
+    dataset = load("hopper/replay-v0")
+    config = Config(model=ModelConfig(conditioning=conditioning))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    return dataset, build_model(dataset, config, None), Baseline(config.model, dataset)
+
+
+def decision_training(conditioning: str, precision: str, batch_size: int) -> tuple[Work, Work]:
+    """A step of training on one batch, theirs in float32."""
+    if precision == "bf16" and not multiplies_bf16(CPU):
+        raise Unavailable("this processor has no bf16 products")
+    dataset, ours, theirs = decision_models(conditioning)
+    data = TrajectoryDataset(dataset, ours.config.context_length)
+    batch = data.gather(data.indices(0, 0, batch_size))
+    window = left_padded(batch)
+
+    def their_loss() -> tuple[Tensor, Tensor]:
+        error = theirs(**window)[window["mask"]] - window["actions"][window["mask"]]  # (steps, A)
+        return error.square().mean(-1).sum(), window["mask"].sum()
+
+    return (
+        training_step(ours, lambda: ours(batch), precision=precision),
+        training_step(theirs, their_loss),
+    )
+
+
+@row("training", "token, float32, batch 64", unit="steps", peer="Hugging Face", goal=1.5, floor=1.3)
+def token_float32() -> tuple[Work, Work]:
+    return decision_training("token", "float32", 64)
+
+
+@row("training", "decoupled, float32, batch 64", unit="steps", peer="Hugging Face", goal=2.0)
+def decoupled_float32() -> tuple[Work, Work]:
+    return decision_training("decoupled", "float32", 64)
+
+
+@row("training", "token, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=2.5, floor=2.1)
+def token_bf16() -> tuple[Work, Work]:
+    return decision_training("token", "bf16", 64)
+
+
+@row("training", "token, bf16, batch 1,024", unit="steps", peer="Hugging Face, float32", goal=4.0, floor=3.0)
+def token_bf16_large() -> tuple[Work, Work]:
+    return decision_training("token", "bf16", 1024)
+
+
+@row("training", "decoupled, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=3.8, floor=3.0)
+def decoupled_bf16() -> tuple[Work, Work]:
+    return decision_training("decoupled", "bf16", 64)
+
+
+# Evaluation in Hopper-v5. Networks that have learned nothing fall soon, so the world goes on after a fall: then all
+# episodes have one length.
+
+
+def play(policy: Any, num_worlds: int) -> int:
+    """Play one episode in each world; how many steps that were."""
+    world = EnvironmentSpec("Hopper-v5", {"terminate_when_unhealthy": False}, max_episode_steps=60)
+    results = evaluate(policy, world, [1000.0], episodes=num_worlds, num_worlds=num_worlds)
+    return sum(results[0].lengths)
+
+
+@row("evaluation", "exact window, 16 worlds", unit="steps", peer="Hugging Face, one world", goal=5.0, floor=3.5)
+def exact_window() -> tuple[Work, Work]:
+    dataset, ours, theirs = decision_models("token")
+    alone = HuggingFacePolicy(theirs, dataset.action_space, ours.config.context_length, rows=1)
+    return (lambda: play(ReturnConditionedPolicy(ours), 16)), (lambda: play(alone, 1))
+
+
+def seconds_a_unit(work: Work) -> tuple[float, float]:
+    """Seconds on the wall, and of the processor, for one unit of a piece of work."""
+    wall, processor = time.perf_counter(), time.process_time()
+    units = work()
+    return (time.perf_counter() - wall) / units, (time.process_time() - processor) / units
+
+
+def measure(row: Row, rounds: int) -> dict[str, Any]:
+    """A line of the JSON: units in a second of ours and the peer's, their ratio, and whether it is the goal."""
+    line = {
+        "group": row.group,
+        "measure": row.measure,
+        "unit": f"{row.unit}/s",
+        "peer_name": row.peer_name,
+        "goal": row.goal,
+        "floor": row.floor,
+        **dict.fromkeys(("ours", "peer", "ratio", "cpu_ratio", "met", "note")),
+    }
+    try:
+        works = row.make()
+    except Unavailable as reason:
+        return {**line, "note": str(reason)}
+    for work in works:
+        work()  # the first time is never the time
+    times: tuple[list[tuple[float, float]], ...] = ([], [])
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            times[which].append(seconds_a_unit(works[which]))
+    (ours, our_cpu), (peer, peer_cpu) = (map(median, zip(*taken, strict=True)) for taken in times)
+    ratio = peer / ours
+    found = {"ours": 1 / ours, "peer": 1 / peer, "ratio": ratio, "cpu_ratio": peer_cpu / our_cpu}
+    return {**line, **found, "met": ratio >= row.goal}
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """The lines as a table in Markdown."""
+    rows = [
+        "| | | ours | peer | | times as fast | in processor time | goal | floor |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for line in lines:
+        if line["ratio"] is None:
+            figures = f"not measured: {line['note']} | | {line['peer_name']} | |"
+        else:
+            ours, peer = (f"{line[who]:,.4g} {line['unit']}" for who in ("ours", "peer"))
+            figures = f"{ours} | {peer} | {line['peer_name']} | {line['ratio']:.2f} | {line['cpu_ratio']:.2f}"
+        wanted = f"{line['goal']:g} | {'' if line['floor'] is None else format(line['floor'], 'g')}"
+        rows.append(f"| {line['group']} | {line['measure']} | {figures} | {wanted} |")
+    return "\n".join(rows)
+
+
+def parse() -> argparse.Namespace:
+    groups = list(dict.fromkeys(row.group for row in ROWS))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="5 rounds for each row, not 31")
+    parser.add_argument("--only", nargs="+", choices=groups, default=groups, help="groups of rows")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    rows, rounds = [row for row in ROWS if row.group in options.only], 5 if options.quick else 31
+    lines = []
+    with tqdm(rows, unit="row") as bar:
+        for row in bar:
+            bar.set_description(f"{row.group}: {row.measure}")
+            lines.append(measure(row, rounds))
+    print(table(lines))
+    if options.json:
+        write_json(options.json, lines)
+
+
+if __name__ == "__main__":
+    main()
