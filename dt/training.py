@@ -130,7 +130,7 @@ def train(
         evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
         describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
     )
-    if before is None:
+    if old is None or before is None:
         trainer.start()
     else:
         trainer.resume(checkpoint)
