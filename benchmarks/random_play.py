@@ -1,0 +1,34 @@
+"""Episodes of random play as a dataset: what the paper's small experiments learn from."""
+
+import numpy as np
+from tqdm import tqdm
+
+from envs import Dataset, EnvironmentSpec, Job, Played, RandomPolicy, Worlds, from_episodes, rollout
+
+RECORDING_SEED, ACTION_SEED = 10_000_000, 20_000_000
+"""Seeds of the worlds that are recorded, which no evaluation plays, and of the actions in them."""
+
+
+def record(environment: EnvironmentSpec, episodes: int) -> list[Played]:
+    """Play this many episodes at random, the first of them always the same."""
+    jobs = [Job(RECORDING_SEED + i, ACTION_SEED + i) for i in range(episodes)]
+    world = environment.make()
+    policy = RandomPolicy(world.action_space)
+    world.close()
+    with Worlds(environment.make, 1) as worlds, tqdm(total=episodes, desc="record", unit="episode") as bar:
+        return rollout(worlds, policy, jobs, keep_trajectories=True, on_episode=lambda _: bar.update())
+
+
+def dataset_of(played: list[Played], environment: EnvironmentSpec, name: str) -> Dataset:
+    """Recorded episodes as a checked dataset, meant for this environment."""
+    episodes = (
+        {
+            "observations": np.asarray(episode.observations),
+            "actions": np.asarray(episode.actions),
+            "rewards": np.asarray(episode.rewards),
+            "terminated": episode.terminated,
+            "truncated": episode.truncated,
+        }
+        for episode in played
+    )
+    return from_episodes(episodes, environment=environment, name=name)
