@@ -5,6 +5,7 @@ pure function of (seed, step), and `gather`, which takes those windows out.
 """
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dt.encoders import is_image
+from envs.cache import room
 from envs.datasets import Dataset
 from envs.spaces import leaf_spaces
 
@@ -39,7 +41,7 @@ def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[
     Computed as the episode's return minus what was earned before, in the order the rewards came: so a policy that
     starts from the return and subtracts each reward sees these very numbers.
     """
-    result = np.empty(len(rewards), np.float64)
+    result = room((len(rewards),), np.float64, rewards)
     for start, end in pairwise(offsets):
         earned = np.cumsum(rewards[start:end], dtype=np.float64)
         result[start] = earned[-1]
@@ -60,14 +62,11 @@ class TrajectoryDataset:
         self.num_steps = dataset.num_steps
         self.states = {name: _tensor(array, device) for name, array in dataset.observations.items()}
         self.actions = {name: _tensor(array, device) for name, array in dataset.actions.items()}
-        self.returns_to_go = _tensor(returns_to_go(dataset.rewards, dataset.offsets).astype(np.float32), device)
-        lengths = dataset.lengths
-        self.timesteps = _tensor(np.arange(self.num_steps) - np.repeat(dataset.offsets[:-1], lengths), device)  # (N,)
-        self.ends = _tensor(np.repeat(dataset.offsets[1:], lengths), device)  # (N,): where the step's episode ends
+        self.returns_to_go = _tensor(returns_to_go(dataset.rewards, dataset.offsets), device)  # float64
+        self.offsets = _tensor(dataset.offsets, device)
         self._window = torch.arange(context_length, device=device)
         self._frames = torch.arange(1 - frame_stack, 1, device=device)  # oldest first, the step's own last
         self._images = {name for name, leaf in leaf_spaces(dataset.observation_space).items() if is_image(leaf)}
-        self._offsets = dataset.offsets
 
     def indices(self, seed: int, step: int, batch_size: int) -> Tensor:
         """First steps of the batch's windows: (B,), any step of any episode with equal chance, as the paper's code.
@@ -80,26 +79,29 @@ class TrajectoryDataset:
 
     def gather(self, first: Tensor) -> Batch:
         """Windows of K steps that begin at the flat indices `first` (B,), cut where their episode ends."""
-        first = first.to(self.ends.device)
-        end = self.ends[first, None]  # (B, 1)
+        first = first.to(self.offsets.device)
+        episode = torch.searchsorted(self.offsets, first, right=True) - 1  # (B,)
+        begin, end = self.offsets[episode, None], self.offsets[episode + 1, None]  # each (B, 1)
         rows = first[:, None] + self._window  # (B, K)
         mask = rows < end
         rows = torch.minimum(rows, end - 1)  # padding repeats the last real step; the mask says that it is none
-        timesteps = self.timesteps[rows]  # (B, K)
-        begin = (rows - timesteps)[..., None]  # (B, K, 1)
-        stacks = torch.maximum(rows[..., None] + self._frames, begin)  # (B, K, F): none from the episode before
+        frames = rows[..., None] + self._frames  # (B, K, F)
+        stacks = torch.maximum(frames, begin[..., None])  # none from the episode before
         return Batch(
             states={name: tensor[stacks if name in self._images else rows] for name, tensor in self.states.items()},
             actions={name: tensor[rows] for name, tensor in self.actions.items()},
-            returns_to_go=self.returns_to_go[rows],
-            timesteps=timesteps,
+            returns_to_go=self.returns_to_go[rows].float(),
+            timesteps=rows - begin,
             mask=mask,
         )
 
     def episodes_of(self, first: Tensor) -> list[int]:
         """Numbers of the episodes that these windows come from, sorted."""
-        return sorted({int(i) for i in np.searchsorted(self._offsets, first.numpy(), side="right") - 1})
+        return sorted(set((torch.searchsorted(self.offsets.cpu(), first, right=True) - 1).tolist()))
 
 
 def _tensor(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    """The array as a tensor, on the CPU without a copy: a file may back it that is larger than memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from envs.cache import moments
 from envs.spaces import choices, least
 
 SMALLEST_SIDE = 36
@@ -55,8 +56,8 @@ class Normalizer(nn.Module):
 
     def fit(self, data: NDArray[np.generic]) -> None:
         """Take mean and deviation of data (N, *shape), computed in float64."""
-        deviation = data.std(axis=0, dtype=np.float64)
-        self.mean.copy_(torch.from_numpy(np.asarray(data.mean(axis=0, dtype=np.float64))))
+        mean, deviation = moments(data)
+        self.mean.copy_(torch.from_numpy(mean))
         self.deviation.copy_(torch.from_numpy(np.asarray(np.where(deviation < 1e-6, 1.0, deviation))))
 
     def forward(self, x: Tensor) -> Tensor:

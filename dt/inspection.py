@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dt.data import returns_to_go
 from dt.evaluation import default_targets
+from envs.cache import moments
 from envs.datasets import Dataset
 from envs.scores import scored_as_d4rl
 from envs.spaces import Leaves, leaf_spaces
@@ -60,7 +61,7 @@ def return_histogram(returns: NDArray[np.float64], bins: int = 10, width: int = 
 
 def return_scale(dataset: Dataset) -> float:
     """What returns are divided by where nobody sets it; 1 where they never vary."""
-    deviation = float(returns_to_go(dataset.rewards, dataset.offsets).std())
+    deviation = float(moments(returns_to_go(dataset.rewards, dataset.offsets))[1])
     return deviation if deviation > 1e-6 else 1.0
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dt.config import ModelConfig
 from dt.data import Batch, TensorLeaves, returns_to_go
 from dt.encoders import LinearEncoder, is_image, make_action_encoder, make_head, make_state_encoder
+from envs.cache import moments
 from envs.datasets import Dataset
 from envs.spaces import leaf_spaces
 from transformer.blocks import Transformer, initialize
@@ -86,7 +87,7 @@ class DecisionTransformer(nn.Module):
         for head, name in zip(self.heads, self.action_leaves, strict=True):
             head.fit(dataset.actions[name])  # type: ignore[operator]
         if self.config.return_scale is None:
-            deviation = float(returns_to_go(dataset.rewards, dataset.offsets).std())
+            deviation = float(moments(returns_to_go(dataset.rewards, dataset.offsets))[1])
             self.return_scale.fill_(deviation if deviation > 1e-6 else 1.0)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ declares; what the numbers themselves are is looked at in `envs.datasets`.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,45 +14,56 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.cache import Column, pieces
 from envs.readers import DataError, Header, RecordedEpisode, as_numbers
 from envs.spaces import Leaves, leaf_spaces, reason, to_leaves
 
 MOST_VALUES = 1024
 """Integers of more values than this are taken for quantities where no space is declared, and not for choices."""
 
+_COLUMNS = ("observation_space", "observation_space", "action_space")
+"""Spaces of what is kept of each episode: observations, the final ones, actions."""
+
 Fields = dict[str, Any]
 """The arrays of a `Dataset`, by its own names."""
 
 
-def joined(header: Header, recorded: Iterable[RecordedEpisode]) -> tuple[Header, Fields]:
-    """Episodes put one after the other, each looked at by itself; the header declares their spaces."""
-    columns: dict[str, list[Any]] = {"observations": [], "finals": [], "actions": [], "rewards": [], "ends": []}
+def joined(header: Header, recorded: Iterable[RecordedEpisode], folder: Path | None = None) -> tuple[Header, Fields]:
+    """Episodes put one after the other, each looked at by itself; the header declares their spaces.
+
+    folder: where their numbers go, episode by episode, into files; None keeps them in memory.
+    """
+    seen, last, done = ({name: Column(folder) for name in leaf_spaces(header.spaces[kind])} for kind in _COLUMNS)
+    rewards, lengths, ends = Column(folder), list[int](), list[list[bool]]()
     problems = list[str]()
     for episode in recorded:
         problems += _episode_problems(f"{header.source}: {episode.label}", episode, header.spaces)
         if problems:
             continue  # the others are looked at, and none of it is kept
-        columns["observations"].append({name: array[:-1] for name, array in episode.observations.items()})
-        columns["finals"].append({name: array[-1:] for name, array in episode.observations.items()})
-        columns["actions"].append(episode.actions)
-        columns["rewards"].append(episode.rewards)
-        columns["ends"].append([bool(episode.terminations[-1]), bool(episode.truncations[-1])])
+        for name, array in episode.observations.items():
+            seen[name].append(array[:-1])
+            last[name].append(array[-1:])
+        for name, array in episode.actions.items():
+            done[name].append(array)
+        rewards.append(episode.rewards)
+        lengths.append(len(episode.rewards))
+        ends.append([bool(episode.terminations[-1]), bool(episode.truncations[-1])])
     if problems:
         raise DataError(*problems)
-    count = len(columns["rewards"])
+    count = len(lengths)
     if count == 0:
         raise DataError(f"{header.source}: no episode in it")
     if header.num_episodes is not None and header.num_episodes != count:
         raise DataError(f"{header.source}: {count} episodes, metadata.json says {header.num_episodes}")
-    ends = np.asarray(columns["ends"], np.bool_)  # (E, 2)
+    ended = np.asarray(ends, np.bool_)  # (E, 2)
     return _noting_finals(header, not header.repeats_final), {
-        "observations": _join(columns["observations"]),
-        "final_observations": None if header.repeats_final else _join(columns["finals"]),
-        "actions": _join(columns["actions"]),
-        "rewards": np.concatenate(columns["rewards"]),
-        "offsets": _offsets([len(rewards) for rewards in columns["rewards"]]),
-        "terminated": ends[:, 0],
-        "truncated": ends[:, 1],
+        "observations": {name: column.finish() for name, column in seen.items()},
+        "final_observations": None if header.repeats_final else {name: x.finish() for name, x in last.items()},
+        "actions": {name: column.finish() for name, column in done.items()},
+        "rewards": rewards.finish(),
+        "offsets": _offsets(lengths),
+        "terminated": ended[:, 0],
+        "truncated": ended[:, 1],
     }
 
 
@@ -267,8 +279,20 @@ def place(offsets: NDArray[np.int64], row: int) -> str:
 
 
 def not_finite(array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where the array is NaN or infinite; integers, such as pictures, are not looked through."""
-    return ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, np.bool_)
+    """Where the array is NaN or infinite; integers, such as pictures, are not looked through.
+
+    Where nothing is, the answer is one False: the whole answer might be too much for memory.
+    """
+    if array.dtype.kind != "f" or all(np.isfinite(rows).all() for rows in pieces(array)):
+        return np.zeros(1, np.bool_)
+    return ~np.isfinite(array)
+
+
+def outside(array: NDArray[Any], low: Any, high: Any) -> NDArray[np.bool_]:
+    """Where the array is below `low` or above `high`; where nothing is, one False, as in `not_finite`."""
+    if (array.min(0) >= low).all() and (array.max(0) <= high).all():
+        return np.zeros(1, np.bool_)
+    return np.asarray((array < low) | (array > high))
 
 
 def _array(where: str, value: Any) -> NDArray[Any]:
@@ -348,10 +372,6 @@ def _stacked(name: str, field: str, values: list[Any], rows: list[int]) -> Any:
 def _keys(value: Any) -> list[Any]:
     """What a dictionary or tuple of arrays is made of; nothing where it is one array."""
     return sorted(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, tuple) else []
-
-
-def _join(episodes: list[Leaves]) -> Leaves:
-    return {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
 
 
 def _offsets(lengths: Any) -> NDArray[np.int64]:

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.assemble import Fields, flat_arrays, joined, not_finite, place, split
+from envs.assemble import Fields, flat_arrays, joined, not_finite, outside, place, split
+from envs.cache import CacheError, Entry
 from envs.readers import SPACES, DataError, Header, find, read_flat, read_folder
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, choices, leaf_spaces, space_to_json
@@ -93,7 +94,10 @@ class Dataset:
     @cached_property
     def returns(self) -> NDArray[np.float64]:
         """Sum of each episode's rewards: (E,)."""
-        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
+        groups = [self.offsets[i : i + 257] for i in range(0, self.num_episodes, 256)]  # all may not fit into memory
+        return np.concatenate(
+            [np.add.reduceat(self.rewards[g[0] : g[-1]].astype(float), g[:-1] - g[0]) for g in groups]
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -132,6 +136,7 @@ def load(
     download: bool = False,
     spaces: Mapping[str, Space[Any]] | None = None,
     environment: EnvironmentSpec | None = None,
+    cache: Literal["use", "verify", "off"] = "use",
 ) -> Dataset:
     """Read and check a dataset: a Minari id or folder, or a flat file: `.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`.
 
@@ -142,6 +147,8 @@ def load(
     spaces: "observation_space" and "action_space", one or both, instead of what the file says.
     environment: the world it is meant for, instead of the one that the file names. Spaces that a flat file does not
     declare are this world's, or, without one, inferred from the numbers.
+    cache: what was read once lies in `envs.cache` as arrays that are mapped into memory, as long as the source's files
+    have their size and time; "verify" hashes those arrays first, "off" reads the source and keeps nothing.
     Raises `DataError` with the file, the episode and the field; `WorldError` where that world cannot be made.
     """
     given = dict(spaces or {})
@@ -149,16 +156,45 @@ def load(
         path = find(str(source), download)
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
             path = path.parent
-        if path.is_dir():
-            header, episodes = read_folder(path, given)
-            dataset = _dataset(*joined(_in_world(header, environment), episodes))
-        else:
-            header, arrays = read_flat(path, given)
-            dataset = _dataset(*split(_in_world(header, environment), arrays))
+        dataset, fingerprint = _cached(path, given, environment, cache)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
     lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
-    return replace(dataset, loaded_from=(lasting,))
+    dataset = replace(dataset, loaded_from=(lasting,))
+    if fingerprint is not None:
+        vars(dataset)["fingerprint"] = fingerprint  # it is known: a cached property is kept there
+    return dataset
+
+
+def _cached(
+    path: Path, given: dict[str, Space[Any]], environment: EnvironmentSpec | None, cache: str
+) -> tuple[Dataset, str | None]:
+    """A file or folder as the cache has it, or read and put there; its fingerprint where that is known."""
+    entry = Entry.of(path, given, environment) if cache != "off" else None
+    if entry is None:
+        return _read(path, given, environment), None
+    if found := entry.read(verify=cache == "verify"):
+        return Dataset(**found[0]), found[1]
+    try:
+        with entry.building() as folder:
+            dataset = _read(path, given, environment, folder)
+            if entry.keep(folder, vars(dataset), dataset.fingerprint) and (found := entry.read()):
+                return Dataset(**found[0]), found[1]
+            return dataset, dataset.fingerprint  # what is mapped lives on without a name
+    except CacheError as error:
+        dataset = _read(path, given, environment)
+        return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
+
+
+def _read(
+    path: Path, given: dict[str, Space[Any]], environment: EnvironmentSpec | None, folder: Path | None = None
+) -> Dataset:
+    """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
+    if path.is_dir():
+        header, episodes = read_folder(path, given)
+        return _dataset(*joined(_in_world(header, environment), episodes, folder))
+    header, arrays = read_flat(path, given)
+    return _dataset(*split(_in_world(header, environment), arrays))
 
 
 def from_arrays(
@@ -293,13 +329,14 @@ def _leaf_problems(
     yield from _bad_values(dataset, label, not_finite(array), array)
     if not isinstance(space, spaces.Box):
         counts, start = (x.reshape(space.shape) for x in choices(space))
-        yield from _bad_values(dataset, label, (array < start) | (array >= start + counts), array, f"outside {space}")
+        yield from _bad_values(dataset, label, outside(array, start, start + counts - 1), array, f"outside {space}")
     else:
         if array.dtype != space.dtype:
             notes.append(f"{label} are recorded as {array.dtype}, the space says {space.dtype}")
-        if (array.min(0) < space.low).any() or (array.max(0) > space.high).any():  # cheap where nothing is beyond
-            outside = ((array < space.low) | (array > space.high)).reshape(len(array), -1).any(1)
-            notes.append(f"{label}: {int(outside.sum())} of {len(array)} steps are beyond the space's bounds")
+        beyond = outside(array, space.low, space.high)
+        if beyond.any():
+            steps = beyond.reshape(len(array), -1).any(1)
+            notes.append(f"{label}: {int(steps.sum())} of {len(array)} steps are beyond the space's bounds")
 
 
 def _bad_values(

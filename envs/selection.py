@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.cache import room
 from envs.datasets import Dataset, Part
 from envs.readers import DataError
 from envs.spaces import Leaves, same_space
@@ -112,7 +113,7 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
         observations=_concatenated([each.observations for each in datasets]),
         final_observations=_concatenated([each for each in finals if each is not None]) if None not in finals else None,
         actions=_concatenated([each.actions for each in datasets]),
-        rewards=np.concatenate([each.rewards for each in datasets]),
+        rewards=_concatenated([{"rewards": each.rewards} for each in datasets])["rewards"],
         offsets=_offsets(np.concatenate([each.lengths for each in datasets])),
         terminated=np.concatenate([each.terminated for each in datasets]),
         truncated=np.concatenate([each.truncated for each in datasets]),
@@ -136,7 +137,7 @@ def _rows(leaves: Leaves, offsets: NDArray[np.int64], chosen: NDArray[np.int64])
     lengths = np.diff(offsets)[chosen]
     found = {}
     for name, array in leaves.items():
-        found[name] = np.empty((int(lengths.sum()), *array.shape[1:]), array.dtype)
+        found[name] = room((int(lengths.sum()), *array.shape[1:]), array.dtype, array)
         for at, episode in zip(_offsets(lengths), chosen, strict=False):
             start, end = offsets[episode], offsets[episode + 1]
             found[name][at : at + end - start] = array[start:end]
@@ -144,7 +145,13 @@ def _rows(leaves: Leaves, offsets: NDArray[np.int64], chosen: NDArray[np.int64])
 
 
 def _concatenated(leaves: Sequence[Leaves]) -> Leaves:
-    return {name: np.concatenate([each[name] for each in leaves]) for name in leaves[0]}
+    """The rows of all of them, one after the other."""
+    found = {}
+    for name, first in leaves[0].items():
+        arrays = [each[name] for each in leaves]
+        found[name] = room((sum(map(len, arrays)), *first.shape[1:]), np.result_type(*arrays), first)
+        np.concatenate(arrays, out=found[name])
+    return found
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -216,6 +216,14 @@ LENGTHS = (3, 11, 1, 7)  # episodes shorter and longer than the window below
 STATE, ACTION, CONTEXT = 5, 3, 4
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    """A cache of the tests' own; a child process has it too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

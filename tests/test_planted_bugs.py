@@ -84,7 +84,7 @@ def window_across_episodes(patch):
 
     def without_ends(self, *arguments, **named):
         original(self, *arguments, **named)
-        self.ends = torch.full_like(self.ends, self.num_steps)
+        self.offsets = self.offsets[[0, -1]]  # all of it one episode
 
     patch.setattr(TrajectoryDataset, "__init__", without_ends)
 
@@ -134,7 +134,7 @@ def frames_of_the_episode_before(patch):
 
     def careless(self, first):
         shifted = TrajectoryDataset.__new__(TrajectoryDataset)
-        vars(shifted).update(vars(self), timesteps=torch.full_like(self.timesteps, 999))
+        vars(shifted).update(vars(self), offsets=self.offsets[[0, -1]])  # all of it one episode
         return replace(original(self, first), states=original(shifted, first).states)
 
     patch.setattr(TrajectoryDataset, "gather", careless)
