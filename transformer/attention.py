@@ -41,25 +41,22 @@ def causal_visibility(query_positions: Tensor, num_keys: int) -> Tensor:
 
 
 class KeyValueCache:
-    """Keys and values that one attention has computed, each in the column of its position; all room is taken at once.
+    """Keys and values that one attention has computed, in the order in which they came; all room is taken at once.
 
-    Rows of a batch may stand at different positions: a column that a row has not reached yet, or that holds padding, is
-    later than its queries, so the causal mask hides it until the row writes its own.
+    A row whose prompt was padded has padding between its tokens, which the caller's mask hides.
     """
 
-    def __init__(self, batch_size: int, num_heads: int, length: int, head_width: int, like: Tensor):
-        """length: columns, one for each position. like: a tensor of the wanted type, on the wanted device."""
-        shape = (batch_size, num_heads, length, head_width)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.length = 0  # columns that the furthest row may have written
+    def __init__(self, batch_size: int, num_heads: int, capacity: int, head_width: int, like: Tensor):
+        """capacity: columns, one for each token. like: a tensor of the wanted type, on the wanted device."""
+        shape = (batch_size, num_heads, capacity, head_width)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0  # columns that hold a token or its padding
 
-    def write(self, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B, H, L, Hd) at positions (L,) or (B, L); returns all keys and values so far, (B, H, length, Hd)."""
-        # The row that was furthest may be gone by now, so this is a bound; columns that nobody reached stay hidden.
-        self.length = min(self.length + keys.shape[2], self.keys.shape[2])
-        columns = positions.expand(len(keys), -1)[:, None, :, None].expand(keys.shape)  # (B, H, L, Hd)
-        self.keys.scatter_(2, columns, keys)
-        self.values.scatter_(2, columns, values)
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (B, H, L, Hd) behind what is there; returns all keys and values so far, (B, H, length, Hd)."""
+        before, self.length = self.length, self.length + keys.shape[2]
+        self.keys[:, :, before : self.length] = keys
+        self.values[:, :, before : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def rows(self, rows: Sequence[int]) -> "KeyValueCache":
@@ -98,9 +95,9 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """Queries from x, keys and values from the context: from x itself (self-attention) when it is None.
 
-        x: (B, L, D). context: (B, Lk, D). mask: (B, Lk), True where a key is real.
-        positions: where the tokens of x stand, (L,) or (B, L); 0, 1, ... when None.
-        cache: keys and values of earlier calls, and of this one from now on.
+        x: (B, L, D). context: (B, Lk, D). mask: (B, Lk), True where a key is real, those in the cache included.
+        positions: where the tokens of x stand, (L,) or (B, L), for rotary ones; 0, 1, ... when None.
+        cache: keys and values of earlier calls, which x's tokens follow, and of this one from now on.
         read: indices into x whose outputs are wanted, (Q,) or (B, Q); all when None.
         Returns (B, L, D), or (B, Q, D) with `read`.
         """
@@ -111,7 +108,7 @@ class MultiHeadAttention(nn.Module):
             v,
             attn_mask=visible,
             # The kernel's own causal mask is right only for as many queries as keys; it is faster there.
-            is_causal=self.causal and visible is None,
+            is_causal=self.causal and visible is None and q.shape[2] == k.shape[2],
             dropout_p=self.dropout if self.training else 0.0,
         )  # (B, H, Lq, Hd)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, Lq, D)
@@ -137,21 +134,19 @@ class MultiHeadAttention(nn.Module):
         if context is not None and cache is not None and cache.length:  # the context is the same at every call
             return q, cache.keys, cache.values, None if mask is None else mask[:, None, None]
         k, v = (self._split_heads(part) for part in self.key_value(x if context is None else context).chunk(2, dim=-1))
-        plain = positions is None and read is None and cache is None
-        if positions is None:
-            positions = torch.arange(x.shape[1], device=x.device)
-        asked = positions if read is None else _positions_of(read, positions)
         if self.rotary is not None and context is None:  # distances between two different sequences mean nothing
-            q, k = self.rotary(q, asked), self.rotary(k, positions)
+            positions = torch.arange(x.shape[1], device=x.device) if positions is None else positions
+            q = self.rotary(q, positions if read is None else _positions_of(read, positions))
+            k = self.rotary(k, positions)
+        before = 0 if cache is None else cache.length
         if cache is not None:
-            k, v = cache.write(k, v, positions if context is None else torch.arange(k.shape[2], device=k.device))
+            k, v = cache.write(k, v)
         visible = None
-        if self.causal and not (plain and mask is None):
-            if cache is None:  # the keys stand where x's tokens stand
-                visible = positions[..., None, :] <= asked[..., :, None]  # (Lq, Lk), or (B, Lq, Lk)
-                visible = visible if visible.dim() == 2 else visible[:, None]
-            else:
-                visible = causal_visibility(asked, k.shape[2])
+        # One token that follows all others may look at each of them; the kernel knows the plain triangle.
+        follows, plain = read is None and x.shape[1] == 1, read is None and before == 0 and mask is None
+        if self.causal and not (follows or plain):
+            asked = torch.arange(x.shape[1], device=x.device) if read is None else read
+            visible = causal_visibility(before + asked, k.shape[2])
         if mask is not None:
             keys = mask[:, None, None]  # (B, 1, 1, Lk)
             visible = keys if visible is None else visible & keys

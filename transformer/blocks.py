@@ -27,8 +27,10 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape, to the same shape."""
-        if x.is_cuda or not self.training or self.rate == 0:
-            return F.dropout(x, self.rate, self.training)
+        if not self.training or self.rate == 0:
+            return x
+        if x.is_cuda:
+            return F.dropout(x, self.rate)
         words = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
         kept = draws >= round(self.rate * 65_536) - 32_768
@@ -149,8 +151,9 @@ class Transformer(nn.Module):
 
         read: indices whose outputs are wanted, (Q,) or (B, Q) with a choice for each row; then (B, Q, D) comes out. The
         last block computes queries and feed-forward there alone: the same numbers for less work.
-        mask: (B, L), True where a token is real; a causal stack padded on the right needs none.
-        positions: where the tokens stand, (L,) or (B, L), for a stack with a cache; 0, 1, ... when None.
+        mask: (B, L), True where a token is real, or (B, Lk) with those in the cache; a causal stack that is padded on the
+        right needs one for cached tokens alone.
+        positions: where the tokens stand, (L,) or (B, L), for rotary ones; 0, 1, ... when None.
         memory: (B, M, D) for a stack with cross-attention; memory_mask: (B, M), True where it is real.
         cache: from `make_cache`; it takes this call's keys and values up.
         """

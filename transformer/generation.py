@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from transformer.blocks import BlockCache
 from transformer.language import LanguageModel
@@ -82,27 +83,35 @@ class LanguageReader:
 
     def __init__(self, model: LanguageModel, use_cache: bool = True):
         self.model, self.use_cache = model, use_cache
-        self.starts: list[int] | None = None  # where the cached windows begin
+        self.starts: list[int] = []  # where the cached windows begin
         self.cache: list[BlockCache] | None = None
+        self.real: Tensor | None = None  # (B, columns of the cache), False where they hold padding; None: nowhere
 
     def next_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """One row for each text: (B, V)."""
         device, limit = self.model.embedding.tokens.weight.device, self.model.config.context_length
         starts = [window_start(len(text), limit) for text in texts]
-        windows = [text[start:] for text, start in zip(texts, starts, strict=True)]
-        last = torch.tensor([[len(window) - 1] for window in windows], device=device)  # (B, 1)
-        if self.use_cache and starts == self.starts:
-            newest = torch.tensor([[window[-1]] for window in windows], device=device)  # (B, 1)
-            return self.model(newest, positions=last, cache=self.cache)[:, 0]
+        last = [len(text) - start - 1 for text, start in zip(texts, starts, strict=True)]
+        one_length = len(set(last)) == 1
+        if self.cache is not None and self.cache[0].own.length < limit and starts == self.starts:
+            newest = torch.tensor([[text[-1]] for text in texts], device=device)  # (B, 1)
+            positions = torch.tensor(last[:1] if one_length else [[each] for each in last], device=device)
+            self.real = None if self.real is None else F.pad(self.real, (0, 1), value=True)
+            return self.model(newest, positions=positions, mask=self.real, cache=self.cache)[:, 0]
+        tokens = pad([text[start:] for text, start in zip(texts, starts, strict=True)], device)  # (B, L)
+        read = torch.tensor([[each] for each in last], device=device)  # (B, 1)
         self.starts = starts
         self.cache = self.model.transformer.make_cache(len(texts), limit) if self.use_cache else None
-        return self.model(pad(windows, device), read=last, cache=self.cache)[:, 0]
+        self.real = None if one_length else torch.arange(tokens.shape[1], device=device) <= read
+        return self.model(tokens, read=read, cache=self.cache)[:, 0]
 
     def keep(self, rows: Sequence[int]) -> None:
         """The next call's texts continue these rows of the last call's."""
-        if self.starts is not None and self.cache is not None:
-            self.starts = [self.starts[row] for row in rows]
-            self.cache = [layer.rows(rows) for layer in self.cache]
+        if self.cache is None or list(rows) == list(range(len(self.starts))):
+            return
+        self.starts = [self.starts[row] for row in rows]
+        self.cache = [layer.rows(rows) for layer in self.cache]
+        self.real = None if self.real is None else self.real[torch.tensor(rows, device=self.real.device)]
 
 
 class TranslationReader:
@@ -133,6 +142,8 @@ class TranslationReader:
 
     def keep(self, rows: Sequence[int]) -> None:
         """The next call's targets continue these rows of the last call's."""
+        if list(rows) == list(range(len(self.memory))):
+            return
         index = torch.tensor(rows, device=self.memory.device)
         self.memory, self.source_mask = self.memory[index], self.source_mask[index]
         self.cache = [layer.rows(rows) for layer in self.cache] if self.cache else None
@@ -144,7 +155,7 @@ def pad(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def write_on(
     reader: Reader,
     texts: Sequence[Sequence[int]],
@@ -191,7 +202,7 @@ def generate(
     return write_on(reader, prompts, new_tokens, sampling, stop=stop, generator=generator)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     reader: Reader,
     texts: Sequence[Sequence[int]],

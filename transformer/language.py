@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transformer.blocks import BlockCache, Transformer, initialize
 from transformer.config import LanguageConfig
@@ -34,7 +35,7 @@ class TokenEmbedding(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, V)."""
-        return x @ self.tokens.weight.T
+        return F.linear(x, self.tokens.weight)
 
 
 class LanguageModel(nn.Module):
@@ -52,12 +53,15 @@ class LanguageModel(nn.Module):
         *,
         positions: Tensor | None = None,
         read: Tensor | None = None,
+        mask: Tensor | None = None,
         cache: list[BlockCache] | None = None,
     ) -> Tensor:
         """tokens: (B, L) integers, padded on the right where rows differ in length. Returns logits (B, L, V).
 
         positions: (L,) or (B, L), for tokens that follow those in the cache; 0, 1, ... when None. read: indices (Q,) or
-        (B, Q) whose logits are wanted, then (B, Q, V).
+        (B, Q) whose logits are wanted, then (B, Q, V). mask: (B, Lk), True where a token is real, those in the cache
+        included; None where none of them is padding.
         """
         x = self.embedding(tokens, positions)  # (B, L, D)
-        return self.embedding.logits(self.transformer(x, read, positions=positions, cache=cache))  # (B, Q, V)
+        x = self.transformer(x, read, mask=mask, positions=positions, cache=cache)  # (B, Q, D)
+        return self.embedding.logits(x)  # (B, Q, V)
