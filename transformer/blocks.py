@@ -151,7 +151,7 @@ class Transformer(nn.Module):
 
         read: indices whose outputs are wanted, (Q,) or (B, Q) with a choice for each row; then (B, Q, D) comes out. The
         last block computes queries and feed-forward there alone: the same numbers for less work.
-        mask: (B, L), True where a token is real, or (B, Lk) with those in the cache; a causal stack that is padded on the
+        mask: (B, L), True where a token is real, or (B, Lk) with those in the cache; a causal stack, padded on the
         right needs one for cached tokens alone.
         positions: where the tokens stand, (L,) or (B, L), for rotary ones; 0, 1, ... when None.
         memory: (B, M, D) for a stack with cross-attention; memory_mask: (B, M), True where it is real.
