@@ -49,7 +49,7 @@ EPISODES = 20
 class Method:
     """One row of a table: what is learned from, and how it is conditioned."""
 
-    conditioning: Literal["token", "decoupled", "none"] = "token"
+    conditioning: Literal["token", "decoupled", "none", "single"] = "token"
     top_fraction: float = 1.0  # share of the steps, in the episodes of highest return
     context_length: int = 5
     delayed: bool = False  # all reward at the last step
@@ -59,6 +59,7 @@ class Method:
 METHODS = {
     "token": Method("token"),
     "decoupled": Method("decoupled"),
+    "single": Method("single"),
     "bc": Method("none"),
     "bc-10": Method("none", top_fraction=0.1),
     "huggingface": Method(huggingface=True),
@@ -69,7 +70,7 @@ METHODS = {
 }
 """Each method by its name. Behaviour cloning hears no return, so a delayed reward changes nothing of it."""
 
-MAIN = ("token", "decoupled", "bc", "bc-10")
+MAIN = ("token", "decoupled", "single", "bc", "bc-10")
 DATASETS = (
     "hopper/mixed-v0",
     "hopper/replay-v0",

@@ -13,6 +13,7 @@ from dt.evaluation import TargetResult, rank_correlation
 NAMES = {
     "token": "token",
     "decoupled": "decoupled",
+    "single": "single",
     "bc": "behaviour cloning",
     "bc-10": "10 % behaviour cloning",
     "huggingface": "Hugging Face",
@@ -89,16 +90,17 @@ def _rank_correlation(row: Row) -> float:
 
 
 def _overall(rows: Sequence[Row]) -> str:
-    """Interquartile means of the normalised scores over what all main methods have, each with its interval."""
-    have = [{(row["dataset"], row["seed"]) for row in rows if row["method"] == method} for method in MAIN]
+    """Interquartile means of the normalised scores over what all main methods that were run have, with intervals."""
+    methods = [method for method in MAIN if any(row["method"] == method for row in rows)]
+    have = [{(row["dataset"], row["seed"]) for row in rows if row["method"] == method} for method in methods]
     common = sorted(set.intersection(*have))
     lines = [
-        f"**All datasets**, the {len(common)} pairs of dataset and seed that every main method has",
+        f"**All datasets**, the {len(common)} pairs of dataset and seed that every main method here has",
         "",
         f"| method | {' | '.join(COLUMNS)} |",
         f"| --- | {' | '.join('---' for _ in COLUMNS)} |",
     ]
-    for method in MAIN:
+    for method in methods:
         by_cell = {(row["dataset"], row["seed"]): row for row in rows if row["method"] == method}
         cells = []
         for pick in COLUMNS.values():

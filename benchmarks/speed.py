@@ -190,6 +190,11 @@ def decoupled_float32() -> tuple[Work, Work]:
     return decision_training("decoupled", "float32", 64)
 
 
+@row("training", "single, float32, batch 64", unit="steps", peer="Hugging Face", goal=3.0)
+def single_float32() -> tuple[Work, Work]:
+    return decision_training("single", "float32", 64)
+
+
 @row("training", "token, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=2.5, floor=2.1)
 def token_bf16() -> tuple[Work, Work]:
     return decision_training("token", "bf16", 64)
@@ -203,6 +208,11 @@ def token_bf16_large() -> tuple[Work, Work]:
 @row("training", "decoupled, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=3.8, floor=3.0)
 def decoupled_bf16() -> tuple[Work, Work]:
     return decision_training("decoupled", "bf16", 64)
+
+
+@row("training", "single, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=6.0)
+def single_bf16() -> tuple[Work, Work]:
+    return decision_training("single", "bf16", 64)
 
 
 # Evaluation in Hopper-v5. Networks that have learned nothing fall soon, so the world goes on after a fall: then all

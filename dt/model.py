@@ -3,6 +3,7 @@
 token       R_1 s_1 a_1 R_2 s_2 a_2 ...   the action is read from the state's output, which saw R_1 .. R_t
 decoupled   s_1 a_1 s_2 a_2 ...           the same, but only R_t acts, by modulating that output
 none        s_1 a_1 s_2 a_2 ...           no return at all: behaviour cloning
+single      s_1 s_2+a_1 s_3+a_2 ...       one token a step: the state and the action before it; the return as decoupled
 """
 
 from collections.abc import Mapping
@@ -22,10 +23,22 @@ from transformer.blocks import Transformer, initialize
 from transformer.config import require
 from transformer.positions import LearnedPositions
 
+MODULATED = ("decoupled", "single")
+"""The conditionings in which a step's return-to-go acts on that step's output alone."""
+
 
 def interleave(parts: list[Tensor]) -> Tensor:
     """P sequences (B, T, D) as one (B, T P, D): first of each, second of each, ..."""
     return torch.stack(parts, dim=2).flatten(1, 2)  # (B, T, P, D) -> (B, T P, D)
+
+
+def previous(encoded: Tensor) -> Tensor:
+    """Each step gets what the step before it had, the window's first step zeros: (B, T, D) -> (B, T, D).
+
+    A window's first step has no previous action, even where its episode began earlier: the window holds all that the
+    model knows, in training as in a rollout, as with the other conditionings.
+    """
+    return F.pad(encoded[:, :-1], (0, 0, 1, 0))
 
 
 class ReturnModulation(nn.Module):
@@ -74,7 +87,7 @@ class DecisionTransformer(nn.Module):
         if config.conditioning == "token":
             self.return_encoder = nn.Linear(1, config.width)
             initialize(self.return_encoder)
-        elif config.conditioning == "decoupled":
+        elif config.conditioning in MODULATED:
             self.modulation = ReturnModulation(config.width)
             nn.init.zeros_(self.modulation.output.weight)
             nn.init.zeros_(self.modulation.output.bias)
@@ -105,8 +118,7 @@ class DecisionTransformer(nn.Module):
 
         steps: where, (Q,) or (B, Q) indices into the window; None is everywhere, be a step real or not.
         """
-        every = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-        return self._read_actions(batch, every if steps is None else steps)
+        return self._read_actions(batch, steps)
 
     @torch.no_grad()
     def act(
@@ -124,22 +136,26 @@ class DecisionTransformer(nn.Module):
             for head, name in zip(self.heads, self.action_leaves, strict=True)
         }
 
-    def _read_actions(self, batch: Batch, steps: Tensor) -> TensorLeaves:
-        """Head outputs at the states of the asked steps, (Q,) or (B, Q): for each leaf (B, Q, *outputs)."""
+    def _read_actions(self, batch: Batch, steps: Tensor | None) -> TensorLeaves:
+        """Head outputs at the states of the asked steps, (Q,) or (B, Q), or of all: for each leaf (B, Q, *outputs)."""
+        conditioning, asked = self.config.conditioning, steps
+        steps = torch.arange(batch.mask.shape[1], device=batch.mask.device) if asked is None else asked
         returns = _masked(batch.returns_to_go, batch.mask).to(self.return_scale.dtype) / self.return_scale  # (B, T)
         time = self.timestep_encoder(_masked(batch.timesteps, batch.mask))  # (B, T, D)
-        parts = [
-            _encode(self.state_encoders, self.state_leaves, batch.states, batch.mask) + time,
-            _encode(self.action_encoders, self.action_leaves, batch.actions, batch.mask) + time,
-        ]
-        if self.config.conditioning == "token":
-            parts.insert(0, self.return_encoder(returns[..., None]) + time)
-        tokens = self.embedding_norm(interleave(parts))  # (B, T P, D)
-        state_tokens = steps * len(parts) + len(parts) - 2  # the state stands just before the action
-        x = self.transformer(tokens, read=state_tokens)  # (B, Q, D)
-        if self.config.conditioning == "decoupled":
-            asked = returns[:, steps] if steps.dim() == 1 else returns.gather(1, steps)  # (B, Q)
-            x = self.modulation(x, asked)
+        state = _encode(self.state_encoders, self.state_leaves, batch.states, batch.mask) + time
+        action = _encode(self.action_encoders, self.action_leaves, batch.actions, batch.mask)
+        if conditioning == "single":
+            x = self.transformer(self.embedding_norm(state + previous(action)), read=asked)  # (B, Q, D)
+        else:
+            parts = [state, action + time]
+            if conditioning == "token":
+                parts.insert(0, self.return_encoder(returns[..., None]) + time)
+            tokens = self.embedding_norm(interleave(parts))  # (B, T P, D)
+            state_tokens = steps * len(parts) + len(parts) - 2  # the state stands just before the action
+            x = self.transformer(tokens, read=state_tokens)  # (B, Q, D)
+        if conditioning in MODULATED:
+            own = returns[:, steps] if steps.dim() == 1 else returns.gather(1, steps)  # (B, Q)
+            x = self.modulation(x, own)
         return {name: head(x) for head, name in zip(self.heads, self.action_leaves, strict=True)}
 
 

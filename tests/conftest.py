@@ -267,7 +267,7 @@ def small_model(conditioning: str, dataset: Dataset, **changes: int) -> Decision
     return model.eval()
 
 
-@pytest.fixture(params=["token", "decoupled", "none"])
+@pytest.fixture(params=["token", "decoupled", "none", "single"])
 def model(request, dataset) -> DecisionTransformer:
     return small_model(request.param, dataset)
 

@@ -40,7 +40,7 @@ def full(dataset) -> Batch:
 
 
 def check_dependence(model, batch):
-    """Each action sees earlier actions, states so far, and returns so far (token), its own (decoupled) or none."""
+    """Each action sees earlier actions, states so far, and returns so far (token), its own (or none in cloning)."""
     direction, conditioning = torch.randn(ACTION), model.config.conditioning
     for step in range(CONTEXT):
         seen = gradients(model, batch, step, direction)
@@ -57,6 +57,19 @@ def check_dependence(model, batch):
 def test_each_action_depends_on_the_past_alone(model, full):
     assert full.mask.all()
     check_dependence(model, full)
+
+
+def test_one_token_holds_the_state_and_the_action_before_it(dataset, full):
+    """Built by hand: what the Transformer is given, and that it is a third of the paper's tokens."""
+    model, given = small_model("single", dataset), []
+    model.transformer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    model(full)
+    (tokens,) = given
+    state = model.state_encoders[0](full.states["value"]) + model.timestep_encoder(full.timesteps)
+    action = model.action_encoders[0](full.actions["value"])
+    expected = [state[:, 0]] + [state[:, t] + action[:, t - 1] for t in range(1, CONTEXT)]
+    torch.testing.assert_close(tokens, model.embedding_norm(torch.stack(expected, 1)))
+    assert tokens.shape == (3, CONTEXT, 16)
 
 
 def test_interleave_puts_the_first_of_each_first():
@@ -225,7 +238,7 @@ def test_a_whole_number_as_return_scale_keeps_fractions(dataset):
         assert model.return_scale.dtype == torch.float32
 
 
-@pytest.mark.parametrize("conditioning", ["token", "decoupled"])
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "single"])
 def test_the_return_is_divided_by_its_scale(conditioning, dataset, batch):
     model = small_model(conditioning, dataset)
     expected = model.predict(batch)["value"]

@@ -44,6 +44,14 @@ def action_before_its_state(patch):
     patch.setattr(model_module, "interleave", lambda parts: original([*parts[:-2], parts[-1], parts[-2]]))
 
 
+def present_action_in_the_states_token(patch):
+    patch.setattr(model_module, "previous", lambda encoded: encoded)
+
+
+def previous_action_round_the_end(patch):
+    patch.setattr(model_module, "previous", lambda encoded: encoded.roll(1, dims=1))
+
+
 def return_to_go_without_the_present_reward(patch):
     original = data.returns_to_go
     patch.setattr(test_data, "returns_to_go", lambda rewards, offsets: original(rewards, offsets) - rewards)
@@ -218,6 +226,10 @@ def clones_dependence(request):
     test_model.check_dependence(small_model("none", request("dataset")), request("full"))
 
 
+def single_dependence(request):
+    test_model.check_dependence(small_model("single", request("dataset")), request("full"))
+
+
 def padding(request):
     test_model.test_padding_changes_neither_loss_nor_outputs_nor_gradients(
         request("model"), request("batch"), float("nan")
@@ -294,6 +306,9 @@ BUGS = [
     (causal_mask_by_shape_when_queries_are_fewer, pruned_queries),
     (tokens_one_kind_after_the_other, dependence),
     (action_before_its_state, dependence),
+    (present_action_in_the_states_token, single_dependence),
+    (previous_action_round_the_end, single_dependence),
+    (no_causal_mask, single_dependence),
     (return_told_to_a_clone, clones_dependence),
     (return_to_go_without_the_present_reward, returns_loop),
     (normaliser_skipped, normaliser),

@@ -83,7 +83,7 @@ def trained_on(dataset, conditioning="decoupled", **changes):
     return model.eval()
 
 
-@pytest.mark.parametrize("conditioning", ["token", "decoupled"])
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "single"])
 def test_asking_for_more_earns_more(payday, conditioning):
     model = trained_on(payday, conditioning)
     results = evaluate(ReturnConditionedPolicy(model), payday.environment, [0.0, 3.0, 6.0, 10.0], episodes=5, seed=0)
@@ -103,7 +103,7 @@ def test_behaviour_cloning_plays_the_same_whatever_it_is_asked_for(payday):
     assert rank_correlation([low, high]) == 0
 
 
-@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none"])
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none", "single"])
 def test_returns_do_not_depend_on_the_number_of_worlds(conditioning):
     """In Hopper-v5 a difference in the last bit of one action would grow into other returns within a few steps."""
     environment = EnvironmentSpec("Hopper-v5", max_episode_steps=60)

@@ -94,7 +94,7 @@ def cut_at(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none"])
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none", "single"])
 def test_a_resumed_run_is_the_uninterrupted_run(payday, tmp_path, cut_at, conditioning):
     config = small(conditioning=conditioning, evaluate_every=4)
     train(payday, config, tmp_path / "whole")
@@ -317,7 +317,10 @@ def test_a_copied_checkpoint_folder_is_left_alone(payday, tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ModelConfig(conditioning="Token"), "conditioning must be one of token, decoupled, none, not 'Token'"),
+        (
+            lambda: ModelConfig(conditioning="Token"),
+            "conditioning must be one of token, decoupled, none, single, not 'Token'",
+        ),
         (lambda: TrainingConfig(schedule="linear"), "schedule must be one of constant, cosine, not 'linear'"),
     ],
 )
