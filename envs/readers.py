@@ -6,11 +6,13 @@ environment is built, no pickle loaded and no module imported because a file ask
 
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -164,29 +166,172 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
 
 
 def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode]:
-    def arrays(group: str, field: str, space: Space[Any]) -> Leaves:
-        names, kinds = _hdf5_names(space), leaf_spaces(space)
-        return {leaf: _hdf5_leaf(file, path, f"{group}/{field}{inside}", kinds[leaf]) for leaf, inside in names.items()}
-
+    names = {
+        field: _hdf5_names(header.spaces[kind], field)
+        for field, kind in zip(("observations", "actions"), SPACES, strict=True)
+    }
+    kinds = [leaf_spaces(header.spaces[kind]) for kind in SPACES]
+    flags = ("rewards", "terminations", "truncations")
     with _hdf5_file(path) as file:
         numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
         for name, number in numbers.items():
             if not number.isdecimal():
                 raise DataError(f"{path}: {name}: not an episode's name")
+        plain = _PlainArrays(file, [*names["observations"].values(), *names["actions"].values(), *flags])
         for group in sorted(numbers, key=lambda name: int(numbers[name])):
-            flat = {
-                name: _hdf5_array(file, path, f"{group}/{name}") for name in ("rewards", "terminations", "truncations")
-            }
-            observations = arrays(group, "observations", header.spaces["observation_space"])
-            yield RecordedEpisode(group, observations, arrays(group, "actions", header.spaces["action_space"]), **flat)
+            read = partial(_hdf5_leaf, file, path, group, plain.read(group))
+            rewards, terminations, truncations = (read(name) for name in flags)
+            observations, actions = (
+                {leaf: read(name, spaces[leaf]) for leaf, name in inside.items()}
+                for inside, spaces in zip(names.values(), kinds, strict=True)
+            )
+            yield RecordedEpisode(group, observations, actions, rewards, terminations, truncations)
+
+
+class _PlainArrays:
+    """Arrays of numbers in an HDF5 file, by its library's own calls: h5py's objects cost more time than the numbers.
+
+    Only what is plain: reached by hard links alone, without a filter, all of it in this very file. The rest, what is
+    broken included, is left to those who look closer.
+    """
+
+    FILTERED_OR_ELSEWHERE = 1 << 11 | 1 << 7
+    """Messages of an object's header (HDF5's file format, IV.A.2): a filter pipeline, a list of external files."""
+
+    def __init__(self, file: Any, names: Iterable[str]):
+        """names: where the arrays are, below each episode's group."""
+        import h5py
+
+        self._h5py, self._root = h5py, file.id
+        self._tree: dict[bytes, Any] = {}  # {b"observations": {b"arm": {}}}
+        for name in names:
+            inside = self._tree
+            for part in name.split("/"):
+                inside = inside.setdefault(part.encode(), {})
+        self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
+        self._links = self._hard_links(self._root)
+
+    def read(self, group: str) -> dict[str, NDArray[Any]]:
+        """The plain ones of a group, by their names below it."""
+        found: dict[str, NDArray[Any]] = {}
+        if group.encode() in self._links:
+            self._read_below(self._root, group.encode(), self._tree, "", found)
+        return found
+
+    def _read_below(
+        self, parent: Any, group: bytes, tree: dict[bytes, Any], prefix: str, found: dict[str, Any]
+    ) -> None:
+        try:
+            below = self._h5py.h5g.open(parent, group)
+            links = self._hard_links(below)
+            for name in (name for name in tree if name in links):  # in Minari's own order: one after the other on disk
+                where = prefix + name.decode()
+                if tree[name]:
+                    self._read_below(below, name, tree[name], f"{where}/", found)
+                elif (array := self._array(below, name)) is not None:
+                    found[where] = array
+        except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError, MemoryError):
+            return  # whatever is wrong is said by those who look closer
+
+    def _array(self, parent: Any, name: bytes) -> NDArray[Any] | None:
+        h5 = self._h5py
+        node = h5.h5d.open(parent, name)
+        if h5.h5o.get_info(node).hdr.mesg.present & self.FILTERED_OR_ELSEWHERE:
+            return None
+        stored, shape = node.get_type(), node.shape
+        known = self._types.get(name)
+        if known is None or not known[0].equal(stored):
+            known = self._types[name] = stored, stored.dtype  # to work a type out is slower than to compare it
+        kind = known[1]
+        size = math.prod(shape) * kind.itemsize
+        if kind.kind not in "biuf" or size == 0 or node.get_storage_size() < size:
+            return None
+        array = np.empty(shape, kind)
+        node.read(h5.h5s.ALL, h5.h5s.ALL, array, stored)
+        return array
+
+    def _hard_links(self, group: Any) -> set[bytes]:
+        kinds: dict[bytes, int] = {}
+        group.links.iterate(lambda name, link: kinds.__setitem__(name, link.type), info=True)
+        return {name for name, kind in kinds.items() if kind == self._h5py.h5l.TYPE_HARD}
 
 
 def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode]:
+    """Whole columns of the files that Minari writes; what is not in that layout goes through Minari's own reader."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'minari[arrow]'") from None
+    count = header.num_episodes if isinstance(header.num_episodes, int) else 0
+    for number in range(count):
+        try:
+            episode = _arrow_episode(header, data, number)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{data}: cannot be read as Arrow ({reason(error)})") from None
+        if episode is None:
+            yield from _public_episodes(header, data, range(number, count))
+            return
+        yield episode
+    if count == 0:
+        yield from _public_episodes(header, data, None)
+
+
+def _arrow_episode(header: Header, data: Path, number: int) -> RecordedEpisode | None:
+    """One episode's folder; None where it is not in the layout that is known here."""
+    from pyarrow import ipc, memory_map
+
+    files = [path for path in (data / str(number)).glob("[!._]*") if path.name != "metadata.json"]
+    if len(files) != 1 or files[0].suffix != ".arrow":
+        return None
+    with memory_map(str(files[0])) as source, ipc.open_file(source) as file:
+        if file.num_record_batches != 1:
+            return None
+        batch = file.get_batch(0)
+    batch.validate()  # that no column reaches past its bytes
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    try:
+        arrays = [
+            [_arrow_array(part, leaf.shape or ()) for part, leaf in _arrow_leaves(header.spaces[space], columns[name])]
+            for name, space in zip(("observations", "actions"), SPACES, strict=True)
+        ]
+        flags = [_arrow_array(columns[name], ())[:-1] for name in ("rewards", "terminations", "truncations")]
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return None
+    seen, done = (
+        dict(zip(leaf_spaces(header.spaces[space]), each, strict=True))
+        for space, each in zip(SPACES, arrays, strict=True)
+    )
+    # Minari makes actions and flags as long as the observations by one more row.
+    return RecordedEpisode(f"episode_{number}", seen, {name: array[:-1] for name, array in done.items()}, *flags)
+
+
+def _arrow_leaves(space: Space[Any], column: Any) -> Iterator[tuple[Any, Space[Any]]]:
+    """The part of a column for each leaf, in the order of `leaf_spaces`: Tuple children are named by their numbers."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, child in named:
+            yield from _arrow_leaves(child, column.field(str(key)))
+    else:
+        yield column, space
+
+
+def _arrow_array(column: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A column of numbers, or of lists of as many as the shape holds: (rows, *shape). Others raise `TypeError`."""
+    from pyarrow import types
+
+    rows, inside = len(column), column.flatten() if types.is_fixed_size_list(column.type) else column
+    plain = types.is_integer(inside.type) or types.is_floating(inside.type) or types.is_boolean(inside.type)
+    if not plain or column.null_count or inside.null_count:
+        raise TypeError(f"a column of {column.type}")
+    return np.array(inside.to_numpy(zero_copy_only=False)).reshape(rows, *shape)  # a copy: the file is let go
+
+
+def _public_episodes(header: Header, data: Path, numbers: Iterable[int] | None) -> Iterator[RecordedEpisode]:
     """Through Minari's own reader: the spaces stand in the metadata, so it builds no environment to learn them."""
     try:
         from minari import MinariDataset
 
-        for episode in MinariDataset(data).iterate_episodes():
+        for episode in MinariDataset(data).iterate_episodes(numbers):
             recorded = RecordedEpisode(
                 f"episode_{episode.id}",
                 to_leaves(header.spaces["observation_space"], episode.observations),
@@ -212,12 +357,21 @@ def _hdf5_names(space: Space[Any], prefix: str = "") -> dict[str, str]:
     return dict.fromkeys(leaf_spaces(space), prefix)
 
 
-def _hdf5_leaf(file: Any, path: Path, name: str, space: Space[Any]) -> NDArray[Any]:
-    """One leaf of an episode; pictures are JPEG where the array has fewer axes than raw ones would have."""
-    node, rank = file.get(name), len(space.shape or ())
-    if space.dtype == np.uint8 and rank >= 2 and getattr(node, "ndim", rank + 1) <= rank:
-        return _pictures(f"{path}: {name}", _hdf5_values(file, path, name), space.shape or ())
-    return _hdf5_array(file, path, name)
+def _hdf5_leaf(
+    file: Any, path: Path, group: str, plain: Mapping[str, NDArray[Any]], name: str, space: Space[Any] | None = None
+) -> NDArray[Any]:
+    """One array of an episode; pictures are JPEG where the array has fewer axes than raw ones would have.
+
+    plain: those that have been read already.
+    """
+    shape = (space.shape if space else None) or ()
+    where, rank = f"{group}/{name}", len(shape)
+    picture = space is not None and space.dtype == np.uint8 and rank >= 2
+    if name in plain and not picture:
+        return as_numbers(plain[name], f"{path}: {where}")
+    if picture and getattr(file.get(where), "ndim", rank + 1) <= rank:
+        return _pictures(f"{path}: {where}", _hdf5_values(file, path, where), shape)
+    return _hdf5_array(file, path, where)
 
 
 def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -3,16 +3,19 @@
 import json
 import shutil
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import minari
 import numpy as np
+import pyarrow.ipc
 import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
+from envs import readers
 from envs.datasets import Dataset, load
 from envs.readers import PACKAGED, DataError
 from envs.spaces import space_to_json, to_leaves
@@ -118,6 +121,83 @@ def folder(template, tmp_path) -> Path:
 
 
 # What is read.
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "arrow"])
+@pytest.mark.parametrize("kind", ["flat", "dict and tuple"])
+def test_what_minari_writes_is_read_the_quick_way(root, monkeypatch, kind, layout):
+    identity = write("any/quick-v0", random_episodes(*KINDS[kind]), *KINDS[kind], data_format=layout)
+    for slower in ("_hdf5_values", "_public_episodes"):
+        monkeypatch.setattr(readers, slower, lambda *_: pytest.fail("the slow way was taken"))
+    assert load(identity).num_episodes == len(LENGTHS)
+
+
+def elsewhere(file, path):
+    """Rewards behind a soft link, behind an external one, in another file, compressed, or of an enumeration's type."""
+    rewards, other = file["episode_1/rewards"][()], path.with_name("other")
+    with h5py.File(other, "w") as behind:
+        behind["rewards"] = rewards
+    del file["episode_1/rewards"]
+    file["rewards"] = rewards
+    yield lambda: file.__setitem__("episode_1/rewards", h5py.SoftLink("/rewards"))
+    yield lambda: file.__setitem__("episode_1/rewards", h5py.ExternalLink(str(other), "/rewards"))
+    stored = [(str(path.with_name("raw")), 0, h5py.h5f.UNLIMITED)]
+    yield lambda: file["episode_1"].create_dataset("rewards", data=rewards, external=stored)
+    yield lambda: file["episode_1"].create_dataset("rewards", data=rewards, chunks=(2,), compression="gzip")
+    yield lambda: file["episode_1"].create_dataset("rewards", shape=(10**9,), dtype="f4", chunks=(5,))
+    layout = h5py.VirtualLayout(rewards.shape, rewards.dtype)
+    layout[:] = h5py.VirtualSource(str(other), "rewards", rewards.shape)
+    yield lambda: file["episode_1"].create_virtual_dataset("rewards", layout)
+
+
+def test_the_quick_way_reads_nothing_that_is_filtered_linked_or_elsewhere(folder):
+    path = folder / "data" / "main_data.hdf5"
+    with h5py.File(path, "a") as file:
+        assert "rewards" in readers._PlainArrays(file, ["rewards"]).read("episode_1")
+        for count, put in enumerate(elsewhere(file, path)):
+            put()
+            assert readers._PlainArrays(file, ["rewards", "actions"]).read("episode_1").keys() == {"actions"}, count
+            del file["episode_1/rewards"]
+
+
+def test_another_layout_goes_through_minaris_own_reader(root, monkeypatch):
+    """From the second episode on the observations are in lists of any length."""
+    identity = write("flat/lists-v0", random_episodes(*FLAT), *FLAT, data_format="arrow")
+    expected = load(identity, cache="off").fingerprint
+    for number in (1, 2):
+        (path,) = (root / identity / "data" / str(number)).glob("*.arrow")
+        table = pyarrow.ipc.open_file(path.read_bytes()).read_all()
+        place, lists = table.schema.names.index("observations"), pyarrow.list_(pyarrow.float32())
+        table = table.set_column(place, "observations", table["observations"].cast(lists))
+        with pyarrow.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    asked, public = [], readers._public_episodes
+    monkeypatch.setattr(readers, "_public_episodes", lambda *args: asked.append(args[2]) or public(*args))
+    assert load(identity, cache="off").fingerprint == expected
+    assert asked == [range(1, 3)]
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "arrow"])
+def test_loading_takes_three_times_the_arrays_at_most(root, layout):
+    rng, box = np.random.default_rng(0), spaces.Box(-9, 9, (50,), np.float32)
+    episodes = [
+        EpisodeBuffer(
+            observations=rng.normal(size=(1001, 50)).astype(np.float32),
+            actions=np.zeros((1000, 50), np.float32),
+            rewards=np.zeros(1000),
+            terminations=np.arange(1000) == 999,
+            truncations=np.zeros(1000, bool),
+        )
+        for _ in range(20)
+    ]
+    identity = write("large/box-v0", episodes, box, box, data_format=layout)
+    load(identity, cache="off")  # what is imported once
+    tracemalloc.start()
+    dataset = load(identity, cache="off")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = sum(array.nbytes for array in (dataset.observations["value"], dataset.actions["value"], dataset.rewards))
+    assert size < peak < 3 * size
 
 
 def test_a_damaged_arrow_dataset_is_refused(root):
