@@ -150,7 +150,10 @@ class Record:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
+    """Run a command; returns the exit status.
+
+    0 done, 2 bad input, 3 training broke down, 4 done but for episodes whose worlds failed, 130 and 143 signals.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parse(arguments)
@@ -174,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        from dt.evaluation import FailedEpisodesError
         from dt.policy import PolicyError
         from envs.readers import DataError
         from envs.worlds import WorldError
@@ -184,6 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(error)
         if isinstance(error, TrainingError):
             return _refuse(error, 3)
+        if isinstance(error, FailedEpisodesError):
+            return _refuse(error, 4)
         if isinstance(error, Stopped):
             return _refuse(error, error.code)
         raise

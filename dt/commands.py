@@ -11,7 +11,15 @@ from tqdm import tqdm
 
 from dt.cli import World, declared, recorded_fraction
 from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
-from dt.evaluation import TargetResult, best_target, check_environment, evaluate
+from dt.evaluation import (
+    FailedEpisodesError,
+    TargetResult,
+    best_target,
+    check_environment,
+    check_failures,
+    evaluate,
+    failures,
+)
 from dt.huggingface import import_huggingface
 from dt.inspection import describe_dataset
 from dt.policy import ReturnConditionedPolicy
@@ -21,6 +29,7 @@ from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
 from envs.datasets import Dataset, load
+from envs.rollout import Played
 from envs.scores import reference_in
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, MissingWorldError, import_environments
@@ -59,13 +68,16 @@ def train_and_score(options: "Train") -> None:
     if (folder / "best.json").exists():
         _tell("\nbest on the way, scored anew on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
-        _print_scores(_score(best, "best", config.evaluation, BEST_SEED), best)
+        scored_best = _score(best, "best", config.evaluation, BEST_SEED)
+        _print_scores(scored_best, best)
+        scores = replace(scores, results=[*scores.results, *scored_best.results])
     _tell(
         f"\nrun folder    {folder}"
         f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
         f"\nask it again  dt evaluate {folder} --target-return G"
     )
+    check_failures(scores.results)
 
 
 def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
@@ -109,7 +121,7 @@ def ask(options: "Evaluate") -> None:
     run = _in_world(run, asked)
     assert run.environment is not None
     if options.video:
-        check_camera(run.environment)
+        check_camera(run.environment, options.config.world_timeout)
     scores = _play(run, options.config, options.seed)
     _print_scores(scores, run)
     if options.json:
@@ -117,9 +129,10 @@ def ask(options: "Evaluate") -> None:
     if options.plot:
         plot_asked_against_achieved(scores.results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
     if options.video:
-        targets, temperature = [result.target_return for result in scores.results], options.config.temperature
-        for path in film(run, targets, options.seed, options.video, temperature):
+        targets, config = [result.target_return for result in scores.results], options.config
+        for path in film(run, targets, options.seed, options.video, config.temperature, config.world_timeout):
             _tell(f"film          {path}")
+    check_failures(scores.results)
 
 
 def _has_world(run: Run) -> bool:
@@ -183,11 +196,25 @@ def record_episodes(options: "Record", command: str) -> None:
         checkpoint=options.checkpoint,
         trust=options.trust,
     )
+    failed: list[Played] = []
     with tqdm(total=len(chosen.jobs), unit="episode", desc="record") as bar:
-        dataset = play(chosen, environment, options.dataset_id, on_episode=lambda _: bar.update())
-    told = {**dataset.told, "recorded": {"command": command, **dataset.told["recorded"]}}
-    folder = write_minari(replace(dataset, told=told), options.dataset_id)
+        dataset = play(
+            chosen,
+            environment,
+            options.dataset_id,
+            world_timeout=options.config.world_timeout,
+            on_episode=lambda _: bar.update(),
+            on_failure=failed.append,
+        )
+    recorded = {"command": command, **dataset.told["recorded"]}
+    if failed:
+        recorded["failed_episodes"] = [str(episode.failure) for episode in failed]
+    folder = write_minari(replace(dataset, told={**dataset.told, "recorded": recorded}), options.dataset_id)
     print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+    for episode in failed[:20]:
+        _tell(f"failed        {episode.failure}")
+    if failed:
+        raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
 
 
 def import_model(options: "ImportHuggingFace") -> None:
@@ -255,7 +282,7 @@ def _play(run: Run, config: EvaluationConfig, seed: int) -> Scores:
     targets = config.named_targets or tuple(run.dataset["targets"])
     if not targets:
         raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
-    check_environment(run.environment, run.model)
+    check_environment(run.environment, run.model, config.world_timeout)
     if config.target_return != "auto":
         return Scores(_play_targets(run, targets, config, seed), [])
     sweep = _play_targets(run, targets, config, seed + SWEEP_OFFSET)
@@ -273,6 +300,7 @@ def _play_targets(run: Run, targets: Sequence[float], config: EvaluationConfig, 
             episodes=config.episodes,
             seed=seed,
             num_worlds=config.num_worlds,
+            world_timeout=config.world_timeout,
             reference=run.reference,
             on_episode=lambda _: bar.update(),
         )
@@ -314,6 +342,8 @@ def _print_scores(scores: Scores, run: Run) -> None:
         print(score_table(scores.sweep, None))
         print(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
     print(score_table(scores.results, run.reference))
+    for failure in failures([*scores.sweep, *scores.results])[:20]:
+        _tell(f"failed        {failure}")
 
 
 def _tell(message: str) -> None:

@@ -75,6 +75,9 @@ class EvaluationConfig:
     """Episodes for each target, each with its own seed."""
     num_worlds: int = 16
     """Environments stepped together; the returns do not depend on it."""
+    world_timeout: float | None = None
+    """Seconds that an environment may take for a step or a reset. Given, each plays in a process of its own: one that
+    hangs or crashes is ended and named, and the others play on. The returns do not depend on it."""
     temperature: float = 0.0
     """How discrete actions are chosen: 0 takes the likeliest, above it they are drawn from softmax(logits /
     temperature), 1 being the model's own distribution. Numbers of a Box are not drawn."""
@@ -88,6 +91,8 @@ class EvaluationConfig:
         for name in ("episodes", "num_worlds"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(0 <= self.temperature < math.inf, f"temperature must be 0 or more and finite, not {self.temperature}")
+        timeout = self.world_timeout
+        require(timeout is None or 0 < timeout < math.inf, f"world_timeout must be above 0 and finite, not {timeout}")
         for target in self.named_targets:
             require(target - target == 0, f"target_return must be finite, not {target}")
 

@@ -18,34 +18,44 @@ QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Quantiles of the data's returns that are asked for where the user names none."""
 
 
+class FailedEpisodesError(RuntimeError):
+    """Episodes failed in their worlds; the results, which are printed and written by then, are those of the others."""
+
+
 @dataclass(frozen=True)
 class TargetResult:
-    """What was asked for and what came."""
+    """What was asked for and what came.
+
+    returns, lengths: of the episodes that came to an end. failures: why the others did not, a line each; they are in
+    no mean, which therefore says less where there are any.
+    """
 
     target_return: float
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     normalized_score: float | None
+    failures: tuple[str, ...] = ()
 
     @property
     def mean_return(self) -> float:
-        """Mean of the returns."""
-        return float(np.mean(self.returns))
+        """Mean of the returns; NaN where every episode failed."""
+        return float(np.mean(self.returns)) if self.returns else float("nan")
 
     @property
     def std_return(self) -> float:
-        """Standard deviation of the returns, over episodes (divided by their number)."""
-        return float(np.std(self.returns))
+        """Standard deviation of the returns, over episodes (divided by their number); NaN where every one failed."""
+        return float(np.std(self.returns)) if self.returns else float("nan")
 
     def to_json(self) -> dict[str, Any]:
-        """As the JSON of `dt evaluate` has it."""
+        """As the JSON of `dt evaluate` has it; what is NaN here is null there."""
         return {
             "target_return": self.target_return,
-            "mean_return": self.mean_return,
-            "std_return": self.std_return,
+            "mean_return": self.mean_return if self.returns else None,
+            "std_return": self.std_return if self.returns else None,
             "returns": list(self.returns),
             "lengths": list(self.lengths),
             "normalized_score": self.normalized_score,
+            "failures": list(self.failures),
         }
 
 
@@ -63,13 +73,16 @@ def labels(targets: Sequence[float]) -> list[str]:
     return texts
 
 
-def check_environment(spec: EnvironmentSpec, model: DecisionTransformer) -> None:
-    """Raise `WorldError` unless the environment can be made, its spaces are the model's and its episodes not longer."""
-    environment = spec.make()
-    environment.close()
+def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, world_timeout: float | None = None) -> None:
+    """Raise `WorldError` unless the environment can be made, its spaces are the model's and its episodes not longer.
+
+    world_timeout: as in `evaluate`, and then nothing is made in this process.
+    """
+    with Worlds(spec.maker(), 1, world_timeout) as worlds:
+        about = worlds.about
     for kind, recorded, present in (
-        ("observation", model.observation_space, environment.observation_space),
-        ("action", model.action_space, environment.action_space),
+        ("observation", model.observation_space, about.observation_space),
+        ("action", model.action_space, about.action_space),
     ):
         difference = same_space(recorded, present)
         if difference:
@@ -90,6 +103,7 @@ def evaluate(
     episodes: int = 10,
     seed: int = 0,
     num_worlds: int = 16,
+    world_timeout: float | None = None,
     reference: Reference | None = None,
     on_episode: Any = None,
 ) -> list[TargetResult]:
@@ -97,40 +111,68 @@ def evaluate(
 
     policy: usually a `ReturnConditionedPolicy`; any other that takes a target return as its request will do.
     The returns do not depend on `num_worlds`. on_episode is called with each finished `Played`.
+    world_timeout: seconds that an environment may take for a step; given, each plays in a process of its own.
+    An episode whose environment fails is named in its target's `failures` and counts nowhere; where all of them fail
+    that is a `WorldError`.
     """
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_worlds", num_worlds)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
     jobs = [Job(seed + i, float(target)) for target in targets for i in range(episodes)]
-    with Worlds(environment.make, min(num_worlds, len(jobs))) as worlds:
-        played = rollout(worlds, policy, jobs, on_episode=on_episode)
+    failed: list[Played] = []
+    with Worlds(environment.maker(), min(num_worlds, len(jobs)), world_timeout) as worlds:
+        played = rollout(worlds, policy, jobs, on_episode=on_episode, on_failure=failed.append)
+    if len(failed) == len(jobs):
+        raise WorldError(f"environment {environment.id}: every episode failed; the first: {failed[0].failure}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
 
 
 def _result(target: float, played: Sequence[Played], reference: Reference | None) -> TargetResult:
-    returns = tuple(episode.total_return for episode in played)
-    score = normalized_score(float(np.mean(returns)), reference)
-    return TargetResult(float(target), returns, tuple(episode.length for episode in played), score)
+    ended = [episode for episode in played if episode.failure is None]
+    failures = tuple(f"target {target:g}, {episode.failure}" for episode in played if episode.failure is not None)
+    returns, lengths = tuple(episode.total_return for episode in ended), tuple(episode.length for episode in ended)
+    score = normalized_score(float(np.mean(returns)), reference) if returns else None
+    return TargetResult(float(target), returns, lengths, score, failures)
+
+
+def failures(results: Sequence[TargetResult]) -> list[str]:
+    """Every failure of these results, a line each."""
+    return [failure for result in results for failure in result.failures]
+
+
+def check_failures(results: Sequence[TargetResult]) -> None:
+    """Raise `FailedEpisodesError` where episodes failed; to be called once their results are safe."""
+    found, ended = failures(results), sum(len(result.returns) for result in results)
+    if found:
+        raise FailedEpisodesError(
+            f"{len(found)} of {len(found) + ended} episodes failed; the results are those of the others"
+        )
 
 
 def best_target(sweep: Sequence[TargetResult]) -> float:
     """The target that earned most, the lowest of equals; worlds that did not choose it tell what it earns."""
-    return min(sweep, key=lambda result: (-result.mean_return, result.target_return)).target_return
+    return min(_heard_of(sweep), key=lambda result: (-result.mean_return, result.target_return)).target_return
 
 
 def best_mean(results: Sequence[TargetResult]) -> float:
     """Mean return at the target that earned most: the number that decides which checkpoint is best."""
-    return max(result.mean_return for result in results)
+    return max(result.mean_return for result in _heard_of(results))
 
 
 def rank_correlation(results: Sequence[TargetResult]) -> float:
     """Spearman's correlation of asked and achieved: 1 where more asked is always more earned. NaN below two targets."""
+    results = _heard_of(results)
     if len(results) < 2:
         return float("nan")
     asked, achieved = (_ranks(x) for x in ([r.target_return for r in results], [r.mean_return for r in results]))
     if np.ptp(asked) == 0 or np.ptp(achieved) == 0:
         return 0.0  # a policy that ignores what it is asked for
     return float(np.corrcoef(asked, achieved)[0, 1])
+
+
+def _heard_of(results: Sequence[TargetResult]) -> list[TargetResult]:
+    """Without targets at which every episode failed."""
+    return [result for result in results if result.returns]
 
 
 def _ranks(values: Sequence[float]) -> NDArray[np.float64]:

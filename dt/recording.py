@@ -17,7 +17,7 @@ from envs.datasets import Dataset, from_episodes
 from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
-from envs.worlds import EnvironmentSpec, Worlds
+from envs.worlds import EnvironmentSpec, WorldError, Worlds
 from transformer.config import ConfigError
 
 ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
@@ -77,8 +77,8 @@ def player(
         return _run_player(Path(policy), environment, config, seed, checkpoint, told)
     if config.named_targets:
         raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
-    world = environment.make()
-    world.close()
+    with Worlds(environment.maker(), 1, config.world_timeout) as worlds:
+        world = worlds.about
     # the actions' seeds are not the worlds': from one seed both would draw the same numbers
     draws = [int(np.random.SeedSequence([seed + i, 1]).generate_state(1)[0]) for i in range(config.episodes)]
     jobs = [Job(seed + i, draw) for i, draw in enumerate(draws)]
@@ -118,7 +118,7 @@ def _run_player(
     targets = config.named_targets or tuple(run.dataset["targets"])
     if not targets:
         raise ConfigError(f"{folder}: it knows no data whose returns it could ask for; --target-return G names one")
-    check_environment(environment, run.model)
+    check_environment(environment, run.model, config.world_timeout)
     told |= {
         "checkpoint": run.checkpoint.name,
         "trained_on": run.dataset["name"],
@@ -134,13 +134,21 @@ def _run_player(
 
 
 def play(
-    player: Player, environment: EnvironmentSpec, name: str, on_episode: Callable[[Played], None] | None = None
+    player: Player,
+    environment: EnvironmentSpec,
+    name: str,
+    *,
+    world_timeout: float | None = None,
+    on_episode: Callable[[Played], None] | None = None,
+    on_failure: Callable[[Played], None] | None = None,
 ) -> Dataset:
-    """Every episode as it was played, to the bit, in the order of the jobs; on_episode is called with each."""
-    with Worlds(environment.make, min(player.num_worlds, len(player.jobs))) as worlds:
-        world = environment.make()
-        world.close()
-        spaces = world.observation_space, world.action_space
+    """Every episode as it was played, to the bit, in the order of the jobs; on_episode is called with each.
+
+    An episode whose environment fails raises `WorldError`, or is left out where on_failure is there to be told.
+    world_timeout: as in `evaluate`.
+    """
+    with Worlds(environment.maker(), min(player.num_worlds, len(player.jobs)), world_timeout) as worlds:
+        spaces = worlds.about.observation_space, worlds.about.action_space
         arrays: dict[int, dict[str, Any]] = {}
 
         def keep(played: Played) -> None:
@@ -161,9 +169,13 @@ def play(
             if on_episode:
                 on_episode(played)
 
-        played = rollout(worlds, player.policy, player.jobs, keep_trajectories=True, on_episode=keep)
+        played = rollout(
+            worlds, player.policy, player.jobs, keep_trajectories=True, on_episode=keep, on_failure=on_failure
+        )
+    if not arrays and player.jobs:
+        raise WorldError(f"environment {environment.id}: every episode failed; the first: {played[0].failure}")
     dataset = from_episodes(
-        (arrays.pop(id(episode)) for episode in played),
+        (arrays.pop(id(episode)) for episode in played if episode.failure is None),
         observation_space=spaces[0],
         action_space=spaces[1],
         environment=environment,

@@ -21,6 +21,7 @@ def score_table(results: Sequence[Any], reference: Reference | None) -> str:
         lines.append(
             f"{result.target_return:>10.5g} {result.mean_return:>10.5g} {result.std_return:>8.4g} "
             f"{score:>11} {len(result.returns):>9}"
+            + (f"  and {len(result.failures)} failed" if result.failures else "")
         )
     if reference is not None:
         lines.append(f"normalised: 0 is {reference.minimum:g}, 100 is {reference.maximum:g}; {reference.source}")
@@ -92,6 +93,7 @@ def plot_asked_against_achieved(results: Sequence[Any], path: Path, title: str, 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    results = [result for result in results if result.returns]  # where every episode failed there is nothing to draw
     asked = np.array([result.target_return for result in results])
     means = np.array([result.mean_return for result in results])
     errors = np.array([2 * result.std_return / len(result.returns) ** 0.5 for result in results])
@@ -142,7 +144,7 @@ def _results_line(path: Path) -> str:
                 sum(each["baseline"] for each in document["held_out"]["leaves"]),
             )
             return f"results       {path.stem}: held-out error {loss:.4f}, of a constant answer {constant:.4f} ({path})"
-        results = document["results"]
+        results = [result for result in document["results"] if result["mean_return"] is not None]
         best = max(results, key=lambda result: result["mean_return"])
         return f"results       {path.stem}: {best['mean_return']:.1f} asked for {best['target_return']:.1f} ({path})"
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

@@ -17,6 +17,7 @@ from dt.evaluation import (
     check_environment,
     default_targets,
     evaluate,
+    failures,
     labels,
     rank_correlation,
 )
@@ -92,7 +93,7 @@ def train(
     playable = environment is not None
     try:
         if environment is not None:
-            check_environment(environment, model)
+            check_environment(environment, model, config.evaluation.world_timeout)
     except MissingWorldError as error:
         if asked is not None:
             raise
@@ -171,7 +172,10 @@ def _score_on_the_way(
     config: EvaluationConfig,
     step: int,
 ) -> dict[str, float]:
-    """What the log and the choice of the best need to know; nothing where the world or the policy fails."""
+    """What the log and the choice of the best need to know; nothing where the world or the policy fails.
+
+    Where some episodes failed the others are logged, but there is no score: it would be compared with those of all.
+    """
     try:
         results = evaluate(
             ReturnConditionedPolicy(model, temperature=config.temperature),
@@ -180,6 +184,7 @@ def _score_on_the_way(
             episodes=config.episodes,
             seed=WAY_SEED,
             num_worlds=config.num_worlds,
+            world_timeout=config.world_timeout,
         )
     except (WorldError, PolicyError) as error:
         _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
@@ -188,6 +193,9 @@ def _score_on_the_way(
     scores = {f"return_at_{label}": mean for label, mean in zip(labels(targets), achieved, strict=True)}
     if len(results) > 1:
         scores["rank_correlation"] = rank_correlation(results)
+    if failed := failures(results):
+        _warn(f"\nstep {step} cannot be the best: {len(failed)} episodes failed, the first: {failed[0]}")
+        return {**scores, "failed_episodes": float(len(failed))}
     return {"score": best_mean(results), **scores}
 
 

@@ -15,16 +15,23 @@ from envs.worlds import EnvironmentSpec, Worlds
 from transformer.config import ConfigError
 
 
-def check_camera(environment: EnvironmentSpec) -> None:
+def check_camera(environment: EnvironmentSpec, world_timeout: float | None = None) -> None:
     """Raise `ConfigError` or `WorldError` unless films of this environment can be made here: one picture is taken."""
     if find_spec("imageio") is None or find_spec("imageio_ffmpeg") is None:
         raise ConfigError("--video needs imageio and ffmpeg: pip install 'imageio[ffmpeg]'")
-    with _filmed(environment) as worlds:
+    with _filmed(environment, world_timeout) as worlds:
         worlds.reset(0, seed=0)
         worlds.render(0)
 
 
-def film(run: Run, targets: Sequence[float], seed: int, folder: Path, temperature: float = 0.0) -> list[Path]:
+def film(
+    run: Run,
+    targets: Sequence[float],
+    seed: int,
+    folder: Path,
+    temperature: float = 0.0,
+    world_timeout: float | None = None,
+) -> list[Path]:
     """Film the episode of this world seed at each target into `folder`, as MP4, from its reset on; returns the files.
 
     Each picture goes to its file as it is made; a film takes its name when it is complete.
@@ -35,11 +42,11 @@ def film(run: Run, targets: Sequence[float], seed: int, folder: Path, temperatur
     targets = list(dict.fromkeys(targets))
     paths = [folder / f"target-{label}.mp4" for label in labels(targets)]
     folder.mkdir(parents=True, exist_ok=True)
-    with _filmed(run.environment) as worlds:
+    with _filmed(run.environment, world_timeout) as worlds:
         for target, path in zip(targets, paths, strict=True):
             unfinished = path.with_name(f".{path.name}")
             try:
-                writer: Any = imageio.get_writer(unfinished, fps=worlds.frames_per_second, macro_block_size=8)
+                writer: Any = imageio.get_writer(unfinished, fps=worlds.about.frames_per_second, macro_block_size=8)
                 with writer:
                     policy = ReturnConditionedPolicy(run.model, temperature=temperature)
                     _play(worlds, policy, Job(seed, target), writer.append_data)
@@ -49,8 +56,8 @@ def film(run: Run, targets: Sequence[float], seed: int, folder: Path, temperatur
     return paths
 
 
-def _filmed(environment: EnvironmentSpec) -> Worlds:
-    return Worlds(lambda: environment.make(render_mode="rgb_array"), 1)
+def _filmed(environment: EnvironmentSpec, world_timeout: float | None) -> Worlds:
+    return Worlds(environment.maker(render_mode="rgb_array"), 1, world_timeout)
 
 
 def _play(worlds: Worlds, policy: ReturnConditionedPolicy, job: Job, show: Callable[[NDArray[Any]], None]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from gymnasium.spaces import Space
 
-from envs.worlds import Worlds
+from envs.worlds import WorldError, Worlds
 
 
 class Policy(Protocol):
@@ -37,7 +37,7 @@ class Job:
 
 @dataclass
 class Played:
-    """One finished episode: T actions and rewards; T + 1 observations where they were kept."""
+    """One episode: T actions and rewards; T + 1 observations where they were kept. failure: why it came to no end."""
 
     job: Job
     rewards: list[float] = field(default_factory=list)
@@ -45,6 +45,7 @@ class Played:
     actions: list[Any] = field(default_factory=list)
     terminated: bool = False
     truncated: bool = False
+    failure: WorldError | None = None
 
     @property
     def total_return(self) -> float:
@@ -89,11 +90,13 @@ def rollout(
     on_reset: Callable[[int, Played], None] | None = None,
     on_step: Callable[[int, Played], None] | None = None,
     on_episode: Callable[[Played], None] | None = None,
+    on_failure: Callable[[Played], None] | None = None,
 ) -> list[Played]:
     """Play every job, as many at a time as there are worlds; a world that finishes takes the next job.
 
     on_reset and on_step are called with the world and its episode, after its reset and after each of its steps;
-    on_episode with each finished episode.
+    on_episode with each finished episode. A world that fails raises `WorldError`; with on_failure that is called with
+    the episode instead, whose `failure` says what happened, the world is made anew and everything else goes on.
     Returns the episodes in the order of the jobs, however they were spread over the worlds.
     """
     played = [Played(job) for job in jobs]
@@ -102,26 +105,45 @@ def rollout(
     observations: dict[int, Any] = {}
     infos: dict[int, Mapping[str, Any]] = {}
 
-    def start_next(world: int) -> None:
-        episode = next(waiting, None)
-        if episode is None:
-            return
-        observations[world], infos[world] = worlds.reset(world, episode.job.seed)
+    def fail(episode: Played, failure: WorldError) -> None:
+        episode.failure = failure
+        if on_failure is None:
+            raise failure
+        on_failure(episode)
+
+    def start(world: int, episode: Played, observation: Any, info: Mapping[str, Any]) -> None:
+        observations[world], infos[world] = observation, info
         policy.begin(world, episode.job.request, episode.job.seed)
         playing[world] = episode
         if keep_trajectories:
-            episode.observations.append(copy.deepcopy(observations[world]))
+            episode.observations.append(copy.deepcopy(observation))
         if on_reset:
             on_reset(world, episode)
 
-    for world in range(len(worlds)):
-        start_next(world)
-    while playing:
-        for world, action in policy.choose(observations, infos).items():
-            episode = playing[world]
+    def start_all(idle: list[int]) -> None:
+        """The next jobs; a world whose reset fails takes another one."""
+        while starting := dict(zip(idle, waiting, strict=False)):
+            answers = worlds.resets({world: episode.job.seed for world, episode in starting.items()})
+            idle = []
+            for world, answer in answers.items():
+                if isinstance(answer, WorldError):
+                    fail(starting[world], answer)
+                    idle.append(world)
+                else:
+                    start(world, starting[world], *answer)
+
+    def step_all(actions: Mapping[int, Any]) -> list[int]:
+        """One step in each world; returns the worlds whose episodes are over."""
+        for world, action in actions.items():
             if keep_trajectories:
-                episode.actions.append(copy.deepcopy(action))  # before the step, which may change it in place
-            step = worlds.step(world, action)
+                playing[world].actions.append(copy.deepcopy(action))  # before the step, which may change it in place
+        idle = []
+        for world, step in worlds.steps(actions).items():
+            episode = playing[world]
+            if isinstance(step, WorldError):
+                fail(episode, step)
+                idle.append(world)
+                continue
             policy.receive(world, step.reward)
             observations[world], infos[world] = step.observation, step.info
             episode.rewards.append(step.reward)
@@ -131,8 +153,14 @@ def rollout(
             if on_step:
                 on_step(world, episode)
             if step.terminated or step.truncated:
-                del playing[world], observations[world], infos[world]
+                idle.append(world)
                 if on_episode:
                     on_episode(episode)
-                start_next(world)
+        for world in idle:
+            del playing[world], observations[world], infos[world]
+        return idle
+
+    start_all(list(range(len(worlds))))
+    while playing:
+        start_all(step_all(policy.choose(observations, infos)))
     return played

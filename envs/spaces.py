@@ -147,6 +147,41 @@ def _flags(leaf: Space[Any], mask: Any) -> list[NDArray[np.bool_]]:
     return [np.asarray(part, np.bool_) for part in mask]
 
 
+_CASTS = {"f": "fiub", "i": "iub", "u": "iub", "b": "iub"}
+"""Kinds of numbers that a leaf of each kind takes without loss of their meaning; a number's width does not count."""
+
+
+def misfit(space: Space[Any], value: Any) -> str | None:
+    """None where a value fits its space; else which leaf does not and why: shape, type, NaN, no such choice.
+
+    Bounds of a Box do not count: many environments cross their own.
+    """
+    try:
+        leaves = to_leaves(space, value)
+    except (TypeError, KeyError, IndexError, ValueError):
+        return f"{str(value)[:80]} does not nest as {space}"
+    for name, leaf in leaf_spaces(space).items():
+        array, kind = leaves[name], np.dtype(leaf.dtype).kind if leaf.dtype is not None else ""
+        if not isinstance(leaf, LEAF_KINDS) or kind not in _CASTS:
+            continue
+        if array.shape != leaf.shape:
+            return f"{name}: shape {array.shape}, expected {leaf.shape}"
+        if array.dtype.kind not in _CASTS[kind]:
+            return f"{name}: dtype {array.dtype}, expected {leaf.dtype}"
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return f"{name} is not finite: {array}"
+        counts, start = choices(leaf)
+        if len(counts):
+            chosen = np.ravel(array) - start
+            if (chosen < 0).any() or (chosen >= counts).any():
+                return f"{name}: {array} is none of {leaf}"
+        elif kind in "iu" and array.dtype != leaf.dtype:
+            ends = np.iinfo(leaf.dtype)
+            if (array < ends.min).any() or (array > ends.max).any():
+                return f"{name}: {array} does not fit {leaf.dtype}"
+    return None
+
+
 def same_space(recorded: Space[Any], present: Space[Any]) -> str | None:
     """None when values recorded in one space fit the other; else what differs. A number's width does not count."""
     ours, theirs = leaf_spaces(recorded), leaf_spaces(present)

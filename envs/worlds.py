@@ -1,5 +1,7 @@
-"""N environments stepped side by side in this process, each an instance of its own with its own seed."""
+"""N environments stepped side by side, in this process or in others: each an instance of its own with its own seed."""
 
+import contextlib
+import functools
 import importlib
 import json
 import math
@@ -11,9 +13,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.spaces import reason
+from envs.spaces import misfit, reason
 
 
 class WorldError(ValueError):
@@ -43,6 +46,10 @@ class EnvironmentSpec:
             return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
         except Exception as error:  # an environment's own constructor may raise anything
             raise MissingWorldError(f"environment {self.id}: {reason(error)}") from error
+
+    def maker(self, **more: Any) -> Callable[[], gymnasium.Env[Any, Any]]:
+        """`make`, to be called in this process or another one, where what is registered here is registered first."""
+        return functools.partial(_make_anywhere, self, gymnasium.registry.get(self.id), tuple(_imported), more)
 
     @property
     def step_limit(self) -> int | None:
@@ -80,6 +87,10 @@ class EnvironmentSpec:
             raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
 
 
+_imported: list[str] = []
+"""Modules of the user's that registered environments; another process imports them too."""
+
+
 def import_environments(module: str) -> None:
     """Import a module of the user's that registers environments."""
     if os.getcwd() not in sys.path:  # where `python -m` would look first, and an installed command does not
@@ -88,6 +99,18 @@ def import_environments(module: str) -> None:
         importlib.import_module(module)
     except Exception as error:  # a module of the user's may raise anything
         raise WorldError(f"--import {module}: {reason(error)} (a module's name, not a file's)") from error
+    _imported.append(module)
+
+
+def _make_anywhere(
+    spec: EnvironmentSpec, registered: Any, modules: tuple[str, ...], more: Mapping[str, Any]
+) -> gymnasium.Env[Any, Any]:
+    for module in modules:
+        if module not in _imported:
+            import_environments(module)
+    if registered is not None:
+        gymnasium.registry.setdefault(spec.id, registered)
+    return spec.make(**more)
 
 
 @dataclass(frozen=True)
@@ -101,65 +124,179 @@ class Step:
     info: Mapping[str, Any]
 
 
-class Worlds:
-    """N environments in this process. A failure names the world and the step, and stops nothing else here."""
+@dataclass(frozen=True)
+class About:
+    """What an environment says of itself."""
 
-    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], count: int):
-        self._environments: list[gymnasium.Env[Any, Any]] = []
-        self._elapsed = [0] * count
+    observation_space: Space[Any]
+    action_space: Space[Any]
+    frames_per_second: int
+
+
+class World:
+    """One environment in this process. After a failure it is given up, and made anew at its next reset.
+
+    ask, then answer: a world in a process of its own (`envs.processes`) works between the two. Each failure is a
+    `WorldError` that says what went wrong; `Worlds` adds where.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]):
+        self._make = make
+        self._environment: gymnasium.Env[Any, Any] | None = None
+
+    def ask(self, command: str, *arguments: Any) -> None:
+        """What to do next: "about", "reset" with a seed, "step" with an action, "render"."""
+        self._asked = command, arguments
+
+    def answer(self) -> Any:
+        """Do what was asked."""
+        command, arguments = self._asked
+        if self._environment is None:
+            self._environment = self._make()
+        try:
+            return getattr(self, f"_{command}")(self._environment, *arguments)
+        except Exception as error:  # an environment may raise anything
+            if command != "render":
+                self.leave()  # whatever state it is in now, nobody else plays there
+            raise error if isinstance(error, WorldError) else WorldError(reason(error)) from error
+
+    def leave(self) -> None:
+        """Close the environment. One that fails even at that has answered all that was asked."""
+        environment, self._environment = self._environment, None
+        if environment is not None:
+            with contextlib.suppress(Exception):
+                environment.close()
+
+    def end(self) -> None:
+        """Nothing is left after `leave`."""
+
+    def _about(self, environment: gymnasium.Env[Any, Any]) -> About:
+        rate = int(environment.metadata.get("render_fps") or 30)
+        return About(environment.observation_space, environment.action_space, rate)
+
+    def _reset(self, environment: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, Mapping[str, Any]]:
+        observation, info = environment.reset(seed=seed)
+        return self._checked(environment, observation), _checked_info(info)
+
+    def _step(self, environment: gymnasium.Env[Any, Any], action: Any) -> Step:
+        observation, reward, terminated, truncated, info = environment.step(action)
+        if np.asarray(reward).dtype.kind not in "fiub":  # float() would take a text
+            raise WorldError(f"reward {reward!r} is no number")
+        earned = float(reward)
+        if not math.isfinite(earned):
+            raise WorldError(f"reward {reward}")
+        observation = self._checked(environment, observation)
+        return Step(observation, earned, bool(terminated), bool(truncated), _checked_info(info))
+
+    def _render(self, environment: gymnasium.Env[Any, Any]) -> NDArray[Any]:
+        picture = environment.render()
+        if not isinstance(picture, np.ndarray):
+            raise WorldError(f"its render() returns {type(picture).__name__}")
+        return picture
+
+    def _checked(self, environment: gymnasium.Env[Any, Any], observation: Any) -> Any:
+        wrong = misfit(environment.observation_space, observation)
+        if wrong:
+            raise WorldError(f"observation {wrong}")
+        return observation
+
+
+def _checked_info(info: Any) -> Mapping[str, Any]:
+    if not isinstance(info, Mapping):
+        raise WorldError(f"info is {type(info).__name__}, no dictionary")
+    return info
+
+
+class Worlds:
+    """N environments, each a `World`. A failure names world, seed and step, and stops nothing else.
+
+    count: at least 1.
+    timeout: None plays in this process. A number of seconds plays each world in a process of its own, side by side: one
+    that takes longer for a step or a reset, or dies, has failed, and its process is ended.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], count: int, timeout: float | None = None):
+        self._worlds: list[Any] = []
+        self._seeds, self._elapsed = [0] * count, [0] * count
         try:
             for _ in range(count):
-                self._environments.append(make())
+                self._worlds.append(World(make) if timeout is None else _in_a_process(make, timeout))
+            for world in self._worlds:
+                world.ask("about")
+            abouts: list[About] = [world.answer() for world in self._worlds]
         except BaseException:
             self.close()  # those that were made
             raise
+        self.about = abouts[0]  # they are all made alike
 
     def __len__(self) -> int:
-        return len(self._environments)
+        return len(self._worlds)
+
+    def resets(self, seeds: Mapping[int, int]) -> dict[int, tuple[Any, Mapping[str, Any]] | WorldError]:
+        """Start an episode in each of these worlds: first observation and what is said beside it, or the failure."""
+        for world, seed in seeds.items():
+            self._seeds[world], self._elapsed[world] = seed, 0
+            self._worlds[world].ask("reset", seed)
+        return {world: self._answer(world, f"reset with seed {seed}") for world, seed in seeds.items()}
+
+    def steps(self, actions: Mapping[int, Any]) -> dict[int, Step | WorldError]:
+        """Take one action in each of these worlds: what it answers, or its failure.
+
+        What an environment raises is one, and a reward that is not finite, and an observation that is not finite or
+        not of the space.
+        """
+        for world, action in actions.items():
+            self._elapsed[world] += 1
+            self._worlds[world].ask("step", action)
+        return {
+            world: self._answer(world, f"seed {self._seeds[world]}, step {self._elapsed[world]}") for world in actions
+        }
 
     def reset(self, world: int, seed: int) -> tuple[Any, Mapping[str, Any]]:
-        """Start an episode in one world; returns its first observation and what the world says beside it."""
-        self._elapsed[world] = 0
-        try:
-            observation, info = self._environments[world].reset(seed=seed)
-        except Exception as error:  # an environment may raise anything
-            raise WorldError(f"world {world}, reset with seed {seed}: {reason(error)}") from error
-        return observation, info
+        """`resets` of one world; its failure is raised."""
+        answer = self.resets({world: seed})[world]
+        if isinstance(answer, WorldError):
+            raise answer
+        return answer
 
     def step(self, world: int, action: Any) -> Step:
-        """Take one action in one world. What the world raises, or a reward that is not finite, is a `WorldError`."""
-        self._elapsed[world] += 1
-        try:
-            observation, reward, terminated, truncated, info = self._environments[world].step(action)
-            earned = float(reward)
-        except Exception as error:  # an environment may raise anything
-            raise WorldError(f"world {world}, step {self._elapsed[world]}: {reason(error)}") from error
-        if not math.isfinite(earned):
-            raise WorldError(f"world {world}, step {self._elapsed[world]}: reward {reward}")
-        return Step(observation, earned, bool(terminated), bool(truncated), info)
-
-    @property
-    def frames_per_second(self) -> int:
-        """Pictures a second of world time, as the environment says; 30 where it does not."""
-        return int(self._environments[0].metadata.get("render_fps") or 30)
+        """`steps` of one world; its failure is raised."""
+        answer = self.steps({world: action})[world]
+        if isinstance(answer, WorldError):
+            raise answer
+        return answer
 
     def render(self, world: int) -> NDArray[Any]:
         """The picture of one world that was made with render_mode "rgb_array": (height, width, 3)."""
-        try:
-            picture = self._environments[world].render()
-        except Exception as error:  # an environment may raise anything, and a machine without a screen often does
-            raise WorldError(f"world {world}, no picture: {reason(error)}") from error
-        if not isinstance(picture, np.ndarray):
-            raise WorldError(f"world {world}, no picture: its render() returns {type(picture).__name__}")
-        return picture
+        self._worlds[world].ask("render")
+        answer = self._answer(world, "no picture")
+        if isinstance(answer, WorldError):
+            raise answer
+        return answer
 
     def close(self) -> None:
-        """Close every environment."""
-        for environment in self._environments:
-            environment.close()
+        """Close every environment, and end every process."""
+        for world in self._worlds:
+            world.leave()
+        for world in self._worlds:
+            world.end()
+
+    def _answer(self, world: int, where: str) -> Any:
+        try:
+            return self._worlds[world].answer()
+        except WorldError as error:
+            named = WorldError(f"world {world}, {where}: {error}")
+            named.__cause__ = error
+            return named
 
     def __enter__(self) -> "Worlds":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _in_a_process(make: Callable[[], gymnasium.Env[Any, Any]], timeout: float) -> Any:
+    from envs.processes import ProcessWorld  # what it needs takes a while to import, and few need it
+
+    return ProcessWorld(make, timeout)

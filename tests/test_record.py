@@ -185,5 +185,5 @@ class Three(gymnasium.Env):
 def test_a_world_that_breaks_down_leaves_nothing(root, capsys):  # noqa: F811
     Diary.pages = None  # the first episode that ends cannot be written into the diary
     assert main(["record", "Diary-v0", "diary/half-v0", "--policy", "random", *kind_of("box")]) == 2
-    assert "dt: world 0, step " in capsys.readouterr().err
+    assert "every episode failed; the first: world 0, seed 0, step " in capsys.readouterr().err
     assert not root.exists()

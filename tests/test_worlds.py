@@ -144,7 +144,7 @@ def test_a_reward_that_is_not_finite_is_named_with_world_and_step(reward):
         for _ in range(2):  # the second time the clock starts anew
             worlds.reset(0, 0), worlds.reset(1, 0)
             worlds.step(0, 0), worlds.step(1, 0), worlds.step(1, 0)
-            with pytest.raises(WorldError, match=r"world 1, step 3: reward -?(nan|inf)"):
+            with pytest.raises(WorldError, match=r"world 1, seed 0, step 3: reward -?(nan|inf)"):
                 worlds.step(1, 0)
 
 
@@ -156,8 +156,8 @@ def test_every_world_is_closed():
 
 
 def test_frames_per_second_are_the_environments_own():
-    assert Worlds(lambda: gymnasium.make("CartPole-v1"), 1).frames_per_second == 50
-    assert Worlds(Scripted, 1).frames_per_second == 30
+    assert Worlds(lambda: gymnasium.make("CartPole-v1"), 1).about.frames_per_second == 50
+    assert Worlds(Scripted, 1).about.frames_per_second == 30
 
 
 class Failing(gymnasium.Env):
@@ -184,7 +184,7 @@ def test_what_a_world_raises_is_named_with_world_and_step():
             worlds.reset(1, 13)
         worlds.reset(2, 0)
         worlds.step(2, 0)
-        with pytest.raises(WorldError, match=r"\Aworld 2, step 2: the motor burnt\Z"):
+        with pytest.raises(WorldError, match=r"\Aworld 2, seed 0, step 2: the motor burnt\Z"):
             worlds.step(2, 0)
 
 

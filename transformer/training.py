@@ -311,9 +311,9 @@ class Trainer:
         started = time.perf_counter()
         self.model.eval()
         result = self.evaluate(self.step)  # it may draw random numbers: each step seeds its own
-        if "score" not in result:
+        if not result:
             return  # it could not be played; training goes on
-        if self.best is None or result["score"] > self.best["score"]:
+        if "score" in result and (self.best is None or result["score"] > self.best["score"]):
             self.best = {"step": self.step, "score": result["score"]}
         self._log.write("evaluation", {"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)})
         self._clock, self._clock_step = time.perf_counter(), self.step  # evaluation is not training time

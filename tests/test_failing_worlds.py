@@ -1,0 +1,77 @@
+"""What evaluating, training and recording do where some worlds fail: the others count, and it is said."""
+
+import json
+
+import pytest
+from test_cli import run, trained  # noqa: F401
+from test_processes import Hostile
+from test_training import log_without_clock, small
+
+from dt.cli import main
+from dt.config import WAY_SEED
+from dt.training import train
+from envs.datasets import load
+from envs.worlds import EnvironmentSpec, WorldError
+
+assert Hostile  # registers Hostile-v0, whose spaces are Payday's
+
+
+def harmed(harm: str, on: int) -> list[str]:
+    return ["--environment-kwargs", json.dumps({"harm": harm, "on": on})]
+
+
+def test_evaluate_keeps_the_other_episodes_and_says_how_many_failed(run, tmp_path, capsys):  # noqa: F811
+    command = ["evaluate", str(run), "--environment", "Hostile-v0", "--target-return", "2", "8", "--episodes", "3"]
+    assert main([*command, "--json", str(tmp_path / "all.json")]) == 0
+    capsys.readouterr()
+    options = ["--json", str(tmp_path / "some.json"), "--plot", str(tmp_path / "some.png")]
+    assert main([*command, *harmed("dies", 1), "--world-timeout", "20", *options]) == 4
+    out, err = capsys.readouterr()
+    assert out.count("2  and 1 failed") == 2
+    assert "failed        target 2, world 1, seed 1, step 3: its process ended (exit status 7)" in err
+    assert err.splitlines()[-1] == "dt: 2 of 6 episodes failed; the results are those of the others"
+    whole, some = (json.loads((tmp_path / name).read_text())["results"] for name in ("all.json", "some.json"))
+    for before, now in zip(whole, some, strict=True):
+        assert now["returns"] == [before["returns"][0], before["returns"][2]]  # to the bit, in another process
+        assert now["mean_return"] == pytest.approx(sum(now["returns"]) / 2)
+        assert (len(now["failures"]), before["failures"]) == (1, [])
+
+
+def test_where_every_episode_of_a_world_fails_there_is_no_result(run, tmp_path, capsys):  # noqa: F811
+    command = ["evaluate", str(run), "--environment", "Hostile-v0", *harmed("raises", 0), "--episodes", "1"]
+    assert main([*command, "--target-return", "2", "--json", str(tmp_path / "none.json")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("every episode failed; the first: world 0, seed 0, step 3: the motor burnt")
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_training_goes_on_and_an_evaluation_with_failures_chooses_no_best(payday, tmp_path, capsys):
+    world = EnvironmentSpec("Hostile-v0", {"harm": "raises", "on": WAY_SEED + 1})
+    train(payday, small(steps=8, evaluate_every=4), tmp_path / "run", environment=world)
+    evaluations = [line for line in log_without_clock(tmp_path / "run") if line["kind"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [4, 8]
+    assert all(line["failed_episodes"] == 2 and "score" not in line and "return_at_2" in line for line in evaluations)
+    assert not (tmp_path / "run" / "best.json").exists()
+    assert (
+        f"step 4 cannot be the best: 2 episodes failed, the first: target 2, world 1, seed {WAY_SEED + 1}, step 3"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_a_recording_leaves_out_what_failed_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    command = ["record", "Hostile-v0", "hostile/some-v0", "--policy", "random", "--episodes", "4"]
+    assert main([*command, *harmed("observation", 2)]) == 4
+    assert "dt: 1 of 4 episodes failed and are not in the dataset" in capsys.readouterr().err
+    assert load("hostile/some-v0").num_episodes == 3
+    told = json.loads((tmp_path / "hostile" / "some-v0" / "data" / "metadata.json").read_text())["recorded"]
+    assert "seed 2, step 3: observation value is not finite" in json.dumps(told)
+
+
+def test_a_world_of_other_spaces_is_refused_before_training(payday, tmp_path):
+    world = EnvironmentSpec("Echo-v0", {"observation": "box", "action": "discrete"})
+    with pytest.raises(WorldError, match="environment Echo-v0: its observation space does not fit"):
+        train(payday, small(), tmp_path / "run", environment=world)
+    with pytest.raises(WorldError, match="environment CartPole-v1: its observation space does not fit"):
+        train(payday, small(), tmp_path / "run", environment=EnvironmentSpec("CartPole-v1"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,232 @@
+"""Worlds that fail, in this process and in others: each is named, the others play on, no process is left over."""
+
+import ctypes
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs.rollout import Job, RandomPolicy, rollout
+from envs.worlds import EnvironmentSpec, WorldError, Worlds
+
+
+class Hostile(gymnasium.Env):
+    """Six steps from 0 to 1 action by chance; on the given seed it does the given harm in its third step."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 7}  # noqa: RUF012
+
+    def __init__(self, harm=None, on=3, render_mode=None):
+        self.harm, self.on, self.render_mode = harm, on, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.elapsed = seed, 0
+        if self.harm == "reset" and seed == self.on:
+            raise RuntimeError("no such start")
+        return self.np_random.normal(size=2), {}
+
+    def step(self, action):
+        self.elapsed += 1
+        answer = [self.np_random.normal(size=2), self.np_random.normal() + action, self.elapsed == 6, False, {}]
+        if self.seed == self.on and self.elapsed == 3 and self.harm is not None:
+            HARMS.get(self.harm, lambda answer: None)(answer)
+        return answer
+
+    def render(self):
+        return np.full((4, 5, 3), self.elapsed, np.uint8)
+
+
+gymnasium.register("Hostile-v0", Hostile, max_episode_steps=6, disable_env_checker=True)
+
+
+def burn(answer):
+    raise RuntimeError("the motor burnt")
+
+
+def put(place, value):
+    return lambda answer: answer.__setitem__(place, value)
+
+
+HARMS = {
+    "raises": burn,
+    "observation": put(0, np.array([0.0, np.nan])),
+    "reward": put(1, float("inf")),
+    "text": put(1, "1.0"),
+    "shape": put(0, np.zeros(3)),
+    "dtype": put(0, np.array(["a", "b"])),
+    "nothing": put(0, None),
+    "info": put(4, None),
+    "four": lambda answer: answer.pop(),
+    "secret": put(4, {"lambda": lambda: 0}),
+    "hangs": lambda answer: time.sleep(1000),
+    "holds": lambda answer: ctypes.PyDLL(None).sleep(1000),  # no other thread of that process runs any more
+    "dies": lambda answer: os._exit(7),
+    "crashes": lambda answer: os.kill(os.getpid(), signal.SIGSEGV),
+}
+JOBS = [Job(seed, seed) for seed in (2, 3, 4, 5)]
+TIMEOUT = 20.0
+
+
+def play(harm, *, timeout=None, jobs=JOBS, count=2):
+    failed = []
+    with Worlds(functools.partial(Hostile, harm), count, timeout) as worlds:
+        played = rollout(worlds, RandomPolicy(Hostile.action_space), jobs, on_failure=failed.append)
+    return played, failed
+
+
+@pytest.fixture(scope="module")
+def unharmed():
+    return [episode.rewards for episode in play(None)[0]]
+
+
+SAID = {
+    "raises": "step 3: the motor burnt",
+    "observation": r"step 3: observation value is not finite: \[ 0. nan\]",
+    "reward": "step 3: reward inf",
+    "text": "step 3: reward '1.0' is no number",
+    "shape": r"step 3: observation value: shape \(3,\), expected \(2,\)",
+    "dtype": "step 3: observation value: dtype <U1, expected float64",
+    "nothing": r"step 3: observation value: shape \(\), expected",
+    "info": "step 3: info is NoneType",
+    "four": "step 3: not enough values",
+}
+
+
+@pytest.mark.parametrize("harm", SAID)
+def test_a_failure_is_named_and_the_other_episodes_are_as_they_were(harm, unharmed):
+    played, failed = play(harm)
+    assert failed == [played[1]]
+    assert re.match(f"world 1, seed 3, {SAID[harm]}", str(played[1].failure))
+    assert [episode.rewards for i, episode in enumerate(played) if i != 1] == [unharmed[i] for i in (0, 2, 3)]
+    assert all(episode.failure is None for i, episode in enumerate(played) if i != 1)
+
+
+def test_a_failed_reset_is_named_and_its_world_takes_the_next_episode(unharmed):
+    played, failed = play("reset", count=1)
+    assert str(failed[0].failure) == "world 0, reset with seed 3: no such start"
+    assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
+
+
+def test_a_failure_that_nobody_is_told_of_is_raised():
+    with Worlds(functools.partial(Hostile, "raises"), 2) as worlds, pytest.raises(WorldError, match="seed 3, step 3"):
+        rollout(worlds, RandomPolicy(Hostile.action_space), JOBS)
+
+
+def test_after_a_failure_the_environment_is_another_one():
+    made = []
+
+    def make():
+        made.append(Hostile("raises"))
+        return made[-1]
+
+    with Worlds(make, 1) as worlds:
+        worlds.reset(0, 3)
+        for _ in range(2):
+            worlds.step(0, 0)
+        with pytest.raises(WorldError):
+            worlds.step(0, 0)
+        worlds.reset(0, 4)
+    assert len(made) == 2
+
+
+def test_processes_play_the_same_episodes_and_failures_in_them_are_named(unharmed):
+    """One call for all: what is raised there, what cannot be sent, death by exit and by a signal."""
+    assert [episode.rewards for episode in play(None, timeout=TIMEOUT)[0]] == unharmed
+    said = {
+        "raises": "the motor burnt",
+        "secret": "its answer cannot leave its process",
+        "dies": r"its process ended \(exit status 7\)",
+        "crashes": r"its process ended \(signal SIGSEGV\)",
+    }
+    for harm, words in said.items():
+        played, failed = play(harm, timeout=TIMEOUT)
+        assert failed == [played[1]]
+        assert re.match(f"world 1, seed 3, step 3: {words}", str(failed[0].failure))
+        assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
+
+
+@pytest.mark.parametrize("harm", ["hangs", "holds"])
+def test_one_that_hangs_is_ended_and_the_others_are_kept(harm, unharmed):
+    started = time.monotonic()
+    with Worlds(functools.partial(Hostile, harm), 2, 2.0) as worlds:
+        processes = [world._process.pid for world in worlds._worlds]
+        failed = []
+        played = rollout(worlds, RandomPolicy(Hostile.action_space), JOBS, on_failure=failed.append)
+    assert time.monotonic() - started < 30
+    assert [str(episode.failure) for episode in failed] == [
+        "world 1, seed 3, step 3: no answer within 2 s, so its process was ended"
+    ]
+    assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
+    assert not any(alive(process) for process in processes)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_pictures_come_out_of_a_process_and_what_cannot_be_made_there_is_refused():
+    with Worlds(EnvironmentSpec("Hostile-v0").maker(render_mode="rgb_array"), 1, TIMEOUT) as worlds:
+        worlds.reset(0, 0)
+        worlds.step(0, 1)
+        assert worlds.render(0).shape == (4, 5, 3)
+        assert worlds.render(0)[0, 0, 0] == 1
+        assert worlds.about.frames_per_second == 7
+    with pytest.raises(WorldError, match=r"environment Hostile-v0: .*wheels"):
+        Worlds(EnvironmentSpec("Hostile-v0", {"wheels": 4}).maker(), 1, TIMEOUT)
+    with pytest.raises(WorldError, match="cannot be played in a process of its own"):
+        Worlds(lambda: Hostile(), 1, TIMEOUT)
+
+
+PARENT = """
+    import functools, sys
+    sys.path.insert(0, {tests!r})
+    import test_processes as module
+    from envs.worlds import Worlds
+
+    def main():
+        with Worlds(functools.partial(module.Hostile, {harm!r}), 2, 1000) as worlds:
+            print(*(world._process.pid for world in worlds._worlds), flush=True)
+            worlds.reset(1, 3)
+            for step in range(3):
+                worlds.step(1, 0)
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@pytest.mark.parametrize(("number", "harm"), [(signal.SIGINT, "hangs"), (signal.SIGKILL, "holds")])
+def test_no_process_is_left_when_the_one_who_asks_is_stopped_or_killed(tmp_path, number, harm):
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(PARENT).format(tests=str(Path(__file__).parent), harm=harm))
+    root = Path(__file__).parent.parent
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)}, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    children = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(children) == 2
+    assert all(alive(child) for child in children)
+    time.sleep(1.0)  # by now it waits for the third step
+    parent.send_signal(number)
+    parent.wait(timeout=30)
+    deadline = time.monotonic() + 10
+    while any(alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(child) for child in children)
