@@ -13,7 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded
-from dt.config import Config, ModelConfig
+from dt.config import Config, DataConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.evaluation import evaluate
+from dt.many import Stack
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
-from dt.training import build_model
+from dt.training import build_model, prepare
 from envs.datasets import Dataset, load
 from envs.worlds import EnvironmentSpec
 from transformer.checkpoint import write_json
@@ -213,6 +214,50 @@ def decoupled_bf16() -> tuple[Work, Work]:
 @row("training", "single, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=6.0)
 def single_bf16() -> tuple[Work, Work]:
     return decision_training("single", "bf16", 64)
+
+
+# Many runs as one program, beside the same runs one after the other.
+
+
+def many_runs(conditioning: str, num_runs: int, batch_size: int, **shape: int) -> tuple[Work, Work]:
+    """A step of every run: stacked, and one by one."""
+    dataset = replace(load("hopper/replay-v0"), environment=None)
+    model = ModelConfig(conditioning=conditioning, **shape)  # type: ignore[arg-type]
+
+    def trainers() -> list[Trainer]:
+        settings = [TrainingConfig(batch_size=batch_size, device="cpu", seed=seed) for seed in range(num_runs)]
+        configs = [Config(model=model, training=each, data=DataConfig(held_out=0.0)) for each in settings]
+        return [prepare(dataset, config, Path("runs/none")) for config in configs]
+
+    alone, stack = trainers(), Stack(trainers())
+
+    def together() -> int:
+        stack._one_step()
+        stack.step += 1
+        return num_runs
+
+    def one_by_one() -> int:
+        for trainer in alone:
+            trainer._one_step()
+            trainer.step += 1
+        return num_runs
+
+    return together, one_by_one
+
+
+@row("many", "8 small runs, decoupled", unit="steps", peer="the same, one by one", goal=1.5)
+def many_small() -> tuple[Work, Work]:
+    return many_runs("decoupled", 8, 16, width=32, num_layers=2, context_length=10)
+
+
+@row("many", "4 runs, decoupled, batch 64", unit="steps", peer="the same, one by one", goal=1.0)
+def many_decoupled() -> tuple[Work, Work]:
+    return many_runs("decoupled", 4, 64)
+
+
+@row("many", "4 runs, token, batch 64", unit="steps", peer="the same, one by one", goal=1.0)
+def many_token() -> tuple[Work, Work]:
+    return many_runs("token", 4, 64)
 
 
 # Evaluation in Hopper-v5. Networks that have learned nothing fall soon, so the world goes on after a fall: then all

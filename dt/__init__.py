@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dt.data import Batch, TrajectoryDataset
     from dt.evaluation import TargetResult, evaluate
     from dt.huggingface import import_huggingface
+    from dt.many import train_many
     from dt.model import DecisionTransformer
     from dt.policy import PolicyError, ReturnConditionedPolicy
     from dt.training import Run, load_run, train
@@ -33,6 +34,7 @@ _HOMES = {
     "TargetResult": "dt.evaluation",
     "evaluate": "dt.evaluation",
     "import_huggingface": "dt.huggingface",
+    "train_many": "dt.many",
     "DecisionTransformer": "dt.model",
     "PolicyError": "dt.policy",
     "ReturnConditionedPolicy": "dt.policy",
@@ -75,6 +77,7 @@ __all__ = [
     "load",
     "load_run",
     "train",
+    "train_many",
 ]
 
 

@@ -59,6 +59,28 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainMany:
+    """Train several seeds, on one dataset or on several of one shape, side by side as one program."""
+
+    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
+    """Minari ids or folders, or .npz, .hdf5, .csv or .parquet files; each is learned from alone, at each seed."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the runs; --seed is of no use here."""
+    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
+        "default"
+    )
+    """A named run to start from; the other options change it."""
+    output: Path = Path("runs")
+    """Where the runs' folders, DATASET-sSEED, lie. The same command again goes on with what is there."""
+    minutes: float | None = None
+    """Stop after so long, with a checkpoint of each run."""
+    download: bool = False
+    """Fetch datasets from Minari's server if they are not here."""
+    world: World = field(default_factory=World)
+    config: Config = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Ask a trained run for returns in its environment."""
 
@@ -159,10 +181,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         if isinstance(command, Inspect):
             return _inspect(command)
-        from dt.commands import ask, import_data, import_model, record_episodes, train_and_score
+        from dt.commands import ask, import_data, import_model, record_episodes, train_and_score, train_runs
 
         if isinstance(command, Train):
             train_and_score(command)
+        elif isinstance(command, TrainMany):
+            train_runs(command)
         elif isinstance(command, Evaluate):
             ask(command)
         elif isinstance(command, Import):
@@ -200,11 +224,13 @@ def _refuse(error: Exception | str, code: int = 2) -> int:
     return code
 
 
-def _parse(arguments: list[str]) -> Train | Evaluate | Inspect | Import | Record | ImportHuggingFace:
+def _parse(arguments: list[str]) -> Train | TrainMany | Evaluate | Inspect | Import | Record | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
+    many = TrainMany(dataset=tyro.MISSING, config=start.config)
     commands = (
         Annotated[Train, subcommand("train", default=start)]
+        | Annotated[TrainMany, subcommand("train-many", default=many)]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Import, subcommand("import")]

@@ -22,6 +22,7 @@ from dt.evaluation import (
 )
 from dt.huggingface import import_huggingface
 from dt.inspection import describe_dataset
+from dt.many import train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import check_place, held_out_document, plot_asked_against_achieved, results_document, score_table
@@ -39,7 +40,7 @@ from transformer.config import ConfigError
 from transformer.training import pick_device
 
 if TYPE_CHECKING:
-    from dt.cli import Evaluate, Import, ImportHuggingFace, Record, Train
+    from dt.cli import Evaluate, Import, ImportHuggingFace, Record, Train, TrainMany
 
 
 def train_and_score(options: "Train") -> None:
@@ -78,6 +79,24 @@ def train_and_score(options: "Train") -> None:
         f"\nask it again  dt evaluate {folder} --target-return G"
     )
     check_failures(scores.results)
+
+
+def train_runs(options: "TrainMany") -> None:
+    """`dt train-many`: runs side by side; prints how each of them is asked for returns."""
+    if not options.dataset:
+        raise ConfigError("no dataset named")
+    if options.config.training.seed != 0:
+        raise ConfigError(f"seed {options.config.training.seed}: train-many has --seeds")
+    environment = _environment(options.world)
+    datasets = [load(one, download=options.download, environment=environment) for one in options.dataset]
+    folders, done = train_many(
+        datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
+    )
+    if not done:
+        _tell("\nthe time is up; the same command goes on from here")
+        return
+    for folder in folders:
+        print(f"dt evaluate {folder}")
 
 
 def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:

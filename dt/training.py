@@ -32,6 +32,7 @@ from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
     best_checkpoint,
+    folder_of,
     is_run,
     newest_checkpoint,
     read_json,
@@ -77,9 +78,32 @@ def train(
     made here. A folder that holds a run is refused unless `resume`, which then goes on from its newest checkpoint, bit
     for bit as if it had never stopped.
     """
-    folder, device = Path(folder), pick_device(config.training.device)
+    trainer = prepare(dataset, config, Path(folder), environment=environment, resume=resume)
+    if not resume:
+        trainer.start()
+    trainer.train()
+    return load_run(folder, device=pick_device(config.training.device))
+
+
+def prepare(
+    dataset: Dataset,
+    config: Config,
+    folder: Path,
+    *,
+    environment: EnvironmentSpec | None = None,
+    resume: bool = False,
+    at_step: int | None = None,
+) -> Trainer:
+    """What `train` does before it writes anything: a trainer at its first step, or where a run to resume stands.
+
+    at_step: resume from this step's checkpoint, 0 from the beginning; None from the newest.
+    """
+    device = pick_device(config.training.device)
     asked = environment
-    checkpoint = newest_state(folder) if resume else None
+    if at_step is not None:
+        checkpoint = folder_of(folder, at_step) if at_step else None
+    else:
+        checkpoint = newest_state(folder) if resume else None
     old = read_json((checkpoint or folder) / "run.json") if resume else None
     if old is not None:
         _check_schema(old, (checkpoint or folder) / "run.json")
@@ -131,9 +155,7 @@ def train(
         evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
         describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
     )
-    if old is None or before is None:
-        trainer.start()
-    else:
+    if old is not None and before is not None:
         trainer.resume(checkpoint)
         _warn_of_another_length(trainer.step, before.training, config.training)
         scored_by = old.get("scored_by", document["scored_by"])
@@ -141,8 +163,7 @@ def train(
         if trainer.best and (before.evaluation, _environment_of(old), scored_by) != now:
             _warn(f"step {int(trainer.best['step'])} was best at another evaluation: the best is sought anew from here")
             trainer.best = None
-    trainer.train()
-    return load_run(folder, device=device)
+    return trainer
 
 
 def _held_out_scores(result: HeldOutError) -> dict[str, float]:

@@ -31,7 +31,7 @@ class Dropout(nn.Module):
             return x
         if x.is_cuda:
             return F.dropout(x, self.rate)
-        words = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        words = x.new_empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
         draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
         kept = draws >= round(self.rate * 65_536) - 32_768
         return x * kept * (1 / (1 - self.rate))

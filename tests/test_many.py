@@ -1,0 +1,230 @@
+"""Runs trained as one program: each is what it would be alone."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import echo_dataset
+from test_training import assert_equal_runs, everything, log_without_clock, small
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dt import many
+from dt.cli import main
+from dt.many import Stack, train_many
+from dt.training import load_run, prepare, train
+from envs.writer import write_minari
+from transformer.blocks import Dropout
+from transformer.checkpoint import CheckpointError, checkpoints, step_of
+from transformer.config import ConfigError
+from transformer.training import NonFiniteError, Stopped
+
+
+def without_dropout(conditioning="decoupled", **training):
+    config = small(conditioning=conditioning, gradient_clip=0.05, **training)
+    return replace(config, model=replace(config.model, dropout=0.0))
+
+
+@pytest.fixture
+def richer(payday):
+    """The same coins with other observations and rewards: another normaliser and another return scale."""
+    seen = {"value": payday.observations["value"] ** 3 + 1}
+    return replace(payday, name="payday/richer-v0", observations=seen, rewards=payday.rewards * 7 + 1)
+
+
+def begun(datasets, config, folder):
+    """Trainers of new runs."""
+    trainers = [prepare(data, config, folder / data.name.replace("/", "-")) for data in datasets]
+    for trainer in trainers:
+        trainer.start()
+    return trainers
+
+
+def assert_close_runs(a, b):
+    """The same run but for rounding: weights, moments and the log."""
+    (tensors, state, log), (others, other_state, other_log) = everything(a), everything(b)
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(
+            tensor, others[name], rtol=1e-3, atol=1e-5, msg=lambda words, n=name: f"{n}: {words}"
+        )
+    assert state["step"] == other_state["step"]
+    for line, other in zip(log, other_log, strict=True):
+        assert line.pop("kind") == other.pop("kind")
+        assert line == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "single"])
+def test_each_run_is_the_run_alone(payday, richer, tmp_path, conditioning):
+    config = without_dropout(conditioning)
+    folders, done = train_many([payday, richer], config, [0, 5], tmp_path / "together")
+    assert done
+    assert [folder.name for folder in folders] == [f"payday-{n}-v0-s{s}" for n in ("coins", "richer") for s in (0, 5)]
+    assert len({tuple(line["loss"] for line in log_without_clock(folder)) for folder in folders}) == 4
+    for folder, dataset, seed in zip(folders, [payday, payday, richer, richer], [0, 5, 0, 5], strict=True):
+        alone = tmp_path / "alone" / folder.name
+        train(dataset, replace(config, training=replace(config.training, seed=seed)), alone)
+        assert_close_runs(folder, alone)
+        norms = [line["gradient_norm"] for line in log_without_clock(folder)]
+        assert max(norms) > config.training.gradient_clip  # so the clip has acted
+        assert load_run(folder).model.return_scale == load_run(alone).model.return_scale
+
+
+def test_every_kind_of_space_is_stacked(tmp_path):
+    dataset, config = echo_dataset("nested", "nested"), without_dropout(steps=3)
+    (first, second), _ = train_many([dataset], config, [0, 1], tmp_path / "together")
+    train(dataset, config, tmp_path / "alone")
+    assert_close_runs(first, tmp_path / "alone")
+    assert not torch.equal(*(everything(f)[0]["model/heads.0.linear.weight"] for f in (first, second)))
+
+
+def test_dropout_is_drawn_for_each_run_and_at_its_rate():
+    dropout = Dropout(0.3)
+    kept = torch.func.vmap(dropout, randomness="different")(torch.ones(3, 20_001)) > 0
+    assert (kept.double().mean(1) - 0.7).abs().max() < 0.02
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert abs((kept[i] & kept[j]).double().mean() - 0.49) < 0.02  # independent
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_runs_in_pieces_are_the_uninterrupted_ones(payday, richer, tmp_path, monkeypatch, pieces):
+    config, datasets = small(evaluate_every=4), [payday, richer]
+    whole, _ = train_many(datasets, config, [1], tmp_path / "whole")
+    for _ in range(pieces):
+        cut, done = train_many(datasets, config, [1], tmp_path / "cut", minutes=0)  # at least one step each
+        assert not done
+    assert {step_of(checkpoints(folder)[-1]) for folder in cut} == {pieces}
+    assert train_many(datasets, config, [1], tmp_path / "cut") == (cut, True)
+    for a, b in zip(whole, cut, strict=True):
+        assert_equal_runs(a, b)
+        assert (a / "best.json").read_text() == (b / "best.json").read_text()
+
+
+def test_runs_that_a_crash_left_at_different_steps_go_on_from_the_last_that_all_have(
+    payday, richer, tmp_path, monkeypatch
+):
+    config, datasets = small(), [payday, richer]
+    whole, _ = train_many(datasets, config, [0], tmp_path / "whole")
+    save, saved = many.Trainer.save, []
+
+    def dying(self):
+        saved.append(self.step)
+        if saved == [4, 4, 8, 8]:
+            raise KeyboardInterrupt
+        save(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(many.Trainer, "save", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train_many(datasets, config, [0], tmp_path / "cut")
+    cut = [tmp_path / "cut" / folder.name for folder in whole]
+    assert [step_of(checkpoints(folder)[-1]) for folder in cut] == [8, 4]
+    train_many(datasets, config, [0], tmp_path / "cut")
+    for a, b in zip(whole, cut, strict=True):
+        assert_equal_runs(a, b)
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_all_runs(payday, richer, tmp_path, capsys):
+    config, datasets = small(), [payday, richer]
+    whole, _ = train_many(datasets, config, [0], tmp_path / "whole")
+    cut, _ = train_many(datasets, config, [0], tmp_path / "cut")
+    damaged = checkpoints(cut[1])[-1]
+    (damaged / "model.safetensors").write_bytes(b"")
+    train_many(datasets, config, [0], tmp_path / "cut")
+    assert f"{damaged}" in capsys.readouterr().err
+    for a, b in zip(whole, cut, strict=True):
+        assert_equal_runs(a, b)
+
+
+def test_a_signal_leaves_a_checkpoint_of_each_run(payday, tmp_path):
+    config = small(log_every=100, checkpoint_every=100)
+    stack = Stack(begun([payday, replace(payday, name="payday/again-v0")], config, tmp_path))
+    batch_at = stack.trainers[0].batch_at
+
+    def interrupted(step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch_at(step)
+
+    stack.trainers[0].batch_at = interrupted
+    with pytest.raises(Stopped) as stopped:
+        stack.train(None)
+    assert stopped.value.code == 143
+    assert [[step_of(path) for path in checkpoints(trainer.run)] for trainer in stack.trainers] == [[5], [5]]
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what reads a number from the device, for which a GPU's queue would have to run dry."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "a number is read from the device"
+        return function(*arguments, **(named or {}))
+
+
+def test_no_step_waits_for_the_device(payday, richer, tmp_path):
+    stack = Stack(begun([payday, richer], small(), tmp_path))
+    with NoWaiting():
+        stack._one_step()
+    with NoWaiting(), pytest.raises(AssertionError, match="a number is read"):
+        stack.losses[0].item()
+
+
+def test_one_run_that_is_not_finite_stops_all_before_the_update(payday, richer, tmp_path):
+    config = small(log_every=4, checkpoint_every=100)
+    stack, after = Stack(begun([payday, richer], config, tmp_path)), []
+    trainers, batch_at = stack.trainers, stack.trainers[1].batch_at
+
+    def poisoned(step):
+        after.append([p.detach().clone() for p in stack.parameters.values()])
+        batch = batch_at(step)
+        return replace(batch, returns_to_go=batch.returns_to_go * float("nan")) if step == 1 else batch
+
+    trainers[1].batch_at = poisoned
+    with pytest.raises(NonFiniteError, match=r"step 1: \S*richer-v0: loss or gradient is not finite \(episodes \[\d+"):
+        stack.train(None)
+    assert len(after) == 4  # it is read when the log is written
+    assert not torch.equal(after[0][0], after[1][0])
+    assert all(torch.equal(p, q) for p, q in zip(after[1], after[3], strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(after[1], stack.parameters.values(), strict=True))
+    assert all(not checkpoints(trainer.run) for trainer in trainers)
+
+
+def test_runs_that_do_not_fit_together_are_refused(payday, richer, tmp_path):
+    wide = replace(richer, offsets=np.array([0, 12, *range(20, 601, 10)]), environment=None)
+    with pytest.raises(
+        ConfigError, match=r"richer-v0-s0: timestep_encoder.weight is \(12, 16\), in .*coins-v0-s0 \(20, 16\)"
+    ):
+        train_many([payday, wide], small(), [0], tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ConfigError, match="two runs of one dataset and seed"):
+        train_many([payday], small(), [0, 0], tmp_path / "b")
+    with pytest.raises(ConfigError, match="no dataset or no seed"):
+        train_many([payday], small(), [], tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    train_many([payday], small(steps=1), [0], tmp_path / "c")
+    with pytest.raises(CheckpointError, match=r"coins-v0-s0 is trained and .*coins-v0-s1 is not there"):
+        train_many([payday], small(steps=1), [0, 1], tmp_path / "c")
+    for steps, data in ((4, payday), (12, richer)):
+        train_many([data], small(steps=steps), [0], tmp_path / "d")
+    with pytest.raises(CheckpointError, match=r"richer-v0-s0: is at step 12, the others have 0 in common with it"):
+        train_many([payday, richer], small(), [0], tmp_path / "d")
+
+
+def test_the_command_leaves_runs_that_evaluate_and_train_open(payday, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    write_minari(payday, "payday/coins-v0")
+    options = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "4", "--evaluate-every", "0"]
+    command = ["train-many", "payday/coins-v0", "--seeds", "0", "3", "--output", str(tmp_path / "runs"), *options]
+    assert main([*command, "--minutes", "0"]) == 0
+    assert "the time is up" in capsys.readouterr().err
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"dt evaluate {tmp_path}/runs/payday-coins-v0-s{seed}" for seed in (0, 3)]
+    folder = lines[1].split()[-1]
+    assert main(["evaluate", folder, "--episodes", "2", "--target-return", "4"]) == 0
+    assert main(["train", "payday/coins-v0", "--output", folder, "--resume", "--steps", "6", "--episodes", "1"]) == 0
+    assert step_of(load_run(folder).checkpoint) == 6
+    assert main([*command, "--seed", "4"]) == 2
+    assert "dt: seed 4: train-many has --seeds" in capsys.readouterr().err
