@@ -5,13 +5,13 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test torture check wheel clean
+.PHONY: demo test torture check wheel reproducible audit oldest clean
 
 demo: .venv/demo.done
 	$(BIN)/dt train hopper/replay-v0 --preset demo --output $(RUN)
 
 test: .venv/test.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 torture: .venv/test.done
 	$(BIN)/python -m pytest -m torture
@@ -24,8 +24,30 @@ check: .venv/dev.done
 wheel: .venv/dev.done
 	$(BIN)/python -m build --outdir dist .
 
+# the second time from a copy, whose files are newer
+reproducible: .venv/dev.done
+	rm -rf dist/first dist/second dist/copy && mkdir -p dist/copy
+	cp -R dt transformer envs pyproject.toml README.md LICENSE dist/copy
+	$(BIN)/python -m build --wheel --outdir dist/first .
+	$(BIN)/python -m build --wheel --outdir dist/second dist/copy
+	cmp dist/first/*.whl dist/second/*.whl && sha256sum dist/first/*.whl
+
+# strict: a package that cannot be audited is an error, so the number is that of those that were
+audit: .venv/dev.done
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > .venv/frozen.txt
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --requirement .venv/frozen.txt
+	@echo "$$(wc -l < .venv/frozen.txt) packages audited"
+
+# the lowest version of everything that pyproject.toml asks for: make oldest TORCH="torch==2.10.0"
+oldest:
+	$(PYTHON) -m venv .oldest
+	.oldest/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(PYTHON) .ci/lowest.py > .oldest/lowest.txt
+	.oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .oldest/lowest.txt --editable ".[test]"
+	.oldest/bin/python -m pytest
+
 clean:
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .oldest dist .pytest_cache .mypy_cache .ruff_cache
 
 .venv/torch.done: Makefile
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed: make PYTHON=python3.12'"

@@ -17,6 +17,34 @@ from envs.spaces import allowed_choices, choices, from_leaves, leaf_spaces, to_l
 from envs.worlds import EnvironmentSpec
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--at-least", type=int, metavar="N", help="fail if fewer pass, or any is skipped without a GPU mark"
+    )
+
+
+def lacking(stats, at_least: int) -> list[str]:
+    """What a whole run of the tests lacks, a line each. stats: reports by outcome, as pytest's reporter has them."""
+    passed = len(stats.get("passed", []))
+    found = [f"{passed} tests passed, at least {at_least} should"] if passed < at_least else []
+    for outcome in ("skipped", "xfailed", "xpassed"):
+        reports = [report for report in stats.get(outcome, []) if "gpu" not in report.keywords]
+        found += [f"{outcome}, and needs no GPU: {report.nodeid}" for report in reports]
+    return found
+
+
+def pytest_sessionfinish(session):
+    at_least, reporter = (
+        session.config.getoption("--at-least"),
+        session.config.pluginmanager.get_plugin("terminalreporter"),
+    )
+    if at_least is not None and reporter is not None:
+        missing = lacking(reporter.stats, at_least)
+        print(f"\n{len(reporter.stats.get('passed', []))} tests passed, {at_least} is the least", *missing, sep="\n")
+        if missing and session.exitstatus == 0:
+            session.exitstatus = 1
+
+
 class Payday(gymnasium.Env):
     """Ten steps; an action of 1 earns 1 and an action of 0 nothing, so any return from 0 to 10 can be asked for.
 

@@ -258,6 +258,7 @@ def test_a_signal_leaves_a_checkpoint_of_the_present_step_and_its_exit_code(tmp_
     assert [step_of(path) for path in checkpoints(tmp_path / "run")] == [4]
 
 
+@pytest.mark.gpu
 def test_an_unknown_device_is_refused(payday, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
