@@ -10,29 +10,37 @@ it suffers less where other programs run. To add a row, write a function that re
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
+import minari
+import numpy as np
 import torch
 import transformers
+from minari import MinariDataset
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import TrajectoryDataset
-from dt.evaluation import evaluate
 from dt.many import Stack
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from dt.training import build_model, prepare
-from envs.datasets import Dataset, load
-from envs.worlds import EnvironmentSpec
+from envs.cache import FRESH
+from envs.datasets import Dataset, Episode, load
+from envs.rollout import Job, Policy, rollout
+from envs.spaces import ROOT
+from envs.worlds import EnvironmentSpec, Worlds
 from transformer.checkpoint import write_json
 from transformer.config import LanguageConfig, TrainingConfig
 from transformer.generation import Sampling, generate
@@ -264,18 +272,87 @@ def many_token() -> tuple[Work, Work]:
 # episodes have one length.
 
 
-def play(policy: Any, num_worlds: int) -> int:
-    """Play one episode in each world; how many steps that were."""
-    world = EnvironmentSpec("Hopper-v5", {"terminate_when_unhealthy": False}, max_episode_steps=60)
-    results = evaluate(policy, world, [1000.0], episodes=num_worlds, num_worlds=num_worlds)
-    return sum(results[0].lengths)
+def play(policy: Policy, num_worlds: int) -> Work:
+    """One episode in each of so many worlds, which are made before the clock starts."""
+    spec = EnvironmentSpec("Hopper-v5", {"terminate_when_unhealthy": False}, max_episode_steps=60)
+    worlds, jobs = Worlds(spec.make, num_worlds), [Job(seed, 1000.0) for seed in range(num_worlds)]
+    return lambda: sum(episode.length for episode in rollout(worlds, policy, jobs))
+
+
+def acting(**how: Any) -> tuple[Work, Work]:
+    """Sixteen worlds of ours, and one of theirs with its window computed anew at each step, as their guide has it."""
+    if how.get("precision") == "bf16" and not multiplies_bf16(CPU):
+        raise Unavailable("this processor has no bf16 products")
+    dataset, ours, theirs = decision_models("token")
+    alone = HuggingFacePolicy(theirs, dataset.action_space, ours.config.context_length, rows=1)
+    return play(ReturnConditionedPolicy(ours, **how), 16), play(alone, 1)
 
 
 @row("evaluation", "exact window, 16 worlds", unit="steps", peer="Hugging Face, one world", goal=5.0, floor=3.5)
 def exact_window() -> tuple[Work, Work]:
-    dataset, ours, theirs = decision_models("token")
-    alone = HuggingFacePolicy(theirs, dataset.action_space, ours.config.context_length, rows=1)
-    return (lambda: play(ReturnConditionedPolicy(ours), 16)), (lambda: play(alone, 1))
+    return acting()
+
+
+@row("evaluation", "exact window, bf16", unit="steps", peer="Hugging Face, one world, float32", goal=7.0, floor=5.0)
+def exact_window_bf16() -> tuple[Work, Work]:
+    return acting(precision="bf16")
+
+
+@row("evaluation", "cached, 16 worlds", unit="steps", peer="Hugging Face, one world", goal=14.0, floor=8.0)
+def cached_window() -> tuple[Work, Work]:
+    return acting(cached=True)
+
+
+# Loading: the dataset that ships, written by Minari itself, against Minari's own way of reading it.
+
+
+def reading(layout: str, cache: Literal["use", "off"]) -> tuple[Work, Work]:
+    """Every number of a Minari dataset, ours checked and put into flat arrays."""
+    shipped = load("hopper/replay-v0")
+    root = tempfile.TemporaryDirectory()
+    source = Path(root.name) / "replay"
+    os.environ["DECISION_TRANSFORMER_CACHE"] = f"{root.name}/cache"
+    (source / "data").mkdir(parents=True)
+    written = MinariStorage.new(source / "data", shipped.observation_space, shipped.action_space, data_format=layout)
+    written.update_episodes(as_buffer(shipped, shipped.episode(i)) for i in range(shipped.num_episodes))
+    written.update_metadata({"dataset_id": "replay/speed-v0", "minari_version": minari.__version__})
+
+    def we() -> int:
+        return load(source, cache=cache).num_steps + 0 * len(root.name)  # the folder stays as long as this function
+
+    def they() -> int:
+        return sum(len(episode.rewards) for episode in MinariDataset(source / "data").iterate_episodes())
+
+    if cache == "use":
+        time.sleep(FRESH / 1e9)  # what changed just now is not kept
+        we()
+    assert we() == they() == shipped.num_steps
+    return we, they
+
+
+def as_buffer(dataset: Dataset, episode: Episode) -> EpisodeBuffer:
+    """An episode as Minari's writers take it, in the types of its spaces; they want a final observation."""
+    ends = {name: np.zeros(len(episode), bool) for name in ("terminations", "truncations")}
+    ends["terminations"][-1], ends["truncations"][-1] = episode.terminated, episode.truncated
+    seen = episode.observations[ROOT].astype(dataset.observation_space.dtype)
+    seen = seen if len(seen) > len(episode) else np.concatenate([seen, seen[-1:]])
+    actions = episode.actions[ROOT].astype(dataset.action_space.dtype)
+    return EpisodeBuffer(observations=seen, actions=actions, rewards=episode.rewards, **ends)
+
+
+@row("loading", "HDF5", unit="steps", peer="Minari's iterate_episodes", goal=4.0, floor=2.5)
+def hdf5() -> tuple[Work, Work]:
+    return reading("hdf5", "off")
+
+
+@row("loading", "Arrow", unit="steps", peer="Minari's iterate_episodes", goal=4.5, floor=3.0)
+def arrow() -> tuple[Work, Work]:
+    return reading("arrow", "off")
+
+
+@row("loading", "second start, from the cache", unit="steps", peer="Minari's iterate_episodes", goal=30.0, floor=15.0)
+def second_start() -> tuple[Work, Work]:
+    return reading("hdf5", "use")
 
 
 def seconds_a_unit(work: Work) -> tuple[float, float]:

@@ -98,6 +98,11 @@ class Evaluate:
     """Also film the first episode at each target into this folder (pip install 'imageio[ffmpeg]')."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 plays faster where the hardware has such products; its returns are a little different."""
+    cached: bool = False
+    """Play several times as fast by remembering keys and values: the window grows from half the context length to all
+    of it and then begins anew with its last half, so the returns are another policy's."""
     world: World = field(default_factory=World)
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
 

@@ -141,15 +141,18 @@ def ask(options: "Evaluate") -> None:
     assert run.environment is not None
     if options.video:
         check_camera(run.environment, options.config.world_timeout)
-    scores = _play(run, options.config, options.seed)
+    how: dict[str, Any] = {"temperature": options.config.temperature}
+    how |= {"precision": options.precision, "cached": options.cached}
+    policy = ReturnConditionedPolicy(run.model, **how)
+    scores = _play(run, policy, options.config, options.seed)
     _print_scores(scores, run)
     if options.json:
-        write_json(options.json, _document(scores, run, options.seed, options.config.temperature))
+        write_json(options.json, _document(scores, run, options.seed, how["temperature"]) | how)
     if options.plot:
         plot_asked_against_achieved(scores.results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
     if options.video:
-        targets, config = [result.target_return for result in scores.results], options.config
-        for path in film(run, targets, options.seed, options.video, config.temperature, config.world_timeout):
+        targets, timeout = [result.target_return for result in scores.results], options.config.world_timeout
+        for path in film(run, policy, targets, options.seed, options.video, timeout):
             _tell(f"film          {path}")
     check_failures(scores.results)
 
@@ -296,24 +299,26 @@ class Scores:
     sweep: list[TargetResult]  # what chose a target, on worlds of its own; empty where the user names targets
 
 
-def _play(run: Run, config: EvaluationConfig, seed: int) -> Scores:
+def _play(run: Run, policy: ReturnConditionedPolicy, config: EvaluationConfig, seed: int) -> Scores:
     assert run.environment is not None
     targets = config.named_targets or tuple(run.dataset["targets"])
     if not targets:
         raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
     check_environment(run.environment, run.model, config.world_timeout)
     if config.target_return != "auto":
-        return Scores(_play_targets(run, targets, config, seed), [])
-    sweep = _play_targets(run, targets, config, seed + SWEEP_OFFSET)
+        return Scores(_play_targets(run, policy, targets, config, seed), [])
+    sweep = _play_targets(run, policy, targets, config, seed + SWEEP_OFFSET)
     asked = sorted({best_target(sweep), max(targets)})
-    return Scores(_play_targets(run, asked, config, seed), sweep)
+    return Scores(_play_targets(run, policy, asked, config, seed), sweep)
 
 
-def _play_targets(run: Run, targets: Sequence[float], config: EvaluationConfig, seed: int) -> list[TargetResult]:
+def _play_targets(
+    run: Run, policy: ReturnConditionedPolicy, targets: Sequence[float], config: EvaluationConfig, seed: int
+) -> list[TargetResult]:
     assert run.environment is not None
     with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
         return evaluate(
-            ReturnConditionedPolicy(run.model, temperature=config.temperature),
+            policy,
             run.environment,
             targets,
             episodes=config.episodes,
@@ -327,7 +332,7 @@ def _play_targets(run: Run, targets: Sequence[float], config: EvaluationConfig, 
 
 def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> Scores:
     """Score a finished run as `_play` does and leave results and picture in its folder."""
-    scores = _play(run, config, seed)
+    scores = _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
     folder = run.folder / "results"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{which}.json", _document(scores, run, seed, config.temperature))

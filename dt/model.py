@@ -128,8 +128,15 @@ class DecisionTransformer(nn.Module):
 
         allowed, noise: for leaves of choices what may be chosen, and what samples them; see `DiscreteHead.choose`.
         """
-        last = batch.mask.sum(1, keepdim=True).clamp(min=1) - 1  # (B, 1)
-        outputs = self._read_actions(batch, last)
+        return self.choose(self._read_actions(batch, last_step(batch.mask)), allowed, noise)
+
+    def choose(
+        self,
+        outputs: TensorLeaves,
+        allowed: Mapping[str, Tensor] | None = None,
+        noise: Mapping[str, Tensor] | None = None,
+    ) -> TensorLeaves:
+        """What `act` does with head outputs at one step, each (B, 1, *outputs)."""
         allowed, noise = allowed or {}, noise or {}
         return {
             name: head.choose(outputs[name][:, 0], allowed.get(name), noise.get(name))  # type: ignore[operator]
@@ -138,25 +145,47 @@ class DecisionTransformer(nn.Module):
 
     def _read_actions(self, batch: Batch, steps: Tensor | None) -> TensorLeaves:
         """Head outputs at the states of the asked steps, (Q,) or (B, Q), or of all: for each leaf (B, Q, *outputs)."""
-        conditioning, asked = self.config.conditioning, steps
-        steps = torch.arange(batch.mask.shape[1], device=batch.mask.device) if asked is None else asked
-        returns = _masked(batch.returns_to_go, batch.mask).to(self.return_scale.dtype) / self.return_scale  # (B, T)
+        every = torch.arange(batch.mask.shape[1], device=batch.mask.device) if steps is None else steps
+        everything = steps is None and self.tokens_a_step == 1
+        x = self.transformer(self.embed(batch), read=None if everything else self.state_tokens(every))  # (B, Q, D)
+        return self.read(x, batch, every)
+
+    @property
+    def tokens_a_step(self) -> int:
+        """P: return-to-go, state and action; the last two; or one for both."""
+        return {"token": 3, "single": 1}.get(self.config.conditioning, 2)
+
+    def state_tokens(self, steps: Tensor) -> Tensor:
+        """Where the tokens of these steps' states stand: just before the action, where that has a token."""
+        return steps * self.tokens_a_step + max(0, self.tokens_a_step - 2)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """The tokens of a batch of windows, in the order of their steps: (B, T P, D)."""
         time = self.timestep_encoder(_masked(batch.timesteps, batch.mask))  # (B, T, D)
         state = _encode(self.state_encoders, self.state_leaves, batch.states, batch.mask) + time
         action = _encode(self.action_encoders, self.action_leaves, batch.actions, batch.mask)
-        if conditioning == "single":
-            x = self.transformer(self.embedding_norm(state + previous(action)), read=asked)  # (B, Q, D)
-        else:
-            parts = [state, action + time]
-            if conditioning == "token":
-                parts.insert(0, self.return_encoder(returns[..., None]) + time)
-            tokens = self.embedding_norm(interleave(parts))  # (B, T P, D)
-            state_tokens = steps * len(parts) + len(parts) - 2  # the state stands just before the action
-            x = self.transformer(tokens, read=state_tokens)  # (B, Q, D)
-        if conditioning in MODULATED:
+        if self.config.conditioning == "single":
+            return self.embedding_norm(state + previous(action))  # (B, T, D)
+        parts = [state, action + time]
+        if self.config.conditioning == "token":
+            parts.insert(0, self.return_encoder(self._scaled_returns(batch)[..., None]) + time)
+        return self.embedding_norm(interleave(parts))  # (B, T P, D)
+
+    def read(self, x: Tensor, batch: Batch, steps: Tensor) -> TensorLeaves:
+        """Head outputs of the Transformer's at the states of these steps, (B, Q, D): for each leaf (B, Q, *outputs)."""
+        if self.config.conditioning in MODULATED:
+            returns = self._scaled_returns(batch)
             own = returns[:, steps] if steps.dim() == 1 else returns.gather(1, steps)  # (B, Q)
             x = self.modulation(x, own)
         return {name: head(x) for head, name in zip(self.heads, self.action_leaves, strict=True)}
+
+    def _scaled_returns(self, batch: Batch) -> Tensor:
+        return _masked(batch.returns_to_go, batch.mask).to(self.return_scale.dtype) / self.return_scale  # (B, T)
+
+
+def last_step(mask: Tensor) -> Tensor:
+    """Index of each row's last real step, (B, T) -> (B, 1); 0 where there is none."""
+    return mask.sum(1, keepdim=True).clamp(min=1) - 1
 
 
 def _masked(x: Tensor, mask: Tensor, padding: Tensor | int = 0) -> Tensor:

@@ -1,18 +1,22 @@
 """A trained model that acts: each world's last K steps, and target minus reward (Chen et al. 2021, algorithm 1)."""
 
-from collections.abc import Mapping, Set
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
+from torch import Tensor
 
-from dt.data import Batch
+from dt.data import Batch, TensorLeaves
 from dt.encoders import is_image
-from dt.model import DecisionTransformer
+from dt.model import DecisionTransformer, last_step
 from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves
+from transformer.attention import RaggedCache
+from transformer.blocks import BlockCache
 
 
 class PolicyError(ValueError):
@@ -36,6 +40,8 @@ class History:
         self.returns_to_go = np.zeros(context_length, np.float32)
         self.timesteps = np.zeros(context_length, np.int64)
         self.length = 0  # steps in the window
+        self.keep = context_length - 1  # of them, when it is full and another comes
+        self.anew = True  # whether the present step is the first after the beginning, or after steps were dropped
         self.elapsed = 0  # steps of the episode that have been seen
         self.target_return = target_return
         self.earned = 0.0  # float64, summed in the order the rewards came, as the training data's
@@ -46,9 +52,11 @@ class History:
         """A new step begins: its state, its time and what is still wanted."""
         if self.length == len(self.timesteps):
             for array in (*self.states.values(), *self.actions.values(), self.returns_to_go, self.timesteps):
-                array[:-1] = array[1:]
+                array[: self.keep] = array[self.length - self.keep :]
+            self.length, self.anew = self.keep, True
         else:
-            self.length += 1
+            self.anew = self.elapsed == 0
+        self.length += 1
         now = self.length - 1
         for name, row in state.items():
             self.states[name][now] = self._stacked(name, row) if name in self._frames else row
@@ -71,6 +79,75 @@ class History:
             self.actions[name][self.length - 1] = row
 
 
+class CachedWindows:
+    """Keys and values of each world's window, which grows step by step and begins anew from its last half when full.
+
+    The outputs are those of a plain forward over the same window. Each world begins anew at its own time, whatever
+    plays beside it, and a call has one of two fixed shapes: `few` windows of half the length, or one step of `rows`.
+    """
+
+    def __init__(self, model: DecisionTransformer, rows: int, halved: bool):
+        self.model, self.rows, self.few = model, rows, min(4, rows)
+        self.keep = max(1, model.config.context_length // 2) - 1  # steps that a full window keeps beside the new one
+        self._like = model.return_scale.new_empty(0, dtype=torch.bfloat16 if halved else torch.float32)
+        self._caches: dict[int, list[RaggedCache]] = {}  # of worlds 0 to rows - 1, the next, ...
+
+    def begin(self, worlds: list[int], batch: Batch) -> TensorLeaves:
+        """Encode these worlds' windows, the first rows of the batch: head outputs of the last step, (few, 1, ...)."""
+        steps = torch.arange(self.keep + 1, device=batch.mask.device).expand(self.few, -1)
+        batch = _cut(batch, steps)
+        last, fresh = last_step(batch.mask), self._make(self.few)
+        outputs = self._forward(self.model.embed(batch), self.model.state_tokens(last), batch, last, fresh)
+        for row, world in enumerate(worlds):
+            number, place = divmod(world, self.rows)
+            if number not in self._caches:
+                self._caches[number] = self._make(self.rows)
+            for old, new in zip(self._caches[number], fresh, strict=True):
+                old.keys[place], old.values[place] = new.keys[row], new.values[row]
+                old.lengths[place] = self.model.state_tokens(last[row, 0]) + 1
+        return outputs
+
+    def go_on(self, number: int, batch: Batch) -> TensorLeaves:
+        """One step of the worlds from `number * rows` on, whose windows the batch holds: (rows, 1, ...).
+
+        What it takes in are the tokens from the action before to the state. Rows without a step stay as they are.
+        """
+        caches, present = self._caches[number], batch.mask.any(1)
+        last = last_step(batch.mask)
+        two = _cut(batch, torch.cat([last - 1, last], dim=1).clamp(min=0))
+        now, end = torch.ones(1, dtype=torch.int64, device=last.device), int(self.model.state_tokens(torch.tensor(1)))
+        tokens = self.model.embed(two)[:, end + 1 - self.model.tokens_a_step : end + 1]  # (rows, P, D)
+        outputs = self._forward(tokens, now * (tokens.shape[1] - 1), two, now, caches)
+        for cache in caches:
+            cache.lengths += present * tokens.shape[1]
+        return outputs
+
+    def _forward(
+        self, tokens: Tensor, read: Tensor, batch: Batch, steps: Tensor, caches: list[RaggedCache]
+    ) -> TensorLeaves:
+        positions = caches[0].start + torch.arange(tokens.shape[1], device=tokens.device)  # (B, L)
+        blocks = [BlockCache(cache, None) for cache in caches]
+        return self.model.read(self.model.transformer(tokens, read, positions=positions, cache=blocks), batch, steps)
+
+    def _make(self, count: int) -> list[RaggedCache]:
+        config = self.model.config
+        capacity = (config.context_length + 1) * self.model.tokens_a_step  # rows without a step write past their end
+        shape = (count, config.num_heads, capacity, config.width // config.num_heads)
+        return [RaggedCache(*shape, self._like) for _ in range(config.num_layers)]
+
+
+def _cut(batch: Batch, steps: Tensor) -> Batch:
+    """Steps of the first rows of a batch, at these indices (b, t)."""
+    row = torch.arange(len(steps), device=steps.device)[:, None]
+    return Batch(
+        states={name: x[row, steps] for name, x in batch.states.items()},
+        actions={name: x[row, steps] for name, x in batch.actions.items()},
+        returns_to_go=batch.returns_to_go[row, steps],
+        timesteps=batch.timesteps[row, steps],
+        mask=batch.mask[row, steps],
+    )
+
+
 class ReturnConditionedPolicy:
     """Acts towards a target return, in many worlds at once or in a loop of one's own.
 
@@ -82,9 +159,21 @@ class ReturnConditionedPolicy:
     Each episode draws from a generator of its own seed. A Box has nothing to draw: its action is the model's.
     rows: windows in each call of the model. Every call has this one shape, idle rows filled: the last bits of a matrix
     product depend on its number of rows, so only then does a world's return not depend on how many play beside it.
+    precision: bf16 is faster where the hardware has such products, and its actions are a little different.
+    cached: keys and values are remembered from step to step, which is several times as fast and not the same policy:
+    the window grows from half the context length to all of it, and is then encoded anew from its last half, so that
+    nothing is remembered of a step that was dropped.
     """
 
-    def __init__(self, model: DecisionTransformer, *, rows: int = 16, temperature: float = 0.0):
+    def __init__(
+        self,
+        model: DecisionTransformer,
+        *,
+        rows: int = 16,
+        temperature: float = 0.0,
+        precision: Literal["float32", "bf16"] = "float32",
+        cached: bool = False,
+    ):
         if not 0 <= temperature < np.inf:
             raise PolicyError(f"temperature must be 0 or more and finite, not {temperature}")
         self.model, self.rows, self.temperature = model.eval(), rows, temperature
@@ -98,6 +187,10 @@ class ReturnConditionedPolicy:
         self._action_spaces = leaf_spaces(model.action_space)
         self._anything = allowed_choices(model.action_space)
         self._histories: dict[int, History] = {}
+        self._halved = precision == "bf16"
+        self._cached = CachedWindows(model, rows, self._halved) if cached else None
+        self._idle = self._history(0.0, 0)
+        self._idle.allowed = self._anything
 
     def reset(self, target_return: float, *, seed: int = 0) -> None:
         """A new episode in a loop of one's own, towards this return (in the reward's own unit).
@@ -118,25 +211,61 @@ class ReturnConditionedPolicy:
         """An episode starts in this world; the request is its target return."""
         if not np.isfinite(request):
             raise PolicyError(f"target return must be finite, not {request}")
-        self._histories[world] = History(
-            self.model.config.context_length, self._states, self._images, self._actions, float(request), seed
-        )
+        self._histories[world] = self._history(request, seed)
+
+    def _history(self, request: float, seed: int) -> History:
+        length = self.model.config.context_length
+        history = History(length, self._states, self._images, self._actions, float(request), seed)
+        if self._cached is not None:
+            history.keep = self._cached.keep
+        return history
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         """An action for each world whose observation is given; infos: what came with them."""
         for world, observation in observations.items():
             self._observe(world, observation, infos[world].get("action_mask"))
-        worlds, actions = list(observations), {}
+        actions: dict[int, Any] = {}
+        act = self._act if self._cached is None else partial(self._act_cached, self._cached)
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._halved):
+            for worlds, outputs in act(list(observations)):
+                arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+                for row, world in worlds.items():
+                    action = {name: _inside(array[row], self._action_spaces[name]) for name, array in arrays.items()}
+                    self._histories[world].set_action(action)
+                    actions[world] = from_leaves(self.model.action_space, action)
+        return actions
+
+    def _act(self, worlds: list[int]) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
+        """Actions of `rows` worlds at a time, each (rows, *leaf), and the world of each row."""
         for start in range(0, len(worlds), self.rows):
             chunk = worlds[start : start + self.rows]
             histories = [self._histories[world] for world in chunk]
             outputs = self.model.act(self._batch(histories), self._allowed(histories), self._noise(histories))
-            arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
-            for row, world in enumerate(chunk):
-                action = {name: _inside(array[row], self._action_spaces[name]) for name, array in arrays.items()}
-                self._histories[world].set_action(action)
-                actions[world] = from_leaves(self.model.action_space, action)
-        return actions
+            yield dict(enumerate(chunk)), outputs
+
+    def _act_cached(self, cached: CachedWindows, worlds: list[int]) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
+        """The same with remembered keys and values: windows that begin anew, a few at a time, then the others."""
+        anew = [world for world in worlds if self._histories[world].anew]
+        for start in range(0, len(anew), cached.few):
+            chunk = anew[start : start + cached.few]
+            yield dict(enumerate(chunk)), self._choose_cached(cached.begin, chunk, [self._histories[w] for w in chunk])
+        going_on = sorted(set(worlds) - set(anew))
+        for number in sorted({world // self.rows for world in going_on}):  # a world has one place in the cache
+            places = {world % self.rows: world for world in going_on if world // self.rows == number}
+            histories = [self._histories[places[row]] if row in places else self._idle for row in range(self.rows)]
+            yield places, self._choose_cached(cached.go_on, number, histories)
+
+    def _choose_cached(
+        self, step: Callable[[Any, Batch], TensorLeaves], which: Any, histories: list[History]
+    ) -> TensorLeaves:
+        outputs = step(which, self._batch(histories))
+        count = len(next(iter(outputs.values())))
+        allowed, noise = self._allowed(histories), self._noise(histories)
+        return self.model.choose(
+            outputs,
+            {name: x[:count] for name, x in allowed.items()},
+            None if noise is None else {name: x[:count] for name, x in noise.items()},
+        )
 
     def receive(self, world: int, reward: float) -> None:
         """The reward that the last action in this world earned."""

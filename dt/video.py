@@ -26,10 +26,10 @@ def check_camera(environment: EnvironmentSpec, world_timeout: float | None = Non
 
 def film(
     run: Run,
+    policy: ReturnConditionedPolicy,
     targets: Sequence[float],
     seed: int,
     folder: Path,
-    temperature: float = 0.0,
     world_timeout: float | None = None,
 ) -> list[Path]:
     """Film the episode of this world seed at each target into `folder`, as MP4, from its reset on; returns the files.
@@ -48,7 +48,6 @@ def film(
             try:
                 writer: Any = imageio.get_writer(unfinished, fps=worlds.about.frames_per_second, macro_block_size=8)
                 with writer:
-                    policy = ReturnConditionedPolicy(run.model, temperature=temperature)
                     _play(worlds, policy, Job(seed, target), writer.append_data)
                 unfinished.replace(path)
             finally:

@@ -401,6 +401,28 @@ def test_actions_are_drawn_where_a_temperature_is_given(run, tmp_path, capsys):
     refused(capsys, ["evaluate", str(run), "--temperature", "-1"], "temperature must be 0 or more and finite, not -1.0")
 
 
+def test_evaluate_plays_in_bf16_or_from_a_cache_where_it_is_told_to(run, tmp_path, monkeypatch):
+    from dt.policy import ReturnConditionedPolicy
+
+    asked, make = [], ReturnConditionedPolicy.__init__
+    monkeypatch.setattr(
+        ReturnConditionedPolicy, "__init__", lambda self, model, **how: asked.append(how) or make(self, model, **how)
+    )
+    for options, precision, cached in (
+        ([], "float32", False),
+        (["--precision", "bf16"], "bf16", False),
+        (["--cached"], "float32", True),
+    ):
+        scores = tmp_path / "scores.json"
+        assert (
+            main(["evaluate", str(run), "--target-return", "5", "--episodes", "2", "--json", str(scores), *options])
+            == 0
+        )
+        document = read_json(scores)
+        assert (document["precision"], document["cached"]) == (precision, cached)
+        assert (asked[-1]["precision"], asked[-1]["cached"]) == (precision, cached)
+
+
 def test_frames_are_stacked_of_images_alone(recorded, tmp_path, capsys):
     arguments = ["train", str(recorded), "--output", str(tmp_path / "stacked"), "--frame-stack", "4"]
     refused(capsys, arguments, "frame_stack 4: the observations hold no images")

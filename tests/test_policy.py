@@ -4,11 +4,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import CONTEXT, Payday, small_model
+from conftest import ACTION, CONTEXT, STATE, Payday, small_model
 from gymnasium import spaces
 
 from dt.config import ModelConfig
-from dt.data import TrajectoryDataset
+from dt.data import Batch, TrajectoryDataset
 from dt.evaluation import (
     TargetResult,
     best_target,
@@ -19,7 +19,7 @@ from dt.evaluation import (
     rank_correlation,
 )
 from dt.model import DecisionTransformer
-from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.policy import CachedWindows, History, PolicyError, ReturnConditionedPolicy
 from envs.worlds import EnvironmentSpec, WorldError
 from transformer.config import ConfigError
 
@@ -103,24 +103,117 @@ def test_behaviour_cloning_plays_the_same_whatever_it_is_asked_for(payday):
     assert rank_correlation([low, high]) == 0
 
 
+def follow(policy, worlds=5, steps=11):
+    """Worlds that begin one after the other: at each step the window that there should be, and what was chosen."""
+    K, rng, told = policy.model.config.context_length, np.random.default_rng(0), {}
+    for now in range(steps + worlds - 1):
+        playing = [world for world in range(worlds) if world <= now < world + steps]
+        if now < worlds:
+            policy.begin(now, 7.0 + now, seed=0)
+            told[now] = {"state": [], "action": [], "return": [7.0 + now], "length": 0}
+        seen = {world: rng.normal(3, 2, STATE).astype(np.float32) for world in playing}
+        for world, action in policy.choose(seen, {world: {} for world in playing}).items():
+            past = told[world]
+            past["length"] = max(1, K // 2) if past["length"] == K else past["length"] + 1
+            past["state"].append(seen[world])
+            yield world, window(past), action
+            past["action"].append(action)
+            policy.receive(world, reward := float(rng.normal()))
+            past["return"].append(past["return"][-1] - reward)
+
+
+def window(past):
+    """The last steps of an episode as a batch without padding."""
+    last, now = slice(-past["length"], None), len(past["state"])
+    actions = [*past["action"], np.zeros(ACTION, np.float32)]  # the last is not chosen yet
+    return Batch(
+        states={"value": torch.from_numpy(np.stack(past["state"][last]))[None]},
+        actions={"value": torch.from_numpy(np.stack(actions[last]))[None]},
+        returns_to_go=torch.tensor(past["return"][last], dtype=torch.float32)[None],
+        timesteps=torch.arange(now)[None, last],
+        mask=torch.ones(1, past["length"], dtype=torch.bool),
+    )
+
+
+def check_cached(model):
+    for world, batch, action in follow(ReturnConditionedPolicy(model, cached=True, rows=3)):
+        difference = np.abs(action - model.act(batch)["value"][0].numpy()).max()
+        assert difference <= 1e-5, f"world {world}, step {batch.timesteps[0, -1]}"
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 5, 8])
 @pytest.mark.parametrize("conditioning", ["token", "decoupled", "none", "single"])
-def test_returns_do_not_depend_on_the_number_of_worlds(conditioning):
+def test_cached_is_a_plain_forward_over_the_same_window(dataset, conditioning, context_length):
+    check_cached(small_model(conditioning, dataset, context_length=context_length))
+
+
+def dropped_steps_are_remembered(patch):
+    add_state = History.add_state
+
+    def never_anew(self, state):
+        add_state(self, state)
+        self.anew = self.elapsed == 1
+
+    patch.setattr(History, "add_state", never_anew)
+
+
+def rows_without_a_step_move_on(patch):
+    go_on = CachedWindows.go_on
+
+    def all_move(self, number, batch):
+        outputs = go_on(self, number, batch)
+        for cache in self._caches[number]:
+            cache.lengths += ~batch.mask.any(1) * self.model.tokens_a_step
+        return outputs
+
+    patch.setattr(CachedWindows, "go_on", all_move)
+
+
+@pytest.mark.parametrize(
+    ("plant", "where"), [(dropped_steps_are_remembered, "world 0, step 8"), (rows_without_a_step_move_on, "world 1")]
+)
+def test_a_cache_that_is_wrong_is_noticed(dataset, monkeypatch, plant, where):
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match=where):
+        check_cached(small_model("token", dataset, context_length=8))
+
+
+def test_bf16_acts_almost_as_float32(dataset):
+    model = small_model("token", dataset)
+    policies = [ReturnConditionedPolicy(model, precision=precision) for precision in ("float32", "bf16")]
+    first, second = ([action for _, _, action in follow(policy, 1, 4)] for policy in policies)
+    assert 0 < np.abs(np.stack(first) - np.stack(second)).max() < 0.1
+
+
+HOW = {"cached": {"cached": True}, "bf16": {"precision": "bf16"}, "both": {"precision": "bf16", "cached": True}}
+
+
+@pytest.mark.parametrize("kind", ["token", "decoupled", "none", "single", *HOW])
+def test_returns_do_not_depend_on_the_number_of_worlds(kind):
     """In Hopper-v5 a difference in the last bit of one action would grow into other returns within a few steps."""
     environment = EnvironmentSpec("Hopper-v5", max_episode_steps=60)
     with environment.make() as world:
         observations, actions = world.observation_space, world.action_space
     torch.manual_seed(1)
+    conditioning = "token" if kind in HOW else kind
     config = ModelConfig(conditioning=conditioning, width=32, num_layers=2, context_length=7)
     model = DecisionTransformer(config, observations, actions, 60)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     alone, few, all_at_once = (
-        evaluate(ReturnConditionedPolicy(model), environment, [100.0, 900.0], episodes=9, seed=5, num_worlds=n)
+        evaluate(
+            ReturnConditionedPolicy(model, **HOW.get(kind, {})),
+            environment,
+            [100.0, 900.0],
+            episodes=9,
+            seed=5,
+            num_worlds=n,
+        )
         for n in (1, 4, 64)
     )
     assert alone == few == all_at_once
-    assert len({value for result in alone for value in result.returns}) == (9 if conditioning == "none" else 18)
+    assert len({value for result in alone for value in result.returns}) == (9 if kind == "none" else 18)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

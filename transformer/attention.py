@@ -59,12 +59,43 @@ class KeyValueCache:
         self.values[:, :, before : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    @property
+    def start(self) -> int | Tensor:
+        """Column of the next token, where it is the same in all rows; or one for each row, (B, 1)."""
+        return self.length
+
     def rows(self, rows: Sequence[int]) -> "KeyValueCache":
         """A cache of these rows, in this order; a row may be taken more than once."""
         chosen = copy.copy(self)
         index = torch.tensor(rows, device=self.keys.device)
         chosen.keys, chosen.values = self.keys[index], self.values[index]
         return chosen
+
+
+class RaggedCache(KeyValueCache):
+    """A cache whose rows are of different lengths: each writes behind its own tokens, and no padding is between them.
+
+    What lies at or past a row's length is left over from before, and later than any query: nobody sees it. Whoever
+    uses the cache sets `lengths` (B,), so that a row is forgotten or a call's writing undone by a number.
+    """
+
+    def __init__(self, batch_size: int, num_heads: int, capacity: int, head_width: int, like: Tensor):
+        super().__init__(batch_size, num_heads, capacity, head_width, like)
+        self.keys.zero_(), self.values.zero_()  # a NaN that nobody sees is a NaN all the same
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
+
+    @property
+    def start(self) -> Tensor:
+        """Column of each row's next token: (B, 1)."""
+        return self.lengths[:, None]
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put (B, H, L, Hd) behind what each row holds; returns all columns, (B, H, capacity, Hd)."""
+        row = torch.arange(len(keys), device=keys.device)[:, None]
+        columns = self.start + torch.arange(keys.shape[2], device=keys.device)  # (B, L)
+        self.keys[row, :, columns] = keys.transpose(1, 2).to(self.keys.dtype)  # (B, L, H, Hd)
+        self.values[row, :, columns] = values.transpose(1, 2).to(self.values.dtype)
+        return self.keys, self.values
 
 
 class MultiHeadAttention(nn.Module):
@@ -138,12 +169,13 @@ class MultiHeadAttention(nn.Module):
             positions = torch.arange(x.shape[1], device=x.device) if positions is None else positions
             q = self.rotary(q, positions if read is None else _positions_of(read, positions))
             k = self.rotary(k, positions)
-        before = 0 if cache is None else cache.length
+        before = 0 if cache is None else cache.start
         if cache is not None:
             k, v = cache.write(k, v)
         visible = None
         # One token that follows all others may look at each of them; the kernel knows the plain triangle.
-        follows, plain = read is None and x.shape[1] == 1, read is None and before == 0 and mask is None
+        same = read is None and not isinstance(before, Tensor)
+        follows, plain = same and x.shape[1] == 1, same and before == 0 and mask is None
         if self.causal and not (follows or plain):
             asked = torch.arange(x.shape[1], device=x.device) if read is None else read
             visible = causal_visibility(before + asked, k.shape[2])
