@@ -280,10 +280,11 @@ def _arrow_episode(header: Header, data: Path, number: int) -> RecordedEpisode |
     """One episode's folder; None where it is not in the layout that is known here."""
     from pyarrow import ipc, memory_map
 
-    files = [path for path in (data / str(number)).glob("[!._]*") if path.name != "metadata.json"]
-    if len(files) != 1 or files[0].suffix != ".arrow":
+    folder = data / str(number)
+    files = [name for name in os.listdir(folder) if name[0] not in "._" and name != "metadata.json"]
+    if len(files) != 1 or not files[0].endswith(".arrow"):
         return None
-    with memory_map(str(files[0])) as source, ipc.open_file(source) as file:
+    with memory_map(str(folder / files[0])) as source, ipc.open_file(source) as file:
         if file.num_record_batches != 1:
             return None
         batch = file.get_batch(0)
@@ -319,7 +320,10 @@ def _arrow_array(column: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """A column of numbers, or of lists of as many as the shape holds: (rows, *shape). Others raise `TypeError`."""
     from pyarrow import types
 
-    rows, inside = len(column), column.flatten() if types.is_fixed_size_list(column.type) else column
+    rows, inside = len(column), column
+    if types.is_fixed_size_list(column.type):
+        width = column.type.list_size
+        inside = column.values.slice(column.offset * width, rows * width)
     plain = types.is_integer(inside.type) or types.is_floating(inside.type) or types.is_boolean(inside.type)
     if not plain or column.null_count or inside.null_count:
         raise TypeError(f"a column of {column.type}")
