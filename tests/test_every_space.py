@@ -129,7 +129,8 @@ def check_masks(action, temperature):
     """Echo-v0 itself refuses an action against its mask; without its masks the same model takes such actions."""
     dataset = echo_dataset("discrete", action)
     policy = ReturnConditionedPolicy(opinionated(dataset), temperature=temperature)
-    evaluate(policy, masked(action), [2.0], episodes=20)
+    (result,) = evaluate(policy, masked(action), [2.0], episodes=20)
+    assert not result.failures, result.failures[0]
 
 
 KINDS_OF_CHOICES = ["discrete", "multi-discrete", "multi-discrete of two axes", "multi-binary", "nested"]
