@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 
 from dt.config import FINAL_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
+from transformer import processes
 from transformer.config import ConfigError
 
 
@@ -186,10 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         if isinstance(command, Inspect):
             return _inspect(command)
+        if not isinstance(command, Train):
+            processes.require_one(f"dt {arguments[0]}")
         from dt.commands import ask, import_data, import_model, record_episodes, train_and_score, train_runs
 
         if isinstance(command, Train):
-            train_and_score(command)
+            with processes.joined():
+                train_and_score(command)
         elif isinstance(command, TrainMany):
             train_runs(command)
         elif isinstance(command, Evaluate):
@@ -221,11 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(error, 4)
         if isinstance(error, Stopped):
             return _refuse(error, error.code)
+        if isinstance(error, processes.LostProcessError):
+            return _refuse(error, 3)
+        if isinstance(error, processes.FailedElsewhereError):
+            return 2
         raise
 
 
 def _refuse(error: Exception | str, code: int = 2) -> int:
-    print(f"dt: {' '.join(str(error).split())}", file=sys.stderr)
+    processes.tell(f"dt: {' '.join(str(error).split())}")
     return code
 
 

@@ -35,6 +35,7 @@ from envs.scores import reference_in
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, MissingWorldError, import_environments
 from envs.writer import new_folder, write_minari
+from transformer import processes
 from transformer.checkpoint import write_json
 from transformer.config import ConfigError
 from transformer.training import pick_device
@@ -101,6 +102,8 @@ def train_runs(options: "TrainMany") -> None:
 
 def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
     """Leave the error on held-out episodes in the run's folder; of the best too, where this error has chosen it."""
+    if not processes.first():
+        return
     folder = run.folder / "results"
     folder.mkdir(exist_ok=True)
     write_json(folder / "held-out.json", _foretell(run, dataset))
@@ -316,7 +319,9 @@ def _play_targets(
     run: Run, policy: ReturnConditionedPolicy, targets: Sequence[float], config: EvaluationConfig, seed: int
 ) -> list[TargetResult]:
     assert run.environment is not None
-    with tqdm(total=len(targets) * config.episodes, unit="episode", desc="evaluate") as bar:
+    with tqdm(
+        total=len(processes.share(range(len(targets) * config.episodes))), unit="episode", desc="evaluate"
+    ) as bar:
         return evaluate(
             policy,
             run.environment,
@@ -333,6 +338,8 @@ def _play_targets(
 def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> Scores:
     """Score a finished run as `_play` does and leave results and picture in its folder."""
     scores = _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
+    if not processes.first():
+        return scores
     folder = run.folder / "results"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{which}.json", _document(scores, run, seed, config.temperature))

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dt.model import DecisionTransformer
+from dt.policy import PolicyError
 from envs.rollout import Job, Played, Policy, rollout
 from envs.scores import Reference, normalized_score
 from envs.spaces import same_space
 from envs.worlds import EnvironmentSpec, WorldError, Worlds
+from transformer import processes
 from transformer.config import require
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -110,7 +112,8 @@ def evaluate(
     """Play `episodes` episodes at each target; episode i of every target starts from the world's seed `seed + i`.
 
     policy: usually a `ReturnConditionedPolicy`; any other that takes a target return as its request will do.
-    The returns do not depend on `num_worlds`. on_episode is called with each finished `Played`.
+    The returns do not depend on `num_worlds`, nor on the number of processes that share the episodes. on_episode is
+    called with each finished `Played` of this process.
     world_timeout: seconds that an environment may take for a step; given, each plays in a process of its own.
     An episode whose environment fails is named in its target's `failures` and counts nowhere; where all of them fail
     that is a `WorldError`.
@@ -118,19 +121,26 @@ def evaluate(
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_worlds", num_worlds)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
-    jobs = [Job(seed + i, float(target)) for target in targets for i in range(episodes)]
-    failed: list[Played] = []
-    with Worlds(environment.maker(), min(num_worlds, len(jobs)), world_timeout) as worlds:
-        played = rollout(worlds, policy, jobs, on_episode=on_episode, on_failure=failed.append)
-    if len(failed) == len(jobs):
-        raise WorldError(f"environment {environment.id}: every episode failed; the first: {failed[0].failure}")
+    jobs = processes.share([Job(seed + i, float(target)) for target in targets for i in range(episodes)])
+
+    def play() -> list[tuple[float, int, str | None]]:
+        failed: list[Played] = []
+        with Worlds(environment.maker(), min(num_worlds, len(jobs)), world_timeout) as worlds:
+            played = rollout(worlds, policy, jobs, on_episode=on_episode, on_failure=failed.append)
+        return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]
+
+    played = processes.whole(processes.together(play, WorldError, PolicyError))
+    if all(failure is not None for _, _, failure in played):
+        raise WorldError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
 
 
-def _result(target: float, played: Sequence[Played], reference: Reference | None) -> TargetResult:
-    ended = [episode for episode in played if episode.failure is None]
-    failures = tuple(f"target {target:g}, {episode.failure}" for episode in played if episode.failure is not None)
-    returns, lengths = tuple(episode.total_return for episode in ended), tuple(episode.length for episode in ended)
+def _result(
+    target: float, played: Sequence[tuple[float, int, str | None]], reference: Reference | None
+) -> TargetResult:
+    ended = [episode for episode in played if episode[2] is None]
+    failures = tuple(f"target {target:g}, {failure}" for _, _, failure in played if failure is not None)
+    returns, lengths = tuple(episode[0] for episode in ended), tuple(episode[1] for episode in ended)
     score = normalized_score(float(np.mean(returns)), reference) if returns else None
     return TargetResult(float(target), returns, lengths, score, failures)
 

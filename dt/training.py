@@ -28,6 +28,7 @@ from envs.datasets import Dataset, Part
 from envs.scores import Reference, reference_in
 from envs.spaces import space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError
+from transformer import processes
 from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
@@ -42,6 +43,7 @@ from transformer.checkpoint import (
 from transformer.config import ConfigError, TrainingConfig, require
 from transformer.training import (
     Trainer,
+    begun_by_this_launch,
     check_same_recipe,
     learning_rate_at,
     newest_state,
@@ -78,6 +80,7 @@ def train(
     made here. A folder that holds a run is refused unless `resume`, which then goes on from its newest checkpoint, bit
     for bit as if it had never stopped.
     """
+    resume = resume or begun_by_this_launch(Path(folder))
     trainer = prepare(dataset, config, Path(folder), environment=environment, resume=resume)
     if not resume:
         trainer.start()
@@ -141,14 +144,14 @@ def prepare(
     validation = None if held_out is None else Validation(model, learned, held_out)
 
     def score(step: int) -> dict[str, float]:
-        scores = {} if validation is None else _held_out_scores(validation.measure())
+        scores = {} if validation is None else processes.once(lambda: _held_out_scores(validation.measure()))
         if playable and environment is not None:
             scores |= _score_on_the_way(model, environment, targets, config.evaluation, step)
         return scores
 
     trainer = Trainer(
         model,
-        lambda step: data.gather(data.indices(seed, step, batch_size)),
+        lambda step: data.gather(processes.share(data.indices(seed, step, batch_size)).contiguous()),
         config.training,
         folder,
         document,

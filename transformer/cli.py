@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
+from transformer import processes
 from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require
 
 
@@ -95,8 +96,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parse(arguments)
-        run: Any = {TrainCharacters: _train_characters, TrainTranslator: _train_translator, Generate: _generate}
-        return run.get(type(command), _translate)(command)
+        run: Any = {
+            TrainCharacters: _train_characters,
+            TrainTranslator: _train_translator,
+            Generate: _generate,
+            Translate: _translate,
+        }
+        if isinstance(command, TrainCharacters | TrainTranslator):
+            with processes.joined():
+                return run[type(command)](command)
+        processes.require_one(f"python -m transformer {arguments[0]}")
+        return run[type(command)](command)
     except (ConfigError, OSError) as error:
         return _refuse(error)
     except ModuleNotFoundError as error:
@@ -116,6 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(error, 3)
         if isinstance(error, Stopped):
             return _refuse(error, error.code)
+        if isinstance(error, processes.LostProcessError):
+            return _refuse(error, 3)
+        if isinstance(error, processes.FailedElsewhereError):
+            return 2
         raise
 
 
@@ -130,7 +144,7 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def _refuse(error: Exception | str, code: int = 2) -> int:
-    print(f"transformer: {' '.join(str(error).split())}", file=sys.stderr)
+    processes.tell(f"transformer: {' '.join(str(error).split())}")
     return code
 
 

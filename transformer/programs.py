@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from transformer import processes
 from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
@@ -41,7 +42,14 @@ from transformer.text import (
     read_text,
     subword_tokenizer,
 )
-from transformer.training import Trainer, check_same_recipe, newest_state, pick_device, settle_precision
+from transformer.training import (
+    Trainer,
+    begun_by_this_launch,
+    check_same_recipe,
+    newest_state,
+    pick_device,
+    settle_precision,
+)
 from transformer.translation import EncoderDecoder
 
 if TYPE_CHECKING:
@@ -84,6 +92,7 @@ def train_characters(file: Path, config: CharactersConfig, folder: Path, *, resu
     The last tenth of the text is for validation; the best checkpoint has the lowest loss over all of it.
     """
     text, device = read_text(file), pick_device(config.training.device)
+    resume = resume or begun_by_this_launch(folder)
     config = _settle(config, device, folder, resume)
     training = config.training
     if not text:
@@ -110,7 +119,7 @@ def train_characters(file: Path, config: CharactersConfig, folder: Path, *, resu
         folder,
         _describe("characters", config, tokenizer, fingerprint(text)),
         loss=loss,
-        evaluate=evaluate,
+        evaluate=lambda step: processes.once(lambda: evaluate(step)),
     )
     return _train(trainer, resume)
 
@@ -130,9 +139,10 @@ def train_translator(
     """
     import sacrebleu  # noqa: F401 (missing now is better than missing at the first score)
 
-    device = pick_device(config.training.device)
+    device, resume = pick_device(config.training.device), resume or begun_by_this_launch(folder)
     config = _settle(config, device, folder, resume)
     training = config.training
+    _check_last_batch(len(pairs), training.batch_size)
     sentences = [sentence for pair in pairs for sentence in pair]
     tokenizer = subword_tokenizer(sentences, config.vocabulary_size)
     model = _new_model(EncoderDecoder, config, tokenizer, device)
@@ -158,7 +168,7 @@ def train_translator(
         folder,
         _describe("translator", config, tokenizer, fingerprint(*sentences)),
         loss=loss,
-        evaluate=evaluate,
+        evaluate=lambda step: processes.once(lambda: evaluate(step)),
     )
     return _train(trainer, resume)
 
@@ -327,6 +337,16 @@ def _pair_corpus(
         if longest > limit:
             raise TextError(f"{what} {number}: {longest} tokens, context_length is {limit}")
     return PairCorpus(tokenised, *boundaries(tokenizer), device)
+
+
+def _check_last_batch(pairs: int, batch_size: int) -> None:
+    """Refuse what leaves an epoch's last batch with fewer pairs than there are processes."""
+    last = pairs % batch_size or batch_size
+    if last < processes.count():
+        raise ConfigError(
+            f"batch_size {batch_size}: an epoch's last batch has {last} of the {pairs} pairs, "
+            f"for {processes.count()} processes; take another"
+        )
 
 
 def _keep_sample(folder: Path, step: int, text: str) -> None:

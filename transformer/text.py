@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transformer import processes
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -117,10 +119,11 @@ class CharacterCorpus:
             raise TextError(f"a text of {len(tokens)} characters is too short for context_length {context_length}")
 
     def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
-        """Windows that start anywhere in the training text: (B, context_length + 1) tokens."""
+        """Windows that start anywhere in the training text, this process's share: (B, context_length + 1) tokens."""
         rng = np.random.default_rng((seed, step))
-        starts = rng.integers(len(self.train) - self.context_length, size=(batch_size, 1))
-        return self.train[torch.from_numpy(starts + np.arange(self.context_length + 1)).to(self.train.device)]
+        starts = torch.from_numpy(rng.integers(len(self.train) - self.context_length, size=(batch_size, 1)))
+        rows = processes.share(starts) + torch.arange(self.context_length + 1)
+        return self.train[rows.to(self.train.device)]
 
     def validation_windows(self, batch_size: int) -> list[Tensor]:
         """The whole validation text in windows of (B, up to context_length + 1), in which each token is next once."""
@@ -150,11 +153,11 @@ class PairCorpus:
         self._epoch: tuple[tuple[int, int, int], list[np.ndarray]] | None = None
 
     def batch(self, seed: int, step: int, batch_size: int) -> PairBatch:
-        """The batch of a step; every pair comes once in an epoch."""
+        """This process's share of the batch of a step; every pair comes once in an epoch."""
         epoch, place = divmod(step, -(-len(self.pairs) // batch_size))
         if self._epoch is None or self._epoch[0] != (seed, epoch, batch_size):
             self._epoch = (seed, epoch, batch_size), self._shuffle(seed, epoch, batch_size)
-        return self.gather([self.pairs[i] for i in self._epoch[1][place]])
+        return self.gather(processes.share([self.pairs[i] for i in self._epoch[1][place]]))
 
     def _shuffle(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
         """An epoch's batches: pairs in random order, sorted by length within pools of 32 batches, little padding."""

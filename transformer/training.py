@@ -1,8 +1,8 @@
 """The one training loop: batches in by step number, a loss as (sum, count) out; it logs, saves, stops and resumes.
 
-Each batch is a pure function of the step, and torch is seeded anew from (seed, step) before each step, because dropout
-takes no generator. So a run that was cut and resumed is the uninterrupted run, bit for bit, on one machine and number
-of threads.
+Each batch is a pure function of the step, and torch is seeded anew from (seed, step, process) before each step, because
+dropout takes no generator. So a run that was cut and resumed is the uninterrupted run, bit for bit, on one machine and
+number of threads. Several processes share each batch (see `transformer.processes`), and the first alone writes.
 """
 
 import math
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from transformer import processes
 from transformer.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -74,6 +75,9 @@ RESUMABLE = (
 )
 """Settings of model and training that a resumed run may change; any other difference is refused."""
 
+LAUNCH = "launch"
+"""File of a run that torchrun began: which torchrun it was, to know it again when it restarts a process that failed."""
+
 
 def newest_state(run: Path) -> Path | None:
     """The checkpoint that a run goes on from; None where it was stopped before its first, and begins anew.
@@ -86,6 +90,12 @@ def newest_state(run: Path) -> Path | None:
     return newest_checkpoint(run, report=_tell)
 
 
+def begun_by_this_launch(run: Path) -> bool:
+    """Whether torchrun began this run and has restarted its processes since: then it goes on, `--resume` or not."""
+    mark = run / LAUNCH
+    return processes.once(lambda: processes.restarted() and mark.is_file() and mark.read_text() == processes.launch())
+
+
 def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
     """Refuse to go on with another model or another recipe (configurations as in `run.json`); name what differs."""
     for part in ("model", "training"):
@@ -96,11 +106,19 @@ def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> No
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is a GPU if there is one. One that is not there raises `ConfigError`."""
+    """The device called `name`; "auto" is a GPU if there is one. One that is not there raises `ConfigError`.
+
+    Of several processes on a machine each has a GPU of its own.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: no usable GPU; use --device cpu or auto")
+    if name == "cuda" and processes.count_here() > torch.cuda.device_count():
+        raise ConfigError(
+            f"device cuda: {torch.cuda.device_count()} GPUs for {processes.count_here()} processes on this machine; "
+            "lower --nproc-per-node or use --device cpu"
+        )
     return torch.device(name)
 
 
@@ -133,16 +151,18 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed for torch that is far from its neighbours' for every (seed, step)."""
-    return ((seed * 0x9E3779B97F4A7C15) ^ ((step + 1) * 0xD1B54A32D192ED03)) & 0x7FFF_FFFF_FFFF_FFFF
+def step_seed(seed: int, step: int, process: int = 0) -> int:
+    """A seed for torch that is far from its neighbours' for every (seed, step, process)."""
+    mixed = (seed * 0x9E3779B97F4A7C15) ^ ((step + 1) * 0xD1B54A32D192ED03) ^ (process * 0xA0761D6478BD642F)
+    return mixed & 0x7FFF_FFFF_FFFF_FFFF
 
 
 class Trainer:
     """One run of training in its folder.
 
     model: what is trained.
-    batch_at: the batch of step 0, 1, ...; a pure function of the step, already on the model's device.
+    batch_at: this process's share of the batch of step 0, 1, ...; a pure function of the step, already on the model's
+        device.
     run: the run's folder; `document`, what the run is, goes into its `run.json` and into each checkpoint.
     loss: maps a batch to (sum of the loss, number of things summed); the model itself when None.
     evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best, the
@@ -162,7 +182,11 @@ class Trainer:
         evaluate: Callable[[int], dict[str, float]] | None = None,
         describe: Callable[[int], str] | None = None,
     ):
-        self.model, self.loss, self.batch_at = model, loss or model, batch_at
+        if config.batch_size < processes.count():
+            raise ConfigError(
+                f"batch_size {config.batch_size} leaves some of {processes.count()} processes without any"
+            )
+        self.model, self.loss, self.batch_at = model, processes.averaged(model, loss or model), batch_at
         self.config, self.run, self.document = config, run, document
         self.evaluate, self.describe = evaluate, describe
         self.optimizer = torch.optim.AdamW(
@@ -175,9 +199,14 @@ class Trainer:
 
     def start(self) -> None:
         """Make the run's folder; refused where a run, or anything else, already is."""
+        processes.once(self._make_folder)
+
+    def _make_folder(self) -> None:
         if self.run.exists() and (not self.run.is_dir() or any(self.run.iterdir())):
             raise CheckpointError(f"{self.run}: exists already; --resume continues it, another --output starts anew")
         make_folder(self.run)
+        if launch := processes.launch():
+            (self.run / LAUNCH).write_text(launch)
         write_json(self.run / "run.json", self.document)
 
     def resume(self, checkpoint: Path | None) -> None:
@@ -196,16 +225,14 @@ class Trainer:
         """Train to the last step. Raises `NonFiniteError` before a bad update, and `Stopped` after a signal."""
         config = self.config
         with (
-            only_writer(self.run),
+            ExitStack() as held,
             _stop_signals() as signals,
             tqdm(
                 total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5
             ) as bar,
         ):
-            clear_leftovers(self.run)
-            write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here
-            self._name_best()
-            self._log, self._bar = RunLog(self.run, self.step), bar
+            processes.once(lambda: self._open(held))
+            self._bar = bar
             self._clock, self._clock_step = time.perf_counter(), self.step
             while self.step < config.steps:
                 loss, norm = self._one_step()
@@ -218,13 +245,26 @@ class Trainer:
                 scored = self.evaluate and (last or (config.evaluate_every and self.step % config.evaluate_every == 0))
                 if scored:
                     self._evaluate()
-                if scored or last or signals or self.step % config.checkpoint_every == 0:
+                stop = processes.largest(signals[0] if signals else 0)  # a signal to one stops all after the same step
+                if scored or last or stop or self.step % config.checkpoint_every == 0:
                     self.save()
-                if signals:
-                    raise Stopped(signals[0], self.step)
+                    stop = processes.largest(signals[0] if signals else 0)
+                if stop:
+                    raise Stopped(stop, self.step)
+
+    def _open(self, held: ExitStack) -> None:
+        """Take the run's folder as its only writer, for as long as `held` is."""
+        held.enter_context(only_writer(self.run))
+        clear_leftovers(self.run)
+        write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here
+        self._name_best()
+        self._log = RunLog(self.run, self.step)
 
     def save(self) -> None:
         """Write a checkpoint of the present step and remove those that are no longer kept."""
+        processes.once(self._save)
+
+    def _save(self) -> None:
         state = {"step": self.step, "loss_sum": self.loss_sum, "loss_steps": self.loss_steps, "best": self.best}
         tensors = {"model": self.model.state_dict(), "optimizer": self._optimizer_tensors()}
         for part, content in tensors.items():
@@ -261,7 +301,7 @@ class Trainer:
 
     def _one_step(self) -> tuple[float, float]:
         config = self.config
-        torch.manual_seed(step_seed(config.seed, self.step))
+        torch.manual_seed(step_seed(config.seed, self.step, processes.rank()))
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config)
@@ -285,11 +325,16 @@ class Trainer:
         batch = self.batch_at(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             loss_sum, count = self.loss(batch)
-        loss = loss_sum / count
+        if processes.count() == 1:
+            loss = mean = loss_sum / count
+        else:
+            sum_of_all, count_of_all = processes.total(loss_sum, count)
+            loss = loss_sum * (processes.count() / count_of_all)  # of which the gradients' mean over processes is taken
+            mean = sum_of_all / count_of_all
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        return loss.item(), norm.item()
+        return mean.item(), norm.item()
 
     def _log_training(self, norm: float) -> None:
         elapsed, now = time.perf_counter() - self._clock, self.step
@@ -304,7 +349,7 @@ class Trainer:
         self._bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
         self.loss_sum, self.loss_steps = 0.0, 0
         self._clock, self._clock_step = time.perf_counter(), now
-        self._log.write("train", line)
+        self._write("train", line)
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
@@ -315,8 +360,12 @@ class Trainer:
             return  # it could not be played; training goes on
         if "score" in result and (self.best is None or result["score"] > self.best["score"]):
             self.best = {"step": self.step, "score": result["score"]}
-        self._log.write("evaluation", {"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)})
+        self._write("evaluation", {"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)})
         self._clock, self._clock_step = time.perf_counter(), self.step  # evaluation is not training time
+
+    def _write(self, kind: str, line: dict[str, Any]) -> None:
+        if processes.first():
+            self._log.write(kind, line)
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = [name for name, _ in self.model.named_parameters()]
