@@ -233,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(error: Exception | str, code: int = 2) -> int:
-    processes.tell(f"dt: {' '.join(str(error).split())}")
+    from envs.spaces import printable
+
+    processes.tell(f"dt: {printable(' '.join(str(error).split()))}")
     return code
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from gymnasium.spaces import Space
+from torch import Tensor
 
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
@@ -26,7 +28,7 @@ from dt.policy import PolicyError, ReturnConditionedPolicy
 from dt.validation import HELD_OUT, HeldOutError, Validation, choose_episodes
 from envs.datasets import Dataset, Part
 from envs.scores import Reference, reference_in
-from envs.spaces import space_from_json, space_to_json
+from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError
 from transformer import processes
 from transformer.checkpoint import (
@@ -313,8 +315,11 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
         config = Config.from_json(document["config"])
         observation_space = space_from_json(document["observation_space"])
         action_space = space_from_json(document["action_space"])
-        model = DecisionTransformer(config.model, observation_space, action_space, int(document["max_timesteps"]))
-        model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
+        shape = config.model, observation_space, action_space, int(document["max_timesteps"])
+        tensors = read_tensors(checkpoint / "model.safetensors")
+        _check_size(tensors, *shape)
+        model = DecisionTransformer(*shape)
+        model.load_state_dict(tensors)
         environment = _environment_of(document)
         reference = document["reference"] and Reference(**document["reference"])
         dataset, imported = dict(document["dataset"]), document.get("imported")
@@ -323,6 +328,19 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
     model = model.to(device).eval()
     return Run(folder, checkpoint, model, config, dataset, environment, reference or None, imported)
+
+
+def _check_size(
+    tensors: dict[str, Tensor], config: ModelConfig, seen: Space[Any], done: Space[Any], max_timesteps: int
+) -> None:
+    """Refuse a model of more weights than there are, before there is one: a small file may say that it is huge."""
+    rows = max_timesteps + sum(
+        int(choices(leaf)[0].sum()) for space in (seen, done) for leaf in leaf_spaces(space).values()
+    )
+    least = config.width * (rows + config.num_layers * config.width)  # of tables and of the blocks; there are more
+    there = sum(tensor.numel() for tensor in tensors.values())
+    if least > there:
+        raise ValueError(f"a model of its settings has more than {least} weights, here are {there}")
 
 
 def _environment_of(document: Any) -> EnvironmentSpec | None:

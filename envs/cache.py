@@ -32,7 +32,7 @@ from envs.scores import Reference
 from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout above."""
 
 SMALLEST = 4 << 20
@@ -261,6 +261,7 @@ def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
         "action_space": space_to_json(fields["action_space"]),
         "environment": environment and environment.to_json(),
         "left_out": environment and list(environment.left_out),
+        "from_file": environment and environment.from_file,
         "reference": reference and vars(reference),
         "notes": list(fields["notes"]),
         "told": dict(fields["told"]),
@@ -284,7 +285,9 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "actions": {leaf: found["actions", leaf] for leaf in done},
         "rewards": found["rewards", None],
         **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
-        "environment": EnvironmentSpec(**world, left_out=tuple(document["left_out"])) if world else None,
+        "environment": EnvironmentSpec(**world, left_out=tuple(document["left_out"]), from_file=document["from_file"])
+        if world
+        else None,
         "reference": Reference(**reference) if reference else None,
         "notes": tuple(document["notes"]),
         "told": document["told"],

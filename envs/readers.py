@@ -23,7 +23,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.scores import Reference, reference_for
-from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, reason, space_from_json, to_leaves
+from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
 from envs.worlds import EnvironmentSpec, WorldError
 
 PACKAGED = Path(__file__).parent / "data"
@@ -55,6 +55,14 @@ PART = "part-{:06d}"
 
 REPEATED = "repeated"
 """In Minari's metadata as `final_observations`: the last row of each episode's observations is no observation."""
+
+
+SMALL, MOST_GROWTH = 64 << 20, 300
+"""A file may hold `SMALL` bytes of numbers, or `MOST_GROWTH` times its own size where that is more: pictures compressed
+a hundredfold are usual, and a file that grows ten thousandfold is meant to fill the memory."""
+
+MOST_METADATA = 16 << 20
+"""Characters of metadata: the bounds of a picture's space may need a few millions."""
 
 
 class DataError(ValueError):
@@ -92,6 +100,12 @@ class RecordedEpisode:
     terminations: NDArray[Any]
     truncations: NDArray[Any]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        flags = (self.rewards, self.terminations, self.truncations)
+        return sum(array.nbytes for array in (*self.observations.values(), *self.actions.values(), *flags))
+
 
 def find(source: str, download: bool = False) -> Path:
     """The file or folder that a user means by a path or a Minari id; one that is nowhere raises `DataError`."""
@@ -99,6 +113,8 @@ def find(source: str, download: bool = False) -> Path:
         raise DataError("no dataset named")
     path = Path(source)
     if path.exists():
+        if not path.is_dir():
+            _check_is_file(path)  # a pipe or a device may never end
         return path
     if path.suffix in READERS or path.is_absolute() or ".." in path.parts or source.startswith("~"):
         raise DataError(f"{source}: no such file or folder")
@@ -149,14 +165,19 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     """A Minari dataset's folder. given: spaces by name, instead of the metadata's own."""
     data = folder / "data" if (folder / "data").is_dir() else folder
     path = data / "metadata.json"
+    _check_inside(path, folder)
     metadata = _metadata(path)
     layout = metadata.get("data_format", "hdf5")
     source = data / "main_data.hdf5" if layout == "hdf5" else data
+    for file in [source] if layout == "hdf5" else data.rglob("*"):
+        _check_inside(file, folder)
     for name in SPACES:
         if name not in metadata and name not in given:
             raise DataError(f"{path}: no {name}")
     header = _header(str(path), source, metadata, given)
     count = metadata.get("total_episodes")
+    if count is not None and (type(count) is not int or count < 1):
+        raise DataError(f"{path}: total_episodes is {_short(count)}, expected a whole number of at least 1")
     header = replace(header, num_episodes=count, repeats_final=metadata.get("final_observations") == REPEATED)
     if layout == "hdf5":
         return header, _hdf5_episodes(header, source)
@@ -173,19 +194,30 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode]:
     kinds = [leaf_spaces(header.spaces[kind]) for kind in SPACES]
     flags = ("rewards", "terminations", "truncations")
     with _hdf5_file(path) as file:
+        room, plainly = most_bytes(path), path.stat().st_size
         numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
         for name, number in numbers.items():
-            if not number.isdecimal():
+            if not number.isdecimal() or len(number) > 18:
                 raise DataError(f"{path}: {name}: not an episode's name")
         plain = _PlainArrays(file, [*names["observations"].values(), *names["actions"].values(), *flags])
         for group in sorted(numbers, key=lambda name: int(numbers[name])):
-            read = partial(_hdf5_leaf, file, path, group, plain.read(group))
+            found = plain.read(group)
+            plainly -= sum(array.nbytes for array in found.values())
+            if plainly < 0:
+                raise DataError(
+                    f"{path}: {group}: more numbers than the file has bytes: some stand for several episodes"
+                )
+            read = partial(_hdf5_leaf, file, path, group, found)
             rewards, terminations, truncations = (read(name) for name in flags)
             observations, actions = (
                 {leaf: read(name, spaces[leaf]) for leaf, name in inside.items()}
                 for inside, spaces in zip(names.values(), kinds, strict=True)
             )
-            yield RecordedEpisode(group, observations, actions, rewards, terminations, truncations)
+            episode = RecordedEpisode(group, observations, actions, rewards, terminations, truncations)
+            room -= episode.nbytes
+            if room < 0:
+                raise DataError(f"{path}: {group}: {_too_much(path)}")
+            yield episode
 
 
 class _PlainArrays:
@@ -257,96 +289,119 @@ class _PlainArrays:
 
 
 def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode]:
-    """Whole columns of the files that Minari writes; what is not in that layout goes through Minari's own reader."""
+    """A folder for each episode, by its number, whole columns of which become arrays."""
     try:
         import pyarrow
     except ImportError:
         raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'minari[arrow]'") from None
-    count = header.num_episodes if isinstance(header.num_episodes, int) else 0
+    count = header.num_episodes
+    if count is None:
+        count = sum(path.name.isdecimal() for path in data.iterdir())
     for number in range(count):
         try:
-            episode = _arrow_episode(header, data, number)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{data}: cannot be read as Arrow ({reason(error)})") from None
-        if episode is None:
-            yield from _public_episodes(header, data, range(number, count))
-            return
-        yield episode
-    if count == 0:
-        yield from _public_episodes(header, data, None)
+            yield _arrow_episode(header, data / str(number))
+        except (pyarrow.ArrowException, OSError, IndexError) as error:
+            raise DataError(f"{data / str(number)}: cannot be read as Arrow ({reason(error)})") from None
 
 
-def _arrow_episode(header: Header, data: Path, number: int) -> RecordedEpisode | None:
-    """One episode's folder; None where it is not in the layout that is known here."""
+def _arrow_episode(header: Header, folder: Path) -> RecordedEpisode:
+    """One episode's folder. Minari makes actions and flags as long as the observations by one more row."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such episode, metadata.json says {header.num_episodes}")
+    files = sorted(folder.glob("*.arrow"), key=lambda path: (len(path.name), path.name))  # part-2 before part-10
+    if not files:
+        raise DataError(f"{folder}: no .arrow file in it")
+    batches = [batch for path in files for batch in _arrow_batches(path)]
+
+    def arrays(name: str, space: Space[Any] | None) -> list[NDArray[Any]]:
+        leaves = [list(_arrow_leaves(f"{folder}: {name}", space, column)) for column in named(name)]
+        return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*leaves, strict=True)]
+
+    def named(name: str) -> Iterator[Any]:
+        for batch in batches:
+            if name not in batch.schema.names:
+                raise DataError(f"{folder}: no column {name!r} in it, only {_listed(batch.schema.names)}")
+            yield batch.column(name)
+
+    if not batches:
+        raise DataError(f"{folder}: no row in it")
+    seen, done = (
+        dict(zip(leaf_spaces(header.spaces[space]), arrays(name, header.spaces[space]), strict=True))
+        for name, space in zip(("observations", "actions"), SPACES, strict=True)
+    )
+    flags = [arrays(name, None)[0][:-1] for name in ("rewards", "terminations", "truncations")]
+    return RecordedEpisode(f"episode_{folder.name}", seen, {name: array[:-1] for name, array in done.items()}, *flags)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """The record batches of an Arrow file, none of them unpacked: what is compressed may grow a thousandfold."""
     from pyarrow import ipc, memory_map
 
-    folder = data / str(number)
-    files = [name for name in os.listdir(folder) if name[0] not in "._" and name != "metadata.json"]
-    if len(files) != 1 or not files[0].endswith(".arrow"):
-        return None
-    with memory_map(str(folder / files[0])) as source, ipc.open_file(source) as file:
-        if file.num_record_batches != 1:
-            return None
-        batch = file.get_batch(0)
-    batch.validate()  # that no column reaches past its bytes
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    try:
-        arrays = [
-            [_arrow_array(part, leaf.shape or ()) for part, leaf in _arrow_leaves(header.spaces[space], columns[name])]
-            for name, space in zip(("observations", "actions"), SPACES, strict=True)
-        ]
-        flags = [_arrow_array(columns[name], ())[:-1] for name in ("rewards", "terminations", "truncations")]
-    except (KeyError, AttributeError, TypeError, ValueError):
-        return None
-    seen, done = (
-        dict(zip(leaf_spaces(header.spaces[space]), each, strict=True))
-        for space, each in zip(SPACES, arrays, strict=True)
-    )
-    # Minari makes actions and flags as long as the observations by one more row.
-    return RecordedEpisode(f"episode_{number}", seen, {name: array[:-1] for name, array in done.items()}, *flags)
+    with memory_map(str(path)) as source:
+        ipc.open_file(source)  # looks at both ends of it
+        source.seek(8)
+        messages = iter(ipc.MessageReader.open_stream(source))
+        schema = ipc.read_schema(next(messages, None) or source)
+        for message in messages:
+            if message.type != "record batch":
+                raise DataError(f"{path}: a {message.type} in it, expected columns of numbers")
+            if _is_compressed(message.metadata.to_pybytes()):
+                raise DataError(f"{path}: compressed, which Minari's files are not")
+            batch = ipc.read_record_batch(message, schema)
+            batch.validate()  # that no column reaches past its bytes
+            yield batch
 
 
-def _arrow_leaves(space: Space[Any], column: Any) -> Iterator[tuple[Any, Space[Any]]]:
-    """The part of a column for each leaf, in the order of `leaf_spaces`: Tuple children are named by their numbers."""
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a message's record batch names a compression: its fourth field (Arrow's Message.fbs)."""
+
+    def field(table: int, number: int) -> int:
+        """Where a field of a flatbuffer's table is; 0 where it is left out."""
+        fields = table - int.from_bytes(metadata[table : table + 4], "little", signed=True)
+        entry, size = fields + 4 + 2 * number, int.from_bytes(metadata[fields : fields + 2], "little")
+        offset = int.from_bytes(metadata[entry : entry + 2], "little") if entry < fields + size else 0
+        return table + offset if offset else 0
+
+    def pointed(at: int) -> int:
+        return at + int.from_bytes(metadata[at : at + 4], "little")
+
+    batch = field(pointed(0), 2)
+    return bool(batch and field(pointed(batch), 3))
+
+
+def _arrow_leaves(where: str, space: Space[Any] | None, column: Any) -> Iterator[NDArray[Any]]:
+    """An array for each leaf of a space, in the order of `leaf_spaces`; None is one number a row."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         for key, child in named:
-            yield from _arrow_leaves(child, column.field(str(key)))
+            try:
+                inner = column.field(str(key))  # Tuple children are named by their numbers
+            except (KeyError, AttributeError):
+                raise DataError(f"{where}/{key}: missing") from None
+            yield from _arrow_leaves(f"{where}/{key}", child, inner)
     else:
-        yield column, space
+        yield _arrow_array(where, column, (space.shape if space else None) or (), space)
 
 
-def _arrow_array(column: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A column of numbers, or of lists of as many as the shape holds: (rows, *shape). Others raise `TypeError`."""
+def _arrow_array(where: str, column: Any, shape: tuple[int, ...], space: Space[Any] | None) -> NDArray[Any]:
+    """A column of numbers, of lists of as many as the shape holds, or of JPEG pictures: (rows, *shape)."""
     from pyarrow import types
 
-    rows, inside = len(column), column
-    if types.is_fixed_size_list(column.type):
-        width = column.type.list_size
-        inside = column.values.slice(column.offset * width, rows * width)
-    plain = types.is_integer(inside.type) or types.is_floating(inside.type) or types.is_boolean(inside.type)
-    if not plain or column.null_count or inside.null_count:
-        raise TypeError(f"a column of {column.type}")
-    return np.array(inside.to_numpy(zero_copy_only=False)).reshape(rows, *shape)  # a copy: the file is let go
-
-
-def _public_episodes(header: Header, data: Path, numbers: Iterable[int] | None) -> Iterator[RecordedEpisode]:
-    """Through Minari's own reader: the spaces stand in the metadata, so it builds no environment to learn them."""
-    try:
-        from minari import MinariDataset
-
-        for episode in MinariDataset(data).iterate_episodes(numbers):
-            recorded = RecordedEpisode(
-                f"episode_{episode.id}",
-                to_leaves(header.spaces["observation_space"], episode.observations),
-                to_leaves(header.spaces["action_space"], episode.actions),
-                *(np.asarray(x) for x in (episode.rewards, episode.terminations, episode.truncations)),
-            )
-            yield recorded
-    except ImportError:
-        raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'minari[arrow]'") from None
-    except Exception as error:  # pyarrow and Minari raise errors of many kinds where a file is damaged
-        raise DataError(f"{data}: cannot be read as Arrow ({reason(error)})") from None
+    kind, rows, inside = column.type, len(column), column
+    if types.is_binary(kind) and len(shape) >= 2 and space is not None and space.dtype == np.uint8:
+        return _pictures(where, (np.frombuffer(frame or b"", np.uint8) for frame in column.to_pylist()), shape)
+    if types.is_fixed_size_list(kind):
+        inside = column.values.slice(column.offset * kind.list_size, rows * kind.list_size)
+    elif types.is_list(kind):
+        inside = column.flatten()
+    if column.null_count or inside.null_count:
+        raise DataError(f"{where}: nothing in a place, expected numbers")
+    if not (types.is_integer(inside.type) or types.is_floating(inside.type) or types.is_boolean(inside.type)):
+        raise DataError(f"{where}: type {kind}, expected numbers")
+    numbers = np.array(inside.to_numpy(zero_copy_only=False))  # a copy: the file is let go
+    if len(numbers) != rows * math.prod(shape):
+        raise DataError(f"{where}: {len(numbers)} numbers in {rows} rows, expected {math.prod(shape)} a row")
+    return numbers.reshape(rows, *shape)
 
 
 def _hdf5_names(space: Space[Any], prefix: str = "") -> dict[str, str]:
@@ -373,8 +428,8 @@ def _hdf5_leaf(
     picture = space is not None and space.dtype == np.uint8 and rank >= 2
     if name in plain and not picture:
         return as_numbers(plain[name], f"{path}: {where}")
-    if picture and getattr(file.get(where), "ndim", rank + 1) <= rank:
-        return _pictures(f"{path}: {where}", _hdf5_values(file, path, where), shape)
+    if picture and (node := _hdf5_node(file, path, where)).ndim <= rank:
+        return _pictures(f"{path}: {where}", _hdf5_values(node, path, where), shape)
     return _hdf5_array(file, path, where)
 
 
@@ -385,11 +440,14 @@ def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDA
     pictures = []
     for row, data in enumerate(encoded):
         try:
-            picture = np.asarray(Image.open(io.BytesIO(np.asarray(data, np.uint8).tobytes()), formats=["JPEG"]))
+            image = Image.open(io.BytesIO(np.asarray(data, np.uint8).tobytes()), formats=["JPEG"])
+            # one of another size is not unpacked: it may be a thousand times as large
+            picture = np.asarray(image) if (image.height, image.width) == shape[:2] else None
         except Exception as error:  # a damaged picture makes Pillow raise errors of many kinds
             raise DataError(f"{where}: row {row} is no JPEG picture ({reason(error)})") from None
-        if picture.shape != shape:
-            raise DataError(f"{where}: row {row}: a picture of shape {picture.shape}, expected {shape}")
+        if picture is None or picture.shape != shape:
+            found = (image.height, image.width, *((len(image.getbands()),) * (image.mode != "L")))
+            raise DataError(f"{where}: row {row}: a picture of shape {found}, expected {shape}")
         pictures.append(picture)
     return np.stack(pictures) if pictures else np.empty((0, *shape), np.uint8)
 
@@ -407,7 +465,7 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict
     metadata = arrays.pop("metadata", None)
     parsed = {} if metadata is None else _parse_metadata(str(path), str(metadata))
     header = _header(f"{path}: metadata", path, parsed, given)
-    return replace(header, notes=(f"not read: {_listed(unread)}",) if unread else ()), arrays
+    return replace(header, notes=(printable(f"not read: {_listed(unread)}"),) if unread else ()), arrays
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -416,11 +474,36 @@ def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
             chosen = _choose(path, file.files)
             if "metadata" in file.files:
                 chosen["metadata"] = "metadata"
-            return {field: np.asarray(file[name]) for field, name in chosen.items()}, _unread(file.files, chosen)
+            arrays, room = {}, most_bytes(path)
+            for field, name in chosen.items():
+                room -= _declared_bytes(path, file.zip, name)
+                if room < 0:
+                    raise DataError(f"{path}: {name}: {_too_much(path)}")
+                arrays[field] = np.asarray(file[name])
+            return arrays, _unread(file.files, chosen)
     except DataError:
         raise
     except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
         raise DataError(f"{path}: cannot be read as .npz ({reason(error)})") from None
+
+
+def _declared_bytes(path: Path, archive: Any, name: str) -> int:
+    """Bytes of an array in an .npz file, by its header, before anything makes room for it."""
+    from numpy.lib import format as npy
+
+    member = name if name in archive.namelist() else f"{name}.npy"
+    with archive.open(member) as file:
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(file))
+        if read is None:
+            raise DataError(f"{path}: {name}: not an array of numbers")
+        shape, _, kind = read(file)
+        there = archive.getinfo(member).file_size - file.tell()
+    if kind.hasobject:
+        raise DataError(f"{path}: {name}: type {kind} is pickle, which may run any code; expected numbers")
+    size = math.prod(shape) * kind.itemsize
+    if size > there:
+        raise DataError(f"{path}: {name}: shape {shape} of {kind}: {size} bytes declared, {there} there")
+    return size
 
 
 def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -436,19 +519,41 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
         import pyarrow
         from pyarrow import csv, parquet
 
-        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.ParquetFile(path).read()
+        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.ParquetFile(path)
+        names = list(table.column_names if path.suffix == ".csv" else table.schema_arrow.names)
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
+        stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
+        chosen = _choose(path, stems)
+        if path.suffix == ".parquet":
+            table = _read_parquet(
+                path, table, [name for name in names if re.sub(r"_\d+$", "", name) in chosen.values()]
+            )
     except ImportError:
         raise DataError(f"{path}: reading CSV and Parquet needs pyarrow: pip install pyarrow") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
-    names = list(table.column_names)
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
-    stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
-    chosen = _choose(path, stems)
     return {field: _columns(path, table, name) for field, name in chosen.items()}, _unread(stems, chosen)
+
+
+def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
+    """These columns, unless their numbers would fill the memory; of a text that stands in it often, one copy."""
+    from pyarrow import parquet, types
+
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    values = sum(column.num_values for column in columns if column.path_in_schema.split(".")[0] in names)
+    if values * 8 > most_bytes(path):
+        raise DataError(f"{path}: {values} values in it: {_too_much(path)}")
+    kinds = {name: file.schema_arrow.field(name).type for name in names}
+    for name, kind in kinds.items():
+        inner = kind.value_type if types.is_list(kind) or types.is_fixed_size_list(kind) else kind
+        if types.is_nested(inner) or (inner is not kind and not types.is_primitive(inner)):
+            raise DataError(f"{path}: column {name!r}: type {kind}, expected numbers")
+    texts = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    return parquet.ParquetFile(path, read_dictionary=texts).read(columns=names)
 
 
 def _columns(path: Path, table: Any, name: str) -> NDArray[Any]:
@@ -482,7 +587,11 @@ def _column(path: Path, column: Any, name: str) -> NDArray[Any]:
         if inside.null_count:
             raise refuse(inside.is_null().to_pylist().index(True) // int(lengths[0]), "a list with nothing in a place")
         return as_numbers(np.asarray(inside.to_numpy()), f"{path}: column {name!r}").reshape(len(column), -1)
-    values = np.asarray(column.to_numpy())
+    if types.is_dictionary(kind):
+        parts = [part.dictionary.to_numpy(zero_copy_only=False)[part.indices.to_numpy()] for part in column.chunks]
+        values, kind = np.concatenate(parts), kind.value_type
+    else:
+        values = np.asarray(column.to_numpy())
     if name in FIELDS["episode"]:
         return values  # a number or a name
     if types.is_string(kind) or types.is_large_string(kind):
@@ -550,6 +659,8 @@ def declared_spaces(where: str, document: Mapping[str, Any]) -> dict[str, Space[
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > 4 * MOST_METADATA:
+            raise DataError(f"{path}: {path.stat().st_size} bytes, metadata has at most {MOST_METADATA} characters")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
@@ -559,6 +670,8 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _parse_metadata(where: str, text: str) -> dict[str, Any]:
+    if len(text) > MOST_METADATA:
+        raise DataError(f"{where}: {len(text)} characters, metadata has at most {MOST_METADATA}")
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -581,7 +694,7 @@ def _header(where: str, source: Path, metadata: dict[str, Any], given: Mapping[s
     else:
         reference = reference_for(environment.id if environment else None)
     return Header(
-        name=str(metadata.get("dataset_id") or source.stem),
+        name=printable(str(metadata.get("dataset_id") or source.stem))[:200],
         source=source,
         environment=environment,
         reference=reference,
@@ -619,19 +732,68 @@ def _hdf5_file(path: Path) -> Iterator[Any]:
 
 
 def _hdf5_array(file: Any, path: Path, name: str) -> NDArray[Any]:
-    return as_numbers(_hdf5_values(file, path, name), f"{path}: {name}")
+    node = _hdf5_node(file, path, name)
+    if node.dtype.kind not in "biuf":  # said before anything is read
+        raise DataError(f"{path}: {name}: type {node.dtype}, expected numbers")
+    return as_numbers(_hdf5_values(node, path, name), f"{path}: {name}")
 
 
-def _hdf5_values(file: Any, path: Path, name: str) -> NDArray[Any]:
-    import h5py
-
-    node = file.get(name)
-    if not isinstance(node, h5py.Dataset):
-        raise DataError(f"{path}: {name}: missing")
+def _hdf5_values(node: Any, path: Path, name: str) -> NDArray[Any]:
+    numbers = max(node.size or 0, math.prod(node.chunks or ()))  # a piece may be declared larger than the whole
+    if numbers * node.dtype.itemsize > most_bytes(path):
+        raise DataError(f"{path}: {name}: shape {node.shape} of {node.dtype}: {_too_much(path)}")
     try:
         return np.asarray(node[()])
-    except (OSError, TypeError, ValueError, MemoryError) as error:
+    except (OSError, TypeError, ValueError, MemoryError, RuntimeError) as error:
         raise DataError(f"{path}: {name}: cannot be read ({reason(error)})") from None
+
+
+def _hdf5_node(file: Any, path: Path, name: str) -> Any:
+    """The array of this name, reached by hard links alone and with all its numbers in this file."""
+    import h5py
+
+    node = file
+    for part in name.split("/"):
+        try:
+            kind = node.id.links.get_info(part.encode()).type
+            node = node[part] if kind == h5py.h5l.TYPE_HARD else None
+        except (KeyError, ValueError, AttributeError, OSError, RuntimeError, TypeError):
+            raise DataError(f"{path}: {name}: missing") from None
+        if node is None:
+            raise DataError(f"{path}: {name}: {part!r} is a link elsewhere, expected the data itself")
+    if not isinstance(node, h5py.Dataset):
+        raise DataError(f"{path}: {name}: missing")
+    if node.external or node.is_virtual:
+        raise DataError(f"{path}: {name}: its numbers are in another file, expected the data itself")
+    return node
+
+
+def _check_is_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: neither a file nor a folder")
+
+
+def _check_inside(path: Path, folder: Path) -> None:
+    """Refuse a file of a dataset's folder that is a link to what lies outside, or no file at all."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{path}: a link to what lies outside {folder}, expected the data itself")
+    if not path.is_dir():
+        _check_is_file(path)
+
+
+def most_bytes(path: Path) -> int:
+    """Bytes of numbers that a file may hold once it is unpacked."""
+    return max(SMALL, MOST_GROWTH * path.stat().st_size)
+
+
+def _too_much(path: Path) -> str:
+    return f"more than {most_bytes(path) >> 20} MB, which no file of {path.stat().st_size} bytes should hold"
+
+
+def _short(value: Any) -> str:
+    """A value in words that fit into a line."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def as_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:

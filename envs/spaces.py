@@ -1,5 +1,7 @@
 """A Gymnasium space as named leaves: each leaf is one plain array, whatever the space around it."""
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
+
+MOST_NUMBERS = 1 << 22
+"""Numbers in one leaf of a space that a file declares: a picture of 1024 x 1024 x 4."""
 
 Leaves = dict[str, NDArray[Any]]
 """One array for each leaf of a space, by the leaf's name."""
@@ -25,6 +30,11 @@ class SpaceError(ValueError):
 def reason(error: Exception) -> str:
     """What an exception says, in one line; its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def printable(text: str) -> str:
+    """A text from a file without what a terminal would take for commands."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def leaf_spaces(space: Space[Any]) -> dict[str, Space[Any]]:
@@ -218,12 +228,32 @@ def space_from_json(text: Any) -> Space[Any]:
     from minari.serialization import deserialize_space
 
     try:
-        space = deserialize_space(text)
+        content = json.loads(text) if isinstance(text, str) else text
+        _check_declared(content)
+        space = deserialize_space(content)
     except Exception as error:  # whatever a malformed description makes the reader raise
         raise SpaceError(f"not a space in Minari's JSON: {str(text)[:80]!r} ({reason(error)})") from None
     if not isinstance(space, Space):
         raise SpaceError(f"not a space in Minari's JSON: {str(text)[:80]!r}")
+    for name, leaf in leaf_spaces(space).items():
+        if isinstance(leaf, spaces.Box) and (np.isnan(leaf.low).any() or np.isnan(leaf.high).any()):
+            raise SpaceError(f"{name}: a bound of {leaf} is NaN")
     return space
+
+
+def _check_declared(content: Any) -> None:
+    """Refuse a description that asks for more numbers than `MOST_NUMBERS`, or for a type that is no number's."""
+    shape = [content.get("shape", ()), content.get("n", ())]
+    sizes = [math.prod(each) for each in shape if isinstance(each, list | tuple)]
+    if content["type"] == "MultiBinary" and isinstance(content["n"], int):
+        sizes.append(content["n"])
+    if max(sizes) > MOST_NUMBERS:
+        raise ValueError(f"{max(sizes)} numbers, at most {MOST_NUMBERS} are taken")
+    if content["type"] != "Text" and np.dtype(content.get("dtype", "int64")).kind not in "biuf":
+        raise ValueError(f"dtype {content['dtype']!r}")
+    inside = content.get("subspaces", ())
+    for part in inside.values() if isinstance(inside, dict) else inside:
+        _check_declared(part)
 
 
 def _same_bounds(a: spaces.Box, b: spaces.Box) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.spaces import misfit, reason
+from envs.spaces import misfit, printable, reason
 
 
 class WorldError(ValueError):
@@ -35,12 +35,21 @@ class EnvironmentSpec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_episode_steps: int | None = None
     left_out: tuple[str, ...] = field(default=(), compare=False)  # wrappers that a recording names; never put on
+    from_file: bool = field(default=False, compare=False)  # a dataset or a run names it, and not the user
 
     def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
-        """Make it. Only a registered id is made: a "module:id" would import whatever the dataset asks for."""
+        """Make it. Only a registered id is made: a "module:id" would import whatever the dataset asks for.
+
+        Nor is an argument of a file's taken that could name another file, or a module's content.
+        """
         if ":" in self.id or self.id not in gymnasium.registry:
             raise MissingWorldError(
                 f"environment {self.id}: not registered; --import MODULE registers it, --environment ID names another"
+            )
+        if self.from_file and (named := _outward(self.kwargs)):
+            raise MissingWorldError(
+                f"environment {self.id}: its {named} comes from a file and names what lies outside it; if it is right,"
+                f" say it yourself with --environment and --environment-kwargs"
             )
         try:
             return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
@@ -78,13 +87,25 @@ class EnvironmentSpec:
             kwargs = dict(content.get("kwargs") or {})
             kwargs.pop("render_mode", None)
             return EnvironmentSpec(
-                id=str(content["id"]),
+                id=printable(str(content["id"])),
                 kwargs=kwargs,
                 max_episode_steps=None if limit is None or int(limit) < 1 else int(limit),
-                left_out=tuple(str(wrapper["name"]) for wrapper in content.get("additional_wrappers") or ()),
+                left_out=tuple(printable(str(wrapper["name"])) for wrapper in content.get("additional_wrappers") or ()),
+                from_file=True,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
+
+
+def _outward(value: Any, name: str = "") -> str | None:
+    """The first text among an environment's arguments that could be a path, an address or "module:attribute"."""
+    if isinstance(value, Mapping):
+        found = (_outward(part, f"{name}.{key}" if name else str(key)) for key, part in value.items())
+        return next(filter(None, found), None)
+    if isinstance(value, list):
+        return next(filter(None, (_outward(part, name) for part in value)), None)
+    outward = isinstance(value, str) and (value.startswith((".", "~")) or any(sign in value for sign in "/\\:"))
+    return f"{name}={value[:80]!r}" if outward else None
 
 
 _imported: list[str] = []

@@ -527,7 +527,7 @@ def test_broken_csv_is_refused(tmp_path, text, words):
     [
         ([[1.0, 2.0]] * 7 + [[1.0]] * 3, "row 8, column 'observation': 1 numbers, expected 2"),
         ([[1.0, 2.0]] * 7 + [[1.0, None]] * 3, "row 8, column 'observation': a list with nothing in a place"),
-        ([["a", "b"]] * 10, "column 'observation': type object"),
+        ([["a", "b"]] * 10, "column 'observation': type list<element: string>, expected numbers"),
     ],
 )
 def test_broken_lists_are_refused(tmp_path, lists, words):

@@ -106,6 +106,8 @@ def verify(checkpoint: Path) -> None:
         raise CheckpointError(f"{path}: damaged (not what was written for step {step_of(checkpoint)})")
     for name, digest in manifest["sha256"].items():
         path = checkpoint / name
+        if path.parent != checkpoint or path.is_symlink():
+            raise CheckpointError(f"{path}: lies outside {checkpoint}")
         if not path.is_file():
             raise CheckpointError(f"{path}: missing")
         if _sha256(path) != digest:

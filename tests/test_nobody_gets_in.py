@@ -1,0 +1,516 @@
+"""Opening a dataset or a run runs nothing that it brings, and reads and writes nothing that lies outside it.
+
+Each attack has a canary: a module that leaves a mark when it is imported, numbers of 666 that stand outside, a folder
+whose files are counted.
+"""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import gymnasium
+import h5py
+import numpy as np
+import pyarrow
+import pytest
+import torch
+from conftest import Payday
+from gymnasium import spaces
+from pyarrow import parquet
+from test_cli import files, run, trained, write_npz  # noqa: F401
+from test_datasets import FLAT, edit_groups, edit_metadata, folder, random_episodes, root, template, write  # noqa: F401
+from test_readers import numbers
+
+from dt.cli import main
+from dt.training import load_run
+from envs import DataError, EnvironmentSpec, load
+from envs.spaces import SpaceError, space_from_json, space_to_json
+from envs.worlds import MissingWorldError
+from transformer.checkpoint import CheckpointError, verify, write_json
+
+SECRET = 666.0
+SPACES = {"observation_space": FLAT[0], "action_space": FLAT[1]}
+
+
+@pytest.fixture(autouse=True)
+def marker(tmp_path, monkeypatch):
+    """The file that a hostile module writes, and that no test may find in the end."""
+    path = tmp_path / "code-ran"
+    (tmp_path / "hostile_module.py").write_text(f"open({str(path)!r}, 'w').close()\nclass Env: pass\nenv = Env\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield path
+    assert not path.exists()
+    assert "hostile_module" not in sys.modules
+
+
+class Pickled:
+    """What leaves the mark when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_the_canary_sings(tmp_path, marker):
+    pickle.loads(pickle.dumps(Pickled(marker))).close()
+    assert marker.exists()
+    marker.unlink()
+    subprocess.run([sys.executable, "-c", "import hostile_module"], cwd=tmp_path, check=True)
+    assert marker.exists()
+    marker.unlink()
+
+
+def refused(source, *words, **options):
+    with pytest.raises(DataError) as caught:
+        load(source, **options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+# Environments.
+
+HOSTILE = {"id": "Hostile-v0", "entry_point": "hostile_module:Env", "kwargs": {}}
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "arrow"])
+def test_no_environment_is_built_for_spaces_that_are_missing(root, layout):  # noqa: F811
+    identity = write("flat/hostile-v0", random_episodes(*FLAT), *FLAT, data_format=layout)
+    gone = {"observation_space": None, "action_space": None}
+    edit_metadata(**gone, env_spec=json.dumps(HOSTILE), eval_env_spec=json.dumps(HOSTILE))(root / identity)
+    refused(identity, "metadata.json: no observation_space")
+    assert load(identity, spaces=SPACES).num_episodes == 3
+
+
+WORLDS = {
+    "an entry point": HOSTILE,
+    "a module before the id": {"id": "hostile_module:Env-v0"},
+    "an entry point that is the id": {"id": "hostile_module:Env"},
+    "a wrapper": {
+        "id": "Hostile-v0",
+        "additional_wrappers": [{"name": "Env", "entry_point": "hostile_module:Env", "kwargs": {}}],
+    },
+    "another library's way to make": {"id": "GymV26Environment-v0", "kwargs": {"env_id": "hostile_module:Env-v0"}},
+    "an import in an argument": {"id": "Payday-v0", "kwargs": {"limit": "hostile_module:env"}},
+}
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_a_world_that_is_not_registered_is_never_made(folder, world, capsys):  # noqa: F811
+    edit_metadata(env_spec=json.dumps(world))(folder)
+    assert main(["inspect", str(folder)]) == 0
+    with pytest.raises(MissingWorldError):
+        load(folder).environment.make()
+
+
+def test_a_registered_id_is_made_by_its_own_entry_point(folder):  # noqa: F811
+    wrapper = {"name": "Env", "entry_point": "hostile_module:Env", "kwargs": {}}
+    edit_metadata(env_spec=json.dumps({**HOSTILE, "id": "Payday-v0", "additional_wrappers": [wrapper]}))(folder)
+    world = load(folder).environment.make()
+    assert isinstance(world.unwrapped, Payday)
+    world.close()
+
+
+NAMING = [
+    {"xml_file": "/etc/hopper.xml"},
+    {"xml_file": "../hopper.xml"},
+    {"xml_file": "~/hopper.xml"},
+    {"model": {"path": ["a", "models/hopper.xml"]}},
+    {"address": "http://127.0.0.1"},
+]
+
+
+@pytest.mark.parametrize("kwargs", NAMING, ids=str)
+def test_an_argument_of_a_files_that_names_another_file_is_not_taken(kwargs, tmp_path):
+    spec = EnvironmentSpec.from_json(json.dumps({"id": "Hopper-v5", "kwargs": kwargs}))
+    with pytest.raises(MissingWorldError, match=r"comes from a file and names what lies outside.*--environment-kwargs"):
+        spec.make()
+
+
+def test_what_the_user_says_is_taken_and_words_are_no_paths(tmp_path):
+    assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+    EnvironmentSpec("Hopper-v5", {"xml_file": str(assets / "hopper.xml")}).make().close()
+    EnvironmentSpec.from_json({"id": "Hopper-v5", "kwargs": {"xml_file": "hopper.xml"}}).make().close()
+    again = load_through_the_cache(tmp_path)
+    assert again.environment.from_file
+
+
+def load_through_the_cache(tmp_path):
+    """A dataset large enough to be kept, read a second time."""
+    path = tmp_path / "large.npz"
+    metadata = json.dumps({"env_spec": json.dumps({"id": "Hopper-v5"})})
+    arrays = {"observations": np.zeros((2000, 300)), "actions": np.zeros((2000, 2)), "rewards": np.zeros(2000)}
+    np.savez(path, **arrays, lengths=[2000], metadata=metadata)
+    os.utime(path, (1, 1))
+    load(path)
+    return load(path)
+
+
+def test_a_run_with_a_hostile_world_is_opened_and_not_played(run, capsys):  # noqa: F811
+    for world in (HOSTILE, WORLDS["a module before the id"]):
+        rewrite(run, "run.json", lambda document, world=world: document.update(environment=world))
+        assert load_run(run).environment.id == world["id"]
+        assert main(["evaluate", str(run), "--target-return", "3"]) == 2
+        assert "not registered" in capsys.readouterr().err
+
+
+def rewrite(run, name, change):  # noqa: F811
+    """Change a JSON file of a run's newest checkpoint, with a manifest that agrees: whoever made it can do that."""
+    import hashlib
+
+    checkpoint = sorted((run / "checkpoints").iterdir())[-1]
+    path = checkpoint / name
+    if name.endswith(".json"):
+        document = json.loads(path.read_text())
+        change(document)
+        write_json(path, document)
+    else:
+        change(path)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["sha256"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_json(checkpoint / "manifest.json", manifest)
+    return checkpoint
+
+
+# Paths.
+
+
+@pytest.mark.parametrize("identity", ["../outside/x-v0", "a/../../outside/x-v0", "{outside}", "~/outside/x-v0"])
+def test_an_id_never_leaves_the_root(root, tmp_path, monkeypatch, identity):  # noqa: F811
+    """A path that leads to a file is the user's own word, and these lead to one from the root alone."""
+    write("outside/x-v0", random_episodes(*FLAT), *FLAT)
+    (root / "outside").rename(tmp_path / "outside")
+    (root / "a").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "deep" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "empty")
+    refused(identity.format(outside=f"{root}/../no/x-v0"), "no such file or folder")
+
+
+@pytest.mark.parametrize("identity", ["../stolen-v0", "a/../../stolen-v0", "/tmp/stolen-v0", "a/b/../../../stolen-v0"])
+def test_nothing_is_written_outside_the_root(root, tmp_path, payday, identity, capsys):  # noqa: F811
+    source = write_npz(tmp_path / "coins.npz", payday)
+    before = files(tmp_path)
+    assert main(["import", str(source), identity]) == 2
+    assert files(tmp_path) == before
+    assert not Path("/tmp/stolen-v0").exists()
+
+
+def test_a_name_from_a_file_names_no_folder_outside(payday, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    source = write_npz(tmp_path / "coins.npz", payday, dataset_id="../../stolen\x1b[2J-v0")
+    before = files(tmp_path)
+    steps = ["--steps", "1", "--width", "8", "--num-layers", "1", "--episodes", "1", "--target-return", "5"]
+    assert main(["train", str(source), *steps]) == 0
+    written = files(tmp_path) - before
+    assert all(name.startswith("here/runs") for name in written)
+    assert "\x1b" not in "".join(capsys.readouterr())
+
+
+def secret(path: Path) -> np.ndarray:
+    """Numbers outside, of the shape of episode_1's rewards."""
+    with h5py.File(path, "w") as file:
+        file["rewards"] = np.full(5, SECRET)
+        file["group/rewards"] = np.full(5, SECRET)
+    return np.full(5, SECRET)
+
+
+def links(path: Path, raw: Path):
+    layout = h5py.VirtualLayout((5,), float)
+    layout[:] = h5py.VirtualSource(str(path), "rewards", (5,))
+
+    def whole_episode(file):
+        del file["episode_1"]
+        file["episode_1"] = h5py.ExternalLink(str(path), "/group")
+
+    return {
+        "an external link": lambda file: file.__setitem__(
+            "episode_1/rewards", h5py.ExternalLink(str(path), "/rewards")
+        ),
+        "an external link for an episode": whole_episode,
+        "a soft link": lambda file: file.__setitem__("episode_1/rewards", h5py.SoftLink("/episode_0/rewards")),
+        "external storage": lambda file: file["episode_1"].create_dataset(
+            "rewards", shape=(5,), dtype=float, external=[(str(raw), 0, 40)]
+        ),
+        "a virtual array": lambda file: file["episode_1"].create_virtual_dataset("rewards", layout),
+    }
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "flat"])
+@pytest.mark.parametrize("attack", links(Path("x"), Path("y")))
+def test_numbers_that_lie_in_another_file_are_not_read(folder, tmp_path, attack, kind):  # noqa: F811
+    secret(tmp_path / "secret.h5")
+    np.full(5, SECRET).tofile(tmp_path / "secret.raw")
+    put = links(tmp_path / "secret.h5", tmp_path / "secret.raw")[attack]
+
+    def change(file):
+        if "episode_1/rewards" in file:
+            del file["episode_1/rewards"]
+        put(file)
+
+    if kind == "hdf5":
+        edit_groups(change)(folder)
+        refused(folder, "episode_1", "expected the data itself")
+        return
+    with h5py.File(tmp_path / "flat.hdf5", "w") as file:
+        file["episode_1/rewards"] = np.zeros(5)
+        put(file) if attack == "an external link for an episode" else change(file)
+        for name, array in numbers().items():
+            file[name] = array[:5]
+        del file["rewards"]
+        if attack == "an external link for an episode":
+            file["rewards"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/rewards")
+        else:
+            file.move("episode_1/rewards", "rewards")
+    refused(tmp_path / "flat.hdf5", "rewards", "expected the data itself")
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "main_data.hdf5", "0", "0/part-0.arrow"])
+def test_links_that_lead_out_of_a_folder_are_not_followed(root, tmp_path, name):  # noqa: F811
+    layout = "arrow" if name[0] == "0" else "hdf5"
+    identity = write("flat/linked-v0", random_episodes(*FLAT), *FLAT, data_format=layout)
+    path = root / identity / "data" / name
+    outside = tmp_path / "outside" / path.name
+    outside.parent.mkdir()
+    path.rename(outside)
+    path.symlink_to(outside)
+    refused(identity, f"{name}: a link to what lies outside", "expected the data itself")
+    (tmp_path / "mine").symlink_to(root / identity)  # a link of the user's own to all of it
+    refused(tmp_path / "mine", "a link to what lies outside")
+    path.unlink()
+    outside.rename(path)
+    assert load(tmp_path / "mine").num_episodes == 3
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["metadata.json", "main_data.hdf5", None])
+def test_a_pipe_is_not_waited_for(folder, tmp_path, name):  # noqa: F811
+    path = tmp_path / "pipe.csv" if name is None else folder / "data" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    refused(path if name is None else folder, f"{path}: neither a file nor a folder")
+
+
+def test_a_manifest_names_no_file_outside_its_checkpoint(run, tmp_path):  # noqa: F811
+    (tmp_path / "secret").write_text("secret")
+    checkpoint = sorted((run / "checkpoints").iterdir())[-1]
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    for name in ("../../../secret", str(tmp_path / "secret")):
+        write_json(checkpoint / "manifest.json", {**manifest, "sha256": {**manifest["sha256"], name: "0" * 64}})
+        with pytest.raises(CheckpointError, match="lies outside"):
+            verify(checkpoint)
+    write_json(checkpoint / "manifest.json", manifest)
+    verify(checkpoint)
+    shutil.move(checkpoint / "model.safetensors", tmp_path / "model")
+    (checkpoint / "model.safetensors").symlink_to(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="lies outside"):
+        verify(checkpoint)
+
+
+# Pickle.
+
+
+def test_pickle_in_an_npz_file_is_not_opened(tmp_path, marker):
+    arrays = numbers()
+    for name in ("rewards", "metadata"):
+        np.savez(tmp_path / "evil.npz", **{**arrays, name: np.array([Pickled(marker)], object)})
+        refused(tmp_path / "evil.npz", f"{name}: type object is pickle")
+    (tmp_path / "evil.npz").write_bytes(pickle.dumps(Pickled(marker)))
+    refused(tmp_path / "evil.npz", "cannot be read as .npz")
+
+
+def test_pickle_in_a_checkpoint_is_not_opened(run, marker, capsys):  # noqa: F811
+    rewrite(run, "model.safetensors", lambda path: torch.save({"weight": Pickled(marker)}, path))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
+        load_run(run)
+    assert main(["inspect", str(run)]) == 2
+
+
+def test_pickle_in_a_learners_file_waits_for_trust(tmp_path, marker, capsys, root):  # noqa: F811
+    path = tmp_path / "policy.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        policy = {"policy_class": {"__module__": "stable_baselines3.ppo.policies", ":serialized:": ""}}
+        file.writestr("data", json.dumps(policy))
+        file.writestr("policy.pth", pickle.dumps(Pickled(marker)))
+    assert main(["record", "Payday-v0", "saved/learner-v0", "--policy", str(path)]) == 2
+    assert "--policy" in capsys.readouterr().err
+
+
+def test_a_picture_is_jpeg_or_nothing(root):  # noqa: F811
+    """Other formats bring programs: PostScript is given to an interpreter."""
+    space = spaces.Box(0, 255, (32, 32), np.uint8)
+    identity = write("flat/seen-v0", random_episodes(space, FLAT[1]), space, FLAT[1], data_format="arrow")
+    path = root / identity / "data" / "1" / "part-0.arrow"
+    table = pyarrow.ipc.open_file(path.read_bytes()).read_all()
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n(code-ran) (w) file closefile\n"
+    place = table.schema.names.index("observations")
+    table = table.set_column(place, "observations", pyarrow.array([program] * len(table), pyarrow.binary()))
+    assert load(identity, cache="off").num_episodes == 3
+    with pyarrow.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+    refused(identity, "observations: row 0 is no JPEG picture")
+
+
+# Bombs.
+
+
+def declare(name, shape, **how):
+    def change(file):
+        del file[name]
+        file.create_dataset(name, shape=shape, dtype="f8", **how)
+
+    return change
+
+
+def again_and_again(file):
+    """One array of 8 MB, which is there a thousand times by its links."""
+    for name in ("episode_0", "episode_1", "episode_2"):
+        del file[name]
+    file["episode_0/observations"] = np.random.default_rng(0).normal(size=(150_001, 7)).astype("f4")
+    file["episode_0/actions"] = np.full(150_000, 2)
+    file["episode_0/rewards"], ends = np.zeros(150_000), np.zeros(150_000, bool)
+    file["episode_0/terminations"], file["episode_0/truncations"] = ends, ends
+    for i in range(1, 1000):
+        file[f"episode_{i}"] = file["episode_0"]
+
+
+def deflated(path, member, size):
+    """An .npz of which one member is this many bytes of zeros, after a header that tells the truth."""
+    import io
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (size // 8,)})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file, file.open(f"{member}.npy", "w") as out:
+        out.write(header.getvalue())
+        for _ in range(size >> 20):
+            out.write(bytes(1 << 20))
+
+
+def lying(path, member, shape):
+    import io
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(f"{member}.npy", header.getvalue() + bytes(80))
+
+
+def without_rewards(path):
+    arrays = numbers()
+    del arrays["rewards"]
+    np.savez(path, **arrays)
+
+
+def bombs(folder: Path, root: Path, tmp_path: Path):  # noqa: F811
+    """Small files that ask for gigabytes, and words of the refusal."""
+
+    def hdf5(name, change, **metadata):
+        path = Path(shutil.copytree(folder, tmp_path / name))
+        edit_groups(change)(path)
+        edit_metadata(**metadata)(path)
+        return path
+
+    huge = space_to_json(FLAT[0]).replace("[7]", "[100000, 100000]")
+    yield hdf5("nothing-in-it", declare("episode_1/rewards", (10**9,), chunks=(10,))), "more than 64 MB"
+    yield hdf5("contiguous", declare("episode_1/rewards", (10**9,))), "more than 64 MB"
+    yield (
+        hdf5("pieces", declare("episode_1/rewards", (5,), chunks=(3 * 10**8,), maxshape=(None,), compression="gzip")),
+        "more than 64 MB",
+    )
+    yield hdf5("linked", again_and_again, total_episodes=1000), "more numbers than the file has bytes"
+    yield hdf5("episodes", lambda file: None, total_episodes=10**12), "3 episodes, metadata.json says 1000000000000"
+    yield hdf5("space", lambda file: None, observation_space=huge), "observation_space: not a space"
+    arrow = write("flat/many-v0", random_episodes(*FLAT), *FLAT, data_format="arrow")
+    edit_metadata(total_episodes=10**12)(root / arrow)
+    yield root / arrow, "no such episode, metadata.json says 1000000000000"
+    packed = root / write("flat/packed-v0", random_episodes(*FLAT), *FLAT, data_format="arrow")
+    path = packed / "data" / "1" / "part-0.arrow"
+    table = pyarrow.ipc.open_file(path.read_bytes()).read_all()
+    with pyarrow.ipc.new_file(path, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression="zstd")) as file:
+        file.write_table(table)
+    yield packed, "compressed, which Minari's files are not"
+    without_rewards(tmp_path / "deflated.npz")
+    deflated(tmp_path / "deflated.npz", "rewards", 1 << 27)
+    yield tmp_path / "deflated.npz", "rewards: more than"
+    without_rewards(tmp_path / "lying.npz")
+    lying(tmp_path / "lying.npz", "rewards", (10**9,))
+    yield tmp_path / "lying.npz", "8000000000 bytes declared, 80 there"
+    with h5py.File(tmp_path / "flat.hdf5", "w") as file:
+        for name, array in numbers().items():
+            file[name] = array
+        del file["rewards"]
+        file.create_dataset("rewards", shape=(10**9,), chunks=(10**6,), compression="gzip")
+    yield tmp_path / "flat.hdf5", "rewards: shape (1000000000,) of float32: more than 64 MB"
+    rows = {name: pyarrow.repeat(0, 10**7) for name in ("episode", "reward", "action", "observation")}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "rows.parquet")
+    yield tmp_path / "rows.parquet", "40000000 values in it: more than 64 MB"
+
+
+def test_a_small_file_never_fills_the_memory(folder, root, tmp_path):  # noqa: F811
+    told = [(str(path), words) for path, words in bombs(folder, root, tmp_path)]
+    script = textwrap.dedent("""
+        import json, re, sys, time
+        from envs import DataError, load
+        for path, words in json.loads(sys.argv[1]):
+            start = time.perf_counter()
+            try:
+                load(path)
+            except DataError as error:
+                assert words in str(error), (words, str(error))
+            else:
+                raise AssertionError(f"{path} was read")
+            assert time.perf_counter() - start < 2, path
+        print(int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) >> 10)
+    """)
+    command = [sys.executable, "-c", script, json.dumps(told)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 500  # MB; ru_maxrss would count the process that this one was begun by
+
+
+def test_a_small_file_never_fills_the_disk(folder, tmp_path, monkeypatch):  # noqa: F811
+    """What is read goes into files of the cache, episode by episode: the bomb of links would fill them too."""
+    monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    edit_groups(again_and_again)(folder)
+    edit_metadata(total_episodes=1000)(folder)
+    refused(folder, "more numbers than the file has bytes")
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "Box", "dtype": "float32", "shape": [1000000, 1000000], "low": 0, "high": 1}',
+        '{"type": "Box", "dtype": "S1000000000", "shape": [1], "low": ["a"], "high": ["b"]}',
+        '{"type": "Box", "dtype": "object", "shape": [1], "low": [0], "high": [1]}',
+        '{"type": "MultiBinary", "n": 1000000000000}',
+        '{"type": "MultiBinary", "n": [1000000, 1000000]}',
+        '{"type": "Dict", "subspaces": {"a": {"type": "MultiBinary", "n": 1000000000000}}}',
+        '{"type": "Tuple", "subspaces": [{"type": "Box", "dtype": "f4", "shape": [10000000000], "low": 0, "high": 1}]}',
+    ],
+)
+def test_a_space_that_asks_for_everything_is_refused(text):
+    with pytest.raises(SpaceError):
+        space_from_json(text)
+
+
+@pytest.mark.parametrize("field", ["width", "num_layers", "max_timesteps"])
+def test_a_run_that_says_that_it_is_huge_is_refused(run, field):  # noqa: F811
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def boast(document):
+        (document if field == "max_timesteps" else document["config"]["model"])[field] = 10**9
+
+    rewrite(run, "run.json", boast)
+    with pytest.raises(CheckpointError, match="a model of its settings has more than"):
+        load_run(run)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kB
