@@ -78,7 +78,7 @@ def refused(source, *words, **options):
 
 # Environments.
 
-HOSTILE = {"id": "Hostile-v0", "entry_point": "hostile_module:Env", "kwargs": {}}
+HOSTILE = {"id": "Intruder-v0", "entry_point": "hostile_module:Env", "kwargs": {}}
 
 
 @pytest.mark.parametrize("layout", ["hdf5", "arrow"])
@@ -95,7 +95,7 @@ WORLDS = {
     "a module before the id": {"id": "hostile_module:Env-v0"},
     "an entry point that is the id": {"id": "hostile_module:Env"},
     "a wrapper": {
-        "id": "Hostile-v0",
+        "id": "Intruder-v0",
         "additional_wrappers": [{"name": "Env", "entry_point": "hostile_module:Env", "kwargs": {}}],
     },
     "another library's way to make": {"id": "GymV26Environment-v0", "kwargs": {"env_id": "hostile_module:Env-v0"}},

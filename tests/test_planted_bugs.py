@@ -199,7 +199,7 @@ def one_generator_for_all_worlds(patch):
 
 
 def dropout_not_seeded_by_the_step(patch):
-    patch.setattr(training, "step_seed", lambda seed, step: torch.initial_seed() + 1)
+    patch.setattr(training, "step_seed", lambda *_: torch.initial_seed() + 1)
 
 
 def optimizer_forgotten_on_resume(patch):
