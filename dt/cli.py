@@ -53,6 +53,8 @@ class Train:
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that are broken or hold NaN, infinity or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     world: World = field(default_factory=World)
@@ -117,6 +119,8 @@ class Inspect:
     of as one."""
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that are broken or hold NaN, infinity or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -152,6 +156,8 @@ class Import:
     """Its id from now on, such as mine/door-v0; one that exists is refused."""
     download: bool = False
     """Fetch the source from Minari's server if it is not here."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that are broken or hold NaN, infinity or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     world: World = field(default_factory=World)
@@ -189,17 +195,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _inspect(command)
         if not isinstance(command, Train):
             processes.require_one(f"dt {arguments[0]}")
-        from dt.commands import ask, import_data, import_model, record_episodes, train_and_score, train_runs
+        from dt.sources import import_data, training_data
 
+        if isinstance(command, Import):
+            import_data(command)
+            return 0
         if isinstance(command, Train):
             with processes.joined():
-                train_and_score(command)
-        elif isinstance(command, TrainMany):
+                data, world = training_data(command)
+                from dt.commands import train_and_score
+
+                train_and_score(command, data, world)
+            return 0
+        from dt.commands import ask, import_model, record_episodes, train_runs
+
+        if isinstance(command, TrainMany):
             train_runs(command)
         elif isinstance(command, Evaluate):
             ask(command)
-        elif isinstance(command, Import):
-            import_data(command)
         elif isinstance(command, Record):
             record_episodes(command, shlex.join(["dt", *arguments]))
         else:
@@ -207,17 +220,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (ConfigError, OSError) as error:
         return _refuse(error)
+    except MemoryError as error:
+        return _refuse(f"out of memory: {error}", 3)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        from dt.evaluation import FailedEpisodesError
-        from dt.policy import PolicyError
         from envs.readers import DataError
         from envs.worlds import WorldError
         from transformer.checkpoint import CheckpointError
+
+        if isinstance(error, DataError | WorldError | CheckpointError):
+            return _refuse(error)
+        from dt.evaluation import FailedEpisodesError
+        from dt.policy import PolicyError
         from transformer.training import Stopped, TrainingError
 
-        if isinstance(error, DataError | WorldError | CheckpointError | PolicyError):
+        if isinstance(error, PolicyError):
             return _refuse(error)
         if isinstance(error, TrainingError):
             return _refuse(error, 3)
@@ -282,31 +300,6 @@ def _option(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
-    """The spaces that the user declares, or those that a run to resume was begun with."""
-    from envs.readers import declared_spaces, spaces_from_json
-
-    if spaces is not None:
-        return spaces_from_json(spaces)
-    if resumed is None:
-        return {}
-    from transformer.checkpoint import read_json
-
-    return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
-
-
-def recorded_fraction(resumed: Path, datasets: int) -> tuple[float, ...]:
-    """The share of each dataset that a run to resume was begun with; none if it was of another number of them."""
-    from transformer.checkpoint import read_json
-
-    document = read_json(resumed / "run.json")
-    try:
-        fraction = tuple(float(part["fraction"]) for part in document["dataset"].get("parts", ()))
-        return fraction if len(fraction) == datasets else ()
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(f"{resumed}/run.json: does not say what data it is of") from None
-
-
 def _inspect(options: Inspect) -> int:
     """`dt inspect`: a run, or a dataset with all that is wrong with it."""
     from envs.datasets import load
@@ -328,10 +321,14 @@ def _inspect(options: Inspect) -> int:
         from dt.report import check_place
 
         check_place(options.plot)
+    from dt.sources import declared
+
     datasets, spaces = [], declared(options.spaces)
     for source in options.what:
         try:
-            datasets.append(load(source, download=options.download, spaces=spaces))
+            datasets.append(
+                load(source, download=options.download, spaces=spaces, skip_bad_episodes=options.skip_bad_episodes)
+            )
         except DataError as error:
             return _refuse_data(Path(source), error)
     dataset = join(datasets)

@@ -1,6 +1,5 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from dt.cli import World, declared, recorded_fraction
+from dt.cli import World
 from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
 from dt.evaluation import (
     FailedEpisodesError,
@@ -26,6 +25,7 @@ from dt.many import train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import check_place, held_out_document, plot_asked_against_achieved, results_document, score_table
+from dt.sources import environment_of
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
@@ -33,7 +33,7 @@ from envs.datasets import Dataset, load
 from envs.rollout import Played
 from envs.scores import reference_in
 from envs.selection import join
-from envs.worlds import EnvironmentSpec, MissingWorldError, import_environments
+from envs.worlds import EnvironmentSpec, MissingWorldError
 from envs.writer import new_folder, write_minari
 from transformer import processes
 from transformer.checkpoint import write_json
@@ -41,17 +41,12 @@ from transformer.config import ConfigError
 from transformer.training import pick_device
 
 if TYPE_CHECKING:
-    from dt.cli import Evaluate, Import, ImportHuggingFace, Record, Train, TrainMany
+    from dt.cli import Evaluate, ImportHuggingFace, Record, Train, TrainMany
 
 
-def train_and_score(options: "Train") -> None:
+def train_and_score(options: "Train", dataset: Dataset, environment: EnvironmentSpec | None) -> None:
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
-    if options.resume and options.output is None:
-        raise ConfigError("--resume needs --output, the run's folder")
-    environment = _environment(options.world)
-    spaces = declared(options.spaces, options.output if options.resume else None)
     config = options.config
-    dataset = _data(options, spaces, environment)
     default = Path("runs") / f"{dataset.name.replace('/', '-').replace(' ', '')}-s{config.training.seed}"
     folder = options.output or default
     _tell(describe_dataset(dataset))
@@ -88,7 +83,7 @@ def train_runs(options: "TrainMany") -> None:
         raise ConfigError("no dataset named")
     if options.config.training.seed != 0:
         raise ConfigError(f"seed {options.config.training.seed}: train-many has --seeds")
-    environment = _environment(options.world)
+    environment = environment_of(options.world)
     datasets = [load(one, download=options.download, environment=environment) for one in options.dataset]
     folders, done = train_many(
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
@@ -122,21 +117,10 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
     return held_out_document(result, dataset=run.dataset["name"], checkpoint=run.checkpoint.name, versions=versions())
 
 
-def _data(options: "Train", spaces: dict[str, Any], environment: EnvironmentSpec | None) -> Dataset:
-    """The datasets that the options name, as one."""
-    if not options.dataset:
-        raise ConfigError("no dataset named")
-    fraction = options.fraction
-    if options.resume and options.output and not fraction:
-        fraction = recorded_fraction(options.output, len(options.dataset))
-    parts = [load(one, download=options.download, spaces=spaces, environment=environment) for one in options.dataset]
-    return join(parts, fraction, options.config.training.seed)
-
-
 def ask(options: "Evaluate") -> None:
     """`dt evaluate`: returns of a trained run as table, JSON, picture and films, whose places are checked first."""
     _check_places(options)
-    run, asked = load_run(options.run, options.checkpoint, pick_device(options.device)), _environment(options.world)
+    run, asked = load_run(options.run, options.checkpoint, pick_device(options.device)), environment_of(options.world)
     if asked is None and not _has_world(run):
         _ask_without_a_world(options, run)
         return
@@ -188,7 +172,8 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
                 f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation)"
             )
     spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
-    datasets = [load(part["source"], spaces=spaces) for part in parts]
+    # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
+    datasets = [load(part["source"], spaces=spaces, skip_bad_episodes=True) for part in parts]
     dataset = join(datasets, [part["fraction"] for part in parts], run.config.training.seed)
     if dataset.fingerprint != run.dataset["fingerprint"]:
         raise ConfigError(f"{run.folder}: dataset {dataset.name} is not what it was when the run learned from it")
@@ -197,21 +182,10 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
         write_json(options.json, document)
 
 
-def import_data(options: "Import") -> None:
-    """`dt import`: any data as a Minari dataset."""
-    new_folder(options.dataset_id)  # refused before anything is read
-    environment, spaces = _environment(options.world), declared(options.spaces)
-    dataset = load(options.source, download=options.download, spaces=spaces, environment=environment)
-    for note in dataset.notes:
-        _tell(f"note          {note}")
-    folder = write_minari(dataset, options.dataset_id)
-    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
-
-
 def record_episodes(options: "Record", command: str) -> None:
     """`dt record`: a policy played into a Minari dataset. command: what was typed, for the metadata."""
     new_folder(options.dataset_id)  # refused before anything is played
-    environment = _environment(World(environment=options.environment, **vars(options.world)))
+    environment = environment_of(World(environment=options.environment, **vars(options.world)))
     assert environment is not None
     chosen = player(
         options.policy,
@@ -251,7 +225,7 @@ def import_model(options: "ImportHuggingFace") -> None:
         return_scale=options.return_scale,
         normalizer=options.normalizer,
         dataset=load(options.dataset) if options.dataset is not None else None,
-        environment=_environment(options.world),
+        environment=environment_of(options.world),
     )
     _tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
 
@@ -263,23 +237,6 @@ def _check_places(options: "Evaluate") -> None:
             check_place(path, picture=path == options.plot)
     if options.video is not None and options.video.exists() and not options.video.is_dir():
         raise ConfigError(f"{options.video}: is a file, a folder is meant")
-
-
-def _environment(world: World) -> EnvironmentSpec | None:
-    """The world that the options name, None where they name none."""
-    if world.import_module:
-        import_environments(world.import_module)
-    try:
-        kwargs = json.loads(world.environment_kwargs or "{}")
-    except ValueError:
-        raise ConfigError(f"--environment-kwargs: not JSON: {world.environment_kwargs}") from None
-    if not isinstance(kwargs, dict):
-        raise ConfigError(f"--environment-kwargs: not a JSON object: {world.environment_kwargs}")
-    if world.environment is None:
-        if kwargs:
-            raise ConfigError("--environment-kwargs needs --environment")
-        return None
-    return EnvironmentSpec(world.environment, kwargs)
 
 
 def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:

@@ -157,6 +157,8 @@ def _field_lines(label: str, space: spaces.Space, leaves: Leaves) -> Iterator[st
             low, high = leaf.low.reshape(-1), leaf.high.reshape(-1)
             clipped = 100 * float(((array <= low) | (array >= high)).mean())
             remarks += [f"{clipped:.1f} % of the numbers are at a bound or beyond it"] if clipped >= 0.05 else []
+            free = int((~leaf.bounded_below | ~leaf.bounded_above).sum())
+            remarks += [f"{free} of {low.size} numbers are unbounded"] if free else []
         if remarks:
             yield f"{'':13} {', '.join(remarks)}"
 

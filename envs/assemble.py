@@ -28,17 +28,27 @@ Fields = dict[str, Any]
 """The arrays of a `Dataset`, by its own names."""
 
 
-def joined(header: Header, recorded: Iterable[RecordedEpisode], folder: Path | None = None) -> tuple[Header, Fields]:
+def joined(
+    header: Header,
+    recorded: Iterable[RecordedEpisode | DataError],
+    folder: Path | None = None,
+    skip_bad: bool = False,
+) -> tuple[Header, Fields]:
     """Episodes put one after the other, each looked at by itself; the header declares their spaces.
 
     folder: where their numbers go, episode by episode, into files; None keeps them in memory.
+    skip_bad: leave out those that something is wrong with, and note it.
     """
     seen, last, done = ({name: Column(folder) for name in leaf_spaces(header.spaces[kind])} for kind in _COLUMNS)
     rewards, lengths, ends = Column(folder), list[int](), list[list[bool]]()
-    problems = list[str]()
+    problems, left_out, labels = list[str](), list[str](), list[str]()
     for episode in recorded:
-        problems += _episode_problems(f"{header.source}: {episode.label}", episode, header.spaces)
-        if problems:
+        if isinstance(episode, DataError):
+            found = list(episode.problems)
+        else:
+            found = list(_episode_problems(f"{header.source}: {episode.label}", episode, header.spaces))
+        (left_out if skip_bad else problems).extend(found[: 1 if skip_bad else None])
+        if isinstance(episode, DataError) or found or problems:
             continue  # the others are looked at, and none of it is kept
         for name, array in episode.observations.items():
             seen[name].append(array[:-1])
@@ -48,13 +58,18 @@ def joined(header: Header, recorded: Iterable[RecordedEpisode], folder: Path | N
         rewards.append(episode.rewards)
         lengths.append(len(episode.rewards))
         ends.append([bool(episode.terminations[-1]), bool(episode.truncations[-1])])
+        labels.append(episode.label)
     if problems:
         raise DataError(*problems)
     count = len(lengths)
     if count == 0:
-        raise DataError(f"{header.source}: no episode in it")
-    if header.num_episodes is not None and header.num_episodes != count:
-        raise DataError(f"{header.source}: {count} episodes, metadata.json says {header.num_episodes}")
+        raise DataError(*left_out) if left_out else DataError(f"{header.source}: no episode in it")
+    there = count + len(left_out)
+    if header.num_episodes is not None and header.num_episodes != there:
+        raise DataError(f"{header.source}: {there} episodes, metadata.json says {header.num_episodes}")
+    if header.num_steps is not None and header.num_steps != sum(lengths) and not left_out:
+        raise DataError(f"{header.source}: {sum(lengths)} steps, metadata.json says {header.num_steps}")
+    header = replace(header, notes=(*header.notes, *left_out_notes(left_out)), labels=tuple(labels))
     ended = np.asarray(ends, np.bool_)  # (E, 2)
     return _noting_finals(header, not header.repeats_final), {
         "observations": {name: column.finish() for name, column in seen.items()},
@@ -67,17 +82,31 @@ def joined(header: Header, recorded: Iterable[RecordedEpisode], folder: Path | N
     }
 
 
+def left_out_notes(reasons: list[str]) -> list[str]:
+    """One note for each episode that was left out, up to twenty of them."""
+    more = [f"left out: {len(reasons) - 20} more"] if len(reasons) > 20 else []
+    return [f"left out: {why}" for why in reasons[:20]] + more
+
+
 def _episode_problems(where: str, episode: RecordedEpisode, spaces: Mapping[str, Space[Any]]) -> Iterator[str]:
     shape = episode.rewards.shape
     if len(shape) != 1 or shape[0] == 0:
         yield f"{where}/rewards: shape {shape}, expected (T,) with T at least 1"
         return
+    if episode.rewards.dtype.kind == "b":
+        yield f"{where}/rewards: type bool, expected numbers"
+    for name, leaves in (("observations", episode.observations), ("actions", episode.actions)):
+        kinds = leaf_spaces(spaces[f"{name[:-1]}_space"])
+        for leaf, array in leaves.items():  # joined with another type the odd one would not be seen any more
+            yield from type_problem(f"{where}/{name}" + f"/{leaf}" * (len(leaves) > 1), array, kinds[leaf])
     yield from _row_problems(f"{where}/actions", episode.actions, [shape[0]], spaces["action_space"])
     yield from _row_problems(f"{where}/observations", episode.observations, [shape[0] + 1], spaces["observation_space"])
     for name in ("terminations", "truncations"):
         flags = getattr(episode, name)
         if flags.shape != shape:
             yield f"{where}/{name}: shape {flags.shape}, expected {shape}"
+        elif flags.dtype.kind != "b" and (odd := flags[(flags != 0) & (flags != 1)]).size:
+            yield f"{where}/{name}: {odd[0]} in it, expected true or false"
         elif flags[:-1].any():
             yield f"{where}/{name}: true at step {int(flags.argmax())}, before the last step"
 
@@ -197,7 +226,8 @@ def _given_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
         raise DataError(f"{where}: lengths: {lengths.dtype} of shape {lengths.shape}, expected (E,) integers")
     lengths = lengths.astype(np.int64)  # 127 + 1 is -128 in a type as narrow as int8
     if len(lengths) == 0 or (lengths < 1).any():
-        raise DataError(f"{where}: lengths: expected at least one episode of at least one step")
+        found = f"found {lengths.min()}" if len(lengths) else "found none"
+        raise DataError(f"{where}: lengths: expected at least one episode of at least one step, {found}")
     if lengths.sum() != steps:
         raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {(int(lengths.sum()),)}")
     return lengths
@@ -235,6 +265,8 @@ def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves
         leaves = to_leaves(space, value)
     except (KeyError, IndexError, TypeError):
         raise DataError(f"{where}: does not nest as {space}") from None
+    if isinstance(space, spaces.Dict) and isinstance(value, Mapping) and (unknown := value.keys() - space.keys()):
+        raise DataError(f"{where}: {min(map(str, unknown))!r} in it, expected {', '.join(map(str, space))}")
     kinds = leaf_spaces(space)
     return header, {leaf: _scalars(array, kinds[leaf]) for leaf, array in leaves.items()}
 
@@ -260,6 +292,10 @@ def _inferred(value: Any, field: str) -> Space[Any]:
 
 def _row_problems(where: str, leaves: Leaves, rows: list[int], space: Space[Any]) -> Iterator[str]:
     """What is wrong with the leaves' shapes. rows: how many are right; all leaves have the same one of them."""
+    if all(0 in (leaf.shape or ()) for leaf in leaf_spaces(space).values()):
+        shapes = ", ".join(str(array.shape) for array in leaves.values())
+        yield f"{where}: shape {shapes}, expected at least one number a step"
+        return
     for name, leaf in leaf_spaces(space).items():
         expected = [(count, *(leaf.shape or ())) for count in rows]
         label = where if len(leaves) == 1 else f"{where}/{name}"
@@ -270,6 +306,12 @@ def _row_problems(where: str, leaves: Leaves, rows: list[int], space: Space[Any]
 
 
 # Small things.
+
+
+def type_problem(where: str, array: NDArray[Any], space: Space[Any]) -> Iterator[str]:
+    """What is wrong with the type of a leaf's numbers: floats belong to a Box of floats alone."""
+    if array.dtype.kind not in ("f" if np.dtype(space.dtype).kind == "f" else "iub"):
+        yield f"{where}: type {array.dtype}, the space says {space.dtype}"
 
 
 def place(offsets: NDArray[np.int64], row: int) -> str:

@@ -152,7 +152,9 @@ class Entry:
     files: dict[str, list[int]]  # size and time of each
 
     @staticmethod
-    def of(source: Path, given: Mapping[str, Space[Any]], environment: EnvironmentSpec | None) -> "Entry | None":
+    def of(
+        source: Path, given: Mapping[str, Space[Any]], environment: EnvironmentSpec | None, skip_bad: bool
+    ) -> "Entry | None":
         """The entry of a file or folder as it is asked for; None where it is so small that it is read each time."""
         found = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
         stands = {str(path): path.stat() for path in found}
@@ -162,6 +164,7 @@ class Entry:
             "source": str(source.resolve()),
             "spaces": {name: space_to_json(space) for name, space in given.items()},
             "environment": environment and environment.to_json(),
+            "skip_bad": skip_bad,
         }
         name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:32]
         return Entry(cache_folder() / name, {path: [each.st_size, each.st_mtime_ns] for path, each in stands.items()})

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.assemble import Fields, flat_arrays, joined, not_finite, outside, place, split
+from envs.assemble import Fields, flat_arrays, joined, left_out_notes, not_finite, outside, place, split, type_problem
 from envs.cache import CacheError, Entry
 from envs.readers import SPACES, DataError, Header, find, read_flat, read_folder
 from envs.scores import Reference, reference_in
@@ -137,6 +137,7 @@ def load(
     spaces: Mapping[str, Space[Any]] | None = None,
     environment: EnvironmentSpec | None = None,
     cache: Literal["use", "verify", "off"] = "use",
+    skip_bad_episodes: bool = False,
 ) -> Dataset:
     """Read and check a dataset: a Minari id or folder, or a flat file: `.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`.
 
@@ -149,6 +150,8 @@ def load(
     declare are this world's, or, without one, inferred from the numbers.
     cache: what was read once lies in `envs.cache` as arrays that are mapped into memory, as long as the source's files
     have their size and time; "verify" hashes those arrays first, "off" reads the source and keeps nothing.
+    skip_bad_episodes: leave out episodes with a number that is not finite or no such choice, and those of a Minari
+    dataset that cannot be read or have another shape; notes say which and why. What is wrong with all of it is refused.
     Raises `DataError` with the file, the episode and the field; `WorldError` where that world cannot be made.
     """
     given = dict(spaces or {})
@@ -156,7 +159,7 @@ def load(
         path = find(str(source), download)
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
             path = path.parent
-        dataset, fingerprint = _cached(path, given, environment, cache)
+        dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
     lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
@@ -167,34 +170,38 @@ def load(
 
 
 def _cached(
-    path: Path, given: dict[str, Space[Any]], environment: EnvironmentSpec | None, cache: str
+    path: Path, given: dict[str, Space[Any]], environment: EnvironmentSpec | None, cache: str, skip_bad: bool
 ) -> tuple[Dataset, str | None]:
     """A file or folder as the cache has it, or read and put there; its fingerprint where that is known."""
-    entry = Entry.of(path, given, environment) if cache != "off" else None
+    entry = Entry.of(path, given, environment, skip_bad) if cache != "off" else None
     if entry is None:
-        return _read(path, given, environment), None
+        return _read(path, given, environment, skip_bad), None
     if found := entry.read(verify=cache == "verify"):
         return Dataset(**found[0]), found[1]
     try:
         with entry.building() as folder:
-            dataset = _read(path, given, environment, folder)
+            dataset = _read(path, given, environment, skip_bad, folder)
             if entry.keep(folder, vars(dataset), dataset.fingerprint) and (found := entry.read()):
                 return Dataset(**found[0]), found[1]
             return dataset, dataset.fingerprint  # what is mapped lives on without a name
     except CacheError as error:
-        dataset = _read(path, given, environment)
+        dataset = _read(path, given, environment, skip_bad)
         return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
 
 
 def _read(
-    path: Path, given: dict[str, Space[Any]], environment: EnvironmentSpec | None, folder: Path | None = None
+    path: Path,
+    given: dict[str, Space[Any]],
+    environment: EnvironmentSpec | None,
+    skip_bad: bool,
+    folder: Path | None = None,
 ) -> Dataset:
     """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
     if path.is_dir():
         header, episodes = read_folder(path, given)
-        return _dataset(*joined(_in_world(header, environment), episodes, folder))
+        return _dataset(*joined(_in_world(header, environment), episodes, folder, skip_bad), skip_bad)
     header, arrays = read_flat(path, given)
-    return _dataset(*split(_in_world(header, environment), arrays))
+    return _dataset(*split(_in_world(header, environment), arrays), skip_bad)
 
 
 def from_arrays(
@@ -278,7 +285,7 @@ def _in_world(header: Header, environment: EnvironmentSpec | None) -> Header:
     return replace(header, spaces={name: header.spaces.get(name, getattr(world, name)) for name in SPACES})
 
 
-def _dataset(header: Header, fields: Fields) -> Dataset:
+def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
     """The dataset, if its numbers are what they must be."""
     dataset = Dataset(
         name=header.name,
@@ -291,67 +298,108 @@ def _dataset(header: Header, fields: Fields) -> Dataset:
         told=header.told,
         **fields,
     )
-    return _checked(dataset)
+    return _checked(_without_bad(dataset, header.labels) if skip_bad else dataset)
 
 
 def _checked(dataset: Dataset) -> Dataset:
     """The dataset with what is odd about it noted; what is wrong with it raises `DataError`, all of it at once."""
-    notes, problems = list(dataset.notes), list[str]()
-    if dataset.rewards.dtype.kind in "fiu":
-        problems += _bad_values(dataset, "rewards", not_finite(dataset.rewards), dataset.rewards)
-    else:
-        problems.append(f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers")
-    for column, leaves, space in (
-        ("observations", dataset.observations, dataset.observation_space),
-        ("actions", dataset.actions, dataset.action_space),
-    ):
-        for name, leaf in leaf_spaces(space).items():
-            label = column if len(leaves) == 1 else f"{column}/{name}"
-            problems += _leaf_problems(dataset, label, leaves[name], leaf, notes)
-    for name, array in (dataset.final_observations or {}).items():
-        label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"
-        problems += _bad_values(dataset, label, not_finite(array), array, by_episode=True)
+    problems = [*_type_problems(dataset), *(fault.message(dataset) for fault in _faults(dataset))]
     if problems:
         raise DataError(*problems)
+    notes = [*dataset.notes, *_oddities(dataset)]
     unended = int((~dataset.terminated & ~dataset.truncated).sum())
     if unended:
         notes.append(f"{unended} of {dataset.num_episodes} episodes neither terminate nor are truncated")
     return replace(dataset, notes=tuple(notes))
 
 
-def _leaf_problems(
-    dataset: Dataset, label: str, array: NDArray[Any], space: Space[Any], notes: list[str]
-) -> Iterator[str]:
-    kinds = "f" if np.dtype(space.dtype).kind == "f" else "iub"
-    if array.dtype.kind not in kinds:
-        yield f"{dataset.source}: {label}: type {array.dtype}, the space says {space.dtype}"
-        return
-    yield from _bad_values(dataset, label, not_finite(array), array)
-    if not isinstance(space, spaces.Box):
-        counts, start = (x.reshape(space.shape) for x in choices(space))
-        yield from _bad_values(dataset, label, outside(array, start, start + counts - 1), array, f"outside {space}")
-    else:
-        if array.dtype != space.dtype:
-            notes.append(f"{label} are recorded as {array.dtype}, the space says {space.dtype}")
-        beyond = outside(array, space.low, space.high)
+def _without_bad(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
+    """The dataset without the episodes that hold a bad number, which are noted. labels: what their file calls them."""
+    from envs.selection import take  # which itself needs what is above
+
+    bad: dict[int, str] = {}
+    for fault in _faults(dataset):
+        for episode in fault.episodes(dataset):
+            name = labels[episode] if labels else f"episode {episode}"
+            bad.setdefault(episode, f"{name}: {fault.label} {fault.why}")
+    if not bad:
+        return dataset
+    left = np.setdiff1d(np.arange(dataset.num_episodes), list(bad))
+    if len(left) == 0:
+        return dataset  # the check says why
+    taken = take(dataset, left, f"{len(bad)} left out")
+    return replace(taken, notes=(*taken.notes, *left_out_notes([bad[episode] for episode in sorted(bad)])))
+
+
+def _fields(dataset: Dataset) -> Iterator[tuple[str, NDArray[Any], Space[Any]]]:
+    """Label, array and space of each leaf of observations and actions."""
+    for column, leaves, space in (
+        ("observations", dataset.observations, dataset.observation_space),
+        ("actions", dataset.actions, dataset.action_space),
+    ):
+        for name, leaf in leaf_spaces(space).items():
+            yield column if len(leaves) == 1 else f"{column}/{name}", leaves[name], leaf
+
+
+def _type_problems(dataset: Dataset) -> Iterator[str]:
+    if dataset.rewards.dtype.kind not in "fiu":
+        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers"
+    for label, array, leaf in _fields(dataset):
+        yield from type_problem(f"{dataset.source}: {label}", array, leaf)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Bad numbers of one array, whose rows are steps, or episodes."""
+
+    label: str
+    array: NDArray[Any]
+    bad: NDArray[np.bool_]
+    why: str
+    by_episode: bool = False
+
+    def message(self, dataset: Dataset) -> str:
+        """Where the first of them is, and how many there are."""
+        row, *inside = (int(i) for i in np.unravel_index(self.bad.argmax(), self.bad.shape))
+        where = f"episode {row}" if self.by_episode else place(dataset.offsets, row)
+        count = f", the first of {int(self.bad.sum())}" if self.bad.sum() > 1 else ""
+        value = self.array[(row, *inside)]
+        return f"{dataset.source}: {where}, {self.label}{inside or ''}: {value} is {self.why}{count}"
+
+    def episodes(self, dataset: Dataset) -> list[int]:
+        """Episodes that hold one of them."""
+        rows = np.flatnonzero(self.bad.reshape(len(self.bad), -1).any(1))
+        found = rows if self.by_episode else np.searchsorted(dataset.offsets, rows, side="right") - 1
+        return [int(episode) for episode in np.unique(found)]
+
+
+def _faults(dataset: Dataset) -> Iterator[_Fault]:
+    """What numbers are bad: those that are not finite, and those that are no choice of their space."""
+    if dataset.rewards.dtype.kind in "fiu" and (bad := not_finite(dataset.rewards)).any():
+        yield _Fault("rewards", dataset.rewards, bad, "not finite")
+    for label, array, leaf in _fields(dataset):
+        if list(type_problem("", array, leaf)):
+            continue
+        if (bad := not_finite(array)).any():
+            yield _Fault(label, array, bad, "not finite")
+        if not isinstance(leaf, spaces.Box):
+            counts, start = (x.reshape(leaf.shape) for x in choices(leaf))
+            if (bad := outside(array, start, start + counts - 1)).any():
+                yield _Fault(label, array, bad, f"outside {leaf}")
+    for name, array in (dataset.final_observations or {}).items():
+        if (bad := not_finite(array)).any():
+            label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"
+            yield _Fault(label, array, bad, "not finite", by_episode=True)
+
+
+def _oddities(dataset: Dataset) -> Iterator[str]:
+    """What is odd about numbers of a Box, and legitimate."""
+    for label, array, leaf in _fields(dataset):
+        if not isinstance(leaf, spaces.Box):
+            continue
+        if array.dtype != leaf.dtype:
+            yield f"{label} are recorded as {array.dtype}, the space says {leaf.dtype}"
+        beyond = outside(array, leaf.low, leaf.high)
         if beyond.any():
             steps = beyond.reshape(len(array), -1).any(1)
-            notes.append(f"{label}: {int(steps.sum())} of {len(array)} steps are beyond the space's bounds")
-
-
-def _bad_values(
-    dataset: Dataset,
-    label: str,
-    bad: NDArray[np.bool_],
-    array: NDArray[Any],
-    why: str = "not finite",
-    *,
-    by_episode: bool = False,
-) -> Iterator[str]:
-    """Name the first bad value of an array whose rows are steps, or episodes, and count the others."""
-    if not bad.any():
-        return
-    row, *inside = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-    where = f"episode {row}" if by_episode else place(dataset.offsets, row)
-    count = f", the first of {int(bad.sum())}" if bad.sum() > 1 else ""
-    yield f"{dataset.source}: {where}, {label}{inside or ''}: {array[(row, *inside)]} is {why}{count}"
+            yield f"{label}: {int(steps.sum())} of {len(array)} steps are beyond the space's bounds"

@@ -84,9 +84,11 @@ class Header:
     environment: EnvironmentSpec | None = None
     reference: Reference | None = None
     num_episodes: int | None = None  # as the metadata has it
+    num_steps: int | None = None  # the same
     repeats_final: bool = False  # the final observations are no observations: they fill up Minari's layout
     notes: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)  # those of `TOLD`
+    labels: tuple[str, ...] = ()  # what the file calls each episode, where some were left out
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _download(dataset_id: str) -> None:
 # Minari's folders: episodes one by one, below their metadata.
 
 
-def read_folder(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode]]:
+def read_folder(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
     """A Minari dataset's folder, or one of parts that are such: what a recorder has stored so far.
 
     given: spaces by name, instead of the metadata's own.
@@ -157,12 +159,16 @@ def read_folder(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     if not parts:
         return read_minari(folder, given)
     headers, episodes = zip(*(read_minari(part, given) for part in parts), strict=True)
-    counts = [header.num_episodes for header in headers]
-    return replace(headers[-1], source=folder, num_episodes=sum(counts)), chain.from_iterable(episodes)
+    counts = {name: [getattr(header, name) for header in headers] for name in ("num_episodes", "num_steps")}
+    totals = {name: None if None in each else sum(each) for name, each in counts.items()}
+    return replace(headers[-1], source=folder, **totals), chain.from_iterable(episodes)
 
 
-def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode]]:
-    """A Minari dataset's folder. given: spaces by name, instead of the metadata's own."""
+def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
+    """A Minari dataset's folder: an episode that cannot be read comes as the error that says why.
+
+    given: spaces by name, instead of the metadata's own.
+    """
     data = folder / "data" if (folder / "data").is_dir() else folder
     path = data / "metadata.json"
     _check_inside(path, folder)
@@ -175,10 +181,12 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
         if name not in metadata and name not in given:
             raise DataError(f"{path}: no {name}")
     header = _header(str(path), source, metadata, given)
-    count = metadata.get("total_episodes")
-    if count is not None and (type(count) is not int or count < 1):
-        raise DataError(f"{path}: total_episodes is {_short(count)}, expected a whole number of at least 1")
-    header = replace(header, num_episodes=count, repeats_final=metadata.get("final_observations") == REPEATED)
+    counts = {name: metadata.get(name) for name in ("total_episodes", "total_steps")}
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or count < 1):
+            raise DataError(f"{path}: {name} is {_short(count)}, expected a whole number of at least 1")
+    header = replace(header, num_episodes=counts["total_episodes"], num_steps=counts["total_steps"])
+    header = replace(header, repeats_final=metadata.get("final_observations") == REPEATED)
     if layout == "hdf5":
         return header, _hdf5_episodes(header, source)
     if layout == "arrow":
@@ -186,7 +194,7 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     raise DataError(f"{path}: data_format {layout!r} is not known; 'hdf5' and 'arrow' are")
 
 
-def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode]:
+def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | DataError]:
     names = {
         field: _hdf5_names(header.spaces[kind], field)
         for field, kind in zip(("observations", "actions"), SPACES, strict=True)
@@ -199,8 +207,11 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode]:
         for name, number in numbers.items():
             if not number.isdecimal() or len(number) > 18:
                 raise DataError(f"{path}: {name}: not an episode's name")
+        named = {int(number): name for name, number in numbers.items()}
+        if twice := numbers.keys() - set(named.values()):
+            raise DataError(f"{path}: {min(twice)}: the same episode as {named[int(numbers[min(twice)])]}")
         plain = _PlainArrays(file, [*names["observations"].values(), *names["actions"].values(), *flags])
-        for group in sorted(numbers, key=lambda name: int(numbers[name])):
+        for _, group in sorted(named.items()):
             found = plain.read(group)
             plainly -= sum(array.nbytes for array in found.values())
             if plainly < 0:
@@ -208,11 +219,17 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode]:
                     f"{path}: {group}: more numbers than the file has bytes: some stand for several episodes"
                 )
             read = partial(_hdf5_leaf, file, path, group, found)
-            rewards, terminations, truncations = (read(name) for name in flags)
-            observations, actions = (
-                {leaf: read(name, spaces[leaf]) for leaf, name in inside.items()}
-                for inside, spaces in zip(names.values(), kinds, strict=True)
-            )
+            try:
+                if plain.unknown:
+                    raise DataError(f"{path}: {group}/{plain.unknown}")
+                rewards, terminations, truncations = (read(name) for name in flags)
+                observations, actions = (
+                    {leaf: read(name, spaces[leaf]) for leaf, name in inside.items()}
+                    for inside, spaces in zip(names.values(), kinds, strict=True)
+                )
+            except DataError as error:
+                yield error
+                continue
             episode = RecordedEpisode(group, observations, actions, rewards, terminations, truncations)
             room -= episode.nbytes
             if room < 0:
@@ -242,10 +259,12 @@ class _PlainArrays:
                 inside = inside.setdefault(part.encode(), {})
         self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
         self._links = self._hard_links(self._root)
+        self.unknown = ""  # what stands beside the arrays that were asked for, where it should not
 
     def read(self, group: str) -> dict[str, NDArray[Any]]:
         """The plain ones of a group, by their names below it."""
         found: dict[str, NDArray[Any]] = {}
+        self.unknown = ""
         if group.encode() in self._links:
             self._read_below(self._root, group.encode(), self._tree, "", found)
         return found
@@ -256,6 +275,9 @@ class _PlainArrays:
         try:
             below = self._h5py.h5g.open(parent, group)
             links = self._hard_links(below)
+            if prefix and (unknown := links - tree.keys()):
+                expected = ", ".join(sorted(name.decode() for name in tree))
+                self.unknown = f"{prefix[:-1]}: {min(unknown).decode()!r} in it, expected {expected}"
             for name in (name for name in tree if name in links):  # in Minari's own order: one after the other on disk
                 where = prefix + name.decode()
                 if tree[name]:
@@ -288,7 +310,7 @@ class _PlainArrays:
         return {name for name, kind in kinds.items() if kind == self._h5py.h5l.TYPE_HARD}
 
 
-def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode]:
+def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | DataError]:
     """A folder for each episode, by its number, whole columns of which become arrays."""
     try:
         import pyarrow
@@ -297,17 +319,19 @@ def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode]:
     count = header.num_episodes
     if count is None:
         count = sum(path.name.isdecimal() for path in data.iterdir())
-    for number in range(count):
+    for folder in (data / str(number) for number in range(count)):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such episode, metadata.json says {header.num_episodes}")
         try:
-            yield _arrow_episode(header, data / str(number))
+            yield _arrow_episode(header, folder)
+        except DataError as error:
+            yield error
         except (pyarrow.ArrowException, OSError, IndexError) as error:
-            raise DataError(f"{data / str(number)}: cannot be read as Arrow ({reason(error)})") from None
+            yield DataError(f"{folder}: cannot be read as Arrow ({reason(error)})")
 
 
 def _arrow_episode(header: Header, folder: Path) -> RecordedEpisode:
     """One episode's folder. Minari makes actions and flags as long as the observations by one more row."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such episode, metadata.json says {header.num_episodes}")
     files = sorted(folder.glob("*.arrow"), key=lambda path: (len(path.name), path.name))  # part-2 before part-10
     if not files:
         raise DataError(f"{folder}: no .arrow file in it")
@@ -371,9 +395,14 @@ def _is_compressed(metadata: bytes) -> bool:
 
 def _arrow_leaves(where: str, space: Space[Any] | None, column: Any) -> Iterator[NDArray[Any]]:
     """An array for each leaf of a space, in the order of `leaf_spaces`; None is one number a row."""
+    from pyarrow import types
+
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for key, child in named:
+        named = dict(space.spaces if isinstance(space, spaces.Dict) else enumerate(space.spaces))
+        there = {field.name for field in column.type} if types.is_struct(column.type) else set()
+        if unknown := there - set(map(str, named)):
+            raise DataError(f"{where}: {min(unknown)!r} in it, expected {', '.join(map(str, named))}")
+        for key, child in named.items():
             try:
                 inner = column.field(str(key))  # Tuple children are named by their numbers
             except (KeyError, AttributeError):
@@ -744,7 +773,7 @@ def _hdf5_values(node: Any, path: Path, name: str) -> NDArray[Any]:
         raise DataError(f"{path}: {name}: shape {node.shape} of {node.dtype}: {_too_much(path)}")
     try:
         return np.asarray(node[()])
-    except (OSError, TypeError, ValueError, MemoryError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: {name}: cannot be read ({reason(error)})") from None
 
 

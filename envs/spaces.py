@@ -235,9 +235,6 @@ def space_from_json(text: Any) -> Space[Any]:
         raise SpaceError(f"not a space in Minari's JSON: {str(text)[:80]!r} ({reason(error)})") from None
     if not isinstance(space, Space):
         raise SpaceError(f"not a space in Minari's JSON: {str(text)[:80]!r}")
-    for name, leaf in leaf_spaces(space).items():
-        if isinstance(leaf, spaces.Box) and (np.isnan(leaf.low).any() or np.isnan(leaf.high).any()):
-            raise SpaceError(f"{name}: a bound of {leaf} is NaN")
     return space
 
 

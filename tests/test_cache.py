@@ -265,7 +265,7 @@ try:
     train(join([again, again], [0.5]), config, root / "joined")
 except (MemoryError, DataError) as error:
     print(error, file=sys.stderr)
-    sys.exit(9 if "allocate" in str(error) else 1)
+    sys.exit(9 if isinstance(error, MemoryError) or "alloc" in str(error) else 1)
 """
 
 

@@ -20,11 +20,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+if TYPE_CHECKING:  # to read a run's description, or to refuse it, no torch is needed
+    from torch import Tensor
 
 SCHEMA = 1
 """Version of the layout above; another one is refused."""
@@ -68,11 +67,14 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 
-def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], documents: dict[str, Any]) -> Path:
+def save_checkpoint(run: Path, step: int, tensors: "dict[str, dict[str, Tensor]]", documents: dict[str, Any]) -> Path:
     """Add checkpoint `step` to a run: one safetensors file for each entry of `tensors`, one JSON for each document.
 
     One that cannot be written raises `CheckpointError`, and those before it stay as they are.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     final = folder_of(run, step)
     try:
         make_folder(final.parent)
@@ -114,8 +116,11 @@ def verify(checkpoint: Path) -> None:
             raise CheckpointError(f"{path}: damaged (its SHA-256 is not the manifest's)")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Tensors of a safetensors file, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,0 +1,82 @@
+"""What a command's options say of data and worlds, read and checked before torch comes in: so a refusal is quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envs.datasets import Dataset, load
+from envs.readers import declared_spaces, spaces_from_json
+from envs.selection import join
+from envs.worlds import EnvironmentSpec, import_environments
+from transformer.checkpoint import read_json
+from transformer.config import ConfigError
+
+if TYPE_CHECKING:
+    from dt.cli import Import, Train, World
+
+
+def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
+    """The datasets that `dt train` is given, as one, and the world that it is given beside them."""
+    if options.resume and options.output is None:
+        raise ConfigError("--resume needs --output, the run's folder")
+    environment = environment_of(options.world)
+    spaces = declared(options.spaces, options.output if options.resume else None)
+    if not options.dataset:
+        raise ConfigError("no dataset named")
+    fraction = options.fraction
+    if options.resume and options.output and not fraction:
+        fraction = _recorded_fraction(options.output, len(options.dataset))
+    how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
+    parts = [load(one, spaces=spaces, environment=environment, **how) for one in options.dataset]
+    return join(parts, fraction, options.config.training.seed), environment
+
+
+def import_data(options: "Import") -> None:
+    """`dt import`: any data as a Minari dataset."""
+    from envs.writer import new_folder, write_minari
+
+    new_folder(options.dataset_id)  # refused before anything is read
+    environment, spaces = environment_of(options.world), declared(options.spaces)
+    how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
+    dataset = load(options.source, spaces=spaces, environment=environment, **how)
+    for note in dataset.notes:
+        print(f"note          {note}", file=sys.stderr)
+    folder = write_minari(dataset, options.dataset_id)
+    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+
+
+def environment_of(world: "World") -> EnvironmentSpec | None:
+    """The world that the options name, None where they name none."""
+    if world.import_module:
+        import_environments(world.import_module)
+    try:
+        kwargs = json.loads(world.environment_kwargs or "{}")
+    except ValueError:
+        raise ConfigError(f"--environment-kwargs: not JSON: {world.environment_kwargs}") from None
+    if not isinstance(kwargs, dict):
+        raise ConfigError(f"--environment-kwargs: not a JSON object: {world.environment_kwargs}")
+    if world.environment is None:
+        if kwargs:
+            raise ConfigError("--environment-kwargs needs --environment")
+        return None
+    return EnvironmentSpec(world.environment, kwargs)
+
+
+def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
+    """The spaces that the user declares, or those that a run to resume was begun with."""
+    if spaces is not None:
+        return spaces_from_json(spaces)
+    if resumed is None:
+        return {}
+    return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
+
+
+def _recorded_fraction(resumed: Path, datasets: int) -> tuple[float, ...]:
+    """The share of each dataset that a run to resume was begun with; none if it was of another number of them."""
+    document = read_json(resumed / "run.json")
+    try:
+        fraction = tuple(float(part["fraction"]) for part in document["dataset"].get("parts", ()))
+        return fraction if len(fraction) == datasets else ()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ConfigError(f"{resumed}/run.json: does not say what data it is of") from None

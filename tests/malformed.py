@@ -1,0 +1,462 @@
+"""Malformed inputs, each made by a few lines: what is wrong with it, and what a refusal of it has to say.
+
+`python tests/malformed.py FOLDER` writes them all there. `CASES` has them by reader and name; a case's `make` puts one
+into an empty folder and gives the arguments of the command that meets it.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow
+from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+from pyarrow import parquet
+
+from envs.spaces import space_to_json
+
+LENGTHS = (3, 5, 2)
+STEPS = sum(LENGTHS)
+BOX, CHOICE = spaces.Box(-9, 9, (7,), np.float32), spaces.Discrete(4)
+PARTS = spaces.Dict(arm=BOX, zone=CHOICE)
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One malformed input. words: what its one line has to hold beside its file."""
+
+    make: Callable[[Path], list[str]]
+    words: tuple[str, ...]
+
+
+CASES: dict[str, dict[str, Case]] = {}
+
+
+def case(reader: str, name: str, make: Callable[[Path], Any], *words: str, command: str = "inspect") -> None:
+    """A file or folder that `make` writes, met by one command."""
+    CASES.setdefault(reader, {})[name] = Case(lambda folder: [command, str(make(folder))], words)
+
+
+# Minari's two layouts.
+
+
+def minari(folder: Path, layout: str, observation_space: Any = BOX) -> Path:
+    """A good dataset in Minari's layout: its folder."""
+    rng, path = np.random.default_rng(0), folder / "dataset"
+    (path / "data").mkdir(parents=True)
+    storage = MinariStorage.new(
+        path / "data", observation_space=observation_space, action_space=CHOICE, data_format=layout
+    )
+    storage.update_metadata({"dataset_id": "some/numbers-v0", "minari_version": "0.5.4"})
+    storage.update_episodes(
+        EpisodeBuffer(
+            observations=seen(observation_space, length + 1, rng),
+            actions=rng.integers(4, size=length),
+            rewards=rng.normal(size=length),
+            terminations=np.arange(length) == length - 1,
+            truncations=np.zeros(length, bool),
+            infos={},
+        )
+        for length in LENGTHS
+    )
+    return path
+
+
+def seen(space: Any, count: int, rng: np.random.Generator) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: seen(child, count, rng) for key, child in space.spaces.items()}
+    return rng.integers(4, size=count) if space is CHOICE else rng.normal(size=(count, 7)).astype(np.float32)
+
+
+def hdf5(change: Callable[[Any], Any], space: Any = BOX) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = minari(folder, "hdf5", space)
+        with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+            change(file)
+        return path
+
+    return make
+
+
+def array(name: str, change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Change one array of an HDF5 file; None takes it away."""
+
+    def edit(file: Any) -> None:
+        old = file[name][()]
+        del file[name]
+        new = change(old)
+        if new is not None:
+            file[name] = new
+
+    return edit
+
+
+def at(name: str, change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Change one array of the second episode."""
+    return array(f"episode_1/{name}", change)
+
+
+def put(value: Any, *index: int) -> Callable[[Any], Any]:
+    """Write a value into one place of an array."""
+
+    def change(old: Any) -> Any:
+        new = np.array(old, np.result_type(old, np.asarray(value)))
+        new[index] = value
+        return new
+
+    return change
+
+
+def described(layout: str, **changes: Any) -> Callable[[Path], Path]:
+    """A dataset whose metadata says something else; None takes an entry away."""
+
+    def make(folder: Path) -> Path:
+        path = minari(folder, layout)
+        file = path / "data" / "metadata.json"
+        metadata = {**json.loads(file.read_text()), **changes}
+        file.write_text(json.dumps({name: value for name, value in metadata.items() if value is not None}))
+        return path
+
+    return make
+
+
+def bytes_of(name: str, change: Callable[[bytes], bytes], layout: str = "hdf5") -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = minari(folder, layout)
+        file = path / "data" / name
+        file.write_bytes(change(file.read_bytes()))
+        return path
+
+    return make
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit in the middle of every kB is another."""
+    new = bytearray(content)
+    for i in range(0, len(new), 1024):
+        new[i] ^= 16
+    return bytes(new)
+
+
+def box(**changes: Any) -> str:
+    return json.dumps({**json.loads(space_to_json(BOX)), **changes})
+
+
+M = "minari hdf5"
+case(M, "cut in half", bytes_of("main_data.hdf5", half), "main_data.hdf5: cannot be read")
+case(M, "flipped bits", bytes_of("main_data.hdf5", flipped), "main_data.hdf5: cannot be read")
+case(M, "no HDF5", bytes_of("main_data.hdf5", lambda _: b"observations"), "main_data.hdf5: cannot be read")
+case(M, "metadata cut in half", bytes_of("metadata.json", half), "metadata.json: metadata is not JSON")
+case(M, "metadata that is a list", bytes_of("metadata.json", lambda _: b"[]"), "metadata is no JSON object")
+case(M, "metadata in no encoding", bytes_of("metadata.json", lambda _: b"\xff\xfe"), "metadata.json: not a text file")
+case(M, "no observation space", described("hdf5", observation_space=None), "metadata.json: no observation_space")
+case(M, "no action space", described("hdf5", action_space=None), "metadata.json: no action_space")
+case(M, "a layout of tomorrow", described("hdf5", data_format="zarr"), "data_format 'zarr' is not known; 'hdf5'")
+case(
+    M, "a count that is text", described("hdf5", total_episodes="three"), "total_episodes is 'three', expected a whole"
+)
+case(M, "a count below zero", described("hdf5", total_episodes=-1), "total_episodes is -1, expected a whole number")
+case(M, "a count that is half", described("hdf5", total_episodes=2.5), "total_episodes is 2.5, expected a whole number")
+case(M, "another count", described("hdf5", total_episodes=4), "3 episodes, metadata.json says 4")
+case(M, "a billion episodes", described("hdf5", total_episodes=10**9), "3 episodes, metadata.json says 1000000000")
+case(M, "another number of steps", described("hdf5", total_steps=11), "10 steps, metadata.json says 11")
+case(M, "a space that is none", described("hdf5", action_space="Discrete(4)"), "action_space: not a space")
+case(
+    M, "bounds that are NaN", described("hdf5", observation_space=box(low=[NAN] * 7)), "observation_space: not a space"
+)
+case(M, "bounds upside down", described("hdf5", observation_space=box(low=[9.5] * 7)), "observation_space: not a space")
+case(M, "choices of none", described("hdf5", action_space='{"type": "Discrete", "n": 0, "start": 0}'), "not a space")
+case(M, "a world that is none", described("hdf5", env_spec="Hopper-v5"), "not an environment's specification")
+case(M, "no rewards", hdf5(at("rewards", lambda old: None)), "episode_1/rewards: missing")
+case(M, "rewards of rank 2", hdf5(at("rewards", lambda x: x[:, None])), "shape (5, 1), expected (T,)")
+case(M, "an episode of no steps", hdf5(at("rewards", lambda x: x[:0])), "episode_1/rewards: shape (0,)")
+case(M, "rewards that are text", hdf5(at("rewards", lambda x: [b"1"] * 5)), "expected numbers")
+case(M, "rewards that are flags", hdf5(at("rewards", lambda x: x > 0)), "episode_1/rewards: type bool")
+case(M, "T observations", hdf5(at("observations", lambda x: x[:-1])), "(5, 7), expected (6, 7)")
+case(
+    M,
+    "T - 1 actions",
+    hdf5(at("actions", lambda x: x[1:])),
+    "episode_1/actions: shape (4,), expected (5,)",
+)
+case(M, "another shape", hdf5(at("observations", lambda x: x[:, :3])), "(6, 3), expected (6, 7)")
+case(
+    M,
+    "another type",
+    hdf5(at("observations", lambda x: x.astype(int))),
+    "episode_1/observations: type int64",
+)
+case(M, "complex numbers", hdf5(at("actions", lambda x: x * 1j)), "episode_1/actions: type complex128")
+case(M, "NaN reward", hdf5(at("rewards", put(NAN, 2))), "episode 1, step 2, rewards: nan is not finite")
+case(M, "infinite observation", hdf5(at("observations", put(np.inf, 0, 3))), "step 0, observations[3]: inf")
+case(M, "NaN at the end", hdf5(at("observations", put(NAN, 5, 6))), "episode 1, final observation[6]: nan")
+case(M, "no such choice", hdf5(at("actions", put(4, 3))), "step 3, actions: 4 is outside Discrete(4)")
+case(
+    M,
+    "ended in the middle",
+    hdf5(at("terminations", put(True, 1))),
+    "true at step 1, before the last step",
+)
+case(M, "flags that are numbers", hdf5(at("truncations", lambda x: x + 0.5)), "truncations: 0.5", "expected")
+case(
+    M,
+    "too few flags",
+    hdf5(at("terminations", lambda x: x[1:])),
+    "terminations: shape (4,), expected (5,)",
+)
+case(M, "a key is missing", hdf5(at("observations/arm", lambda x: None), PARTS), "observations/arm: missing")
+case(
+    M,
+    "a key too many",
+    hdf5(lambda file: file.__setitem__("episode_1/observations/leg", np.zeros(6)), PARTS),
+    "episode_1/observations: 'leg' in it, expected arm, zone",
+)
+case(M, "an episode twice", hdf5(lambda file: file.copy("episode_1", "episode_01")), "episode_01", "episode_1")
+case(
+    M, "an episode of no number", hdf5(lambda file: file.move("episode_1", "episode_x")), "episode_x: not an episode's"
+)
+case(M, "no episode", hdf5(lambda file: file.clear()), "no episode in it")
+
+
+def arrow(change: Callable[[Any], Any]) -> Callable[[Path], Path]:
+    """A dataset of which one episode's table is another one."""
+
+    def make(folder: Path) -> Path:
+        path = minari(folder, "arrow")
+        file = path / "data" / "1" / "part-0.arrow"
+        table = change(pyarrow.ipc.open_file(file.read_bytes()).read_all())
+        with pyarrow.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        return path
+
+    return make
+
+
+def column(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A table with one column changed, from and to what pyarrow takes."""
+
+    def edit(table: Any) -> Any:
+        place = table.schema.names.index(name)
+        return table.set_column(place, name, [change(table[name].to_pylist())])
+
+    return edit
+
+
+def remove(name: str, change: str = "dataset") -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = minari(folder, "arrow")
+        target = path / "data" / name
+        for file in target.iterdir() if target.is_dir() else [target]:
+            file.unlink()
+        return path
+
+    return make
+
+
+def item(value: Any, row: int) -> Callable[[list[Any]], list[Any]]:
+    return lambda old: [*old[:row], value, *old[row + 1 :]]
+
+
+A = "minari arrow"
+case(A, "cut in half", bytes_of("1/part-0.arrow", half, "arrow"), "1: cannot be read as Arrow")
+case(A, "no Arrow", bytes_of("1/part-0.arrow", lambda _: b"observations", "arrow"), "1: cannot be read as Arrow")
+case(A, "no file", remove("1/part-0.arrow"), "1: no .arrow file in it")
+case(A, "one episode less", described("arrow", total_episodes=4), "3: no such episode, metadata.json says 4")
+case(A, "another number of steps", described("arrow", total_steps=9), "10 steps, metadata.json says 9")
+case(A, "no rewards", arrow(lambda table: table.drop_columns("rewards")), "1: no column 'rewards' in it, only")
+case(A, "nothing in a place", arrow(column("rewards", item(None, 2))), "rewards: nothing in a place, expected numbers")
+case(A, "rewards that are text", arrow(column("rewards", lambda x: ["much"] * 6)), "rewards: type string, expected")
+case(A, "another shape", arrow(column("observations", lambda x: [row[:3] for row in x])), "expected 7 a row")
+case(A, "ragged", arrow(column("observations", lambda x: [*x[:-1], [1.0]])), "observations", "expected 7 a row")
+case(A, "NaN reward", arrow(column("rewards", item(NAN, 3))), "episode 1, step 3, rewards: nan is not finite")
+case(
+    A, "no such choice", arrow(column("actions", item(-1, 4))), "episode 1, step 4, actions: -1 is outside Discrete(4)"
+)
+case(A, "ended in the middle", arrow(column("terminations", item(True, 0))), "true at step 0, before the last step")
+case(A, "an episode of no steps", arrow(lambda table: table[:1]), "rewards: shape (0,), expected (T,)")
+
+
+# Flat files.
+
+
+def flat() -> dict[str, Any]:
+    """Flat arrays of three episodes."""
+    rng, ended = np.random.default_rng(0), np.zeros(STEPS, bool)
+    ended[np.cumsum(LENGTHS) - 1] = True
+    arrays = {"observations": rng.normal(size=(STEPS, 4)), "actions": rng.uniform(-1, 1, (STEPS, 2))}
+    return {**arrays, "rewards": rng.normal(size=STEPS), "terminated": ended, "truncated": np.zeros(STEPS, bool)}
+
+
+def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    new = {name: change(content[name]) if callable(change) else change for name, change in changes.items()}
+    return {name: value for name, value in {**content, **new}.items() if value is not None}
+
+
+def npz(**changes: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        np.savez(folder / "flat.npz", **changed(flat(), changes))
+        return folder / "flat.npz"
+
+    return make
+
+
+def d4rl(**changes: Any) -> Callable[[Path], Path]:
+    names = {"terminated": "terminals", "truncated": "timeouts"}
+
+    def make(folder: Path) -> Path:
+        with h5py.File(folder / "flat.hdf5", "w") as file:
+            for name, values in changed(flat(), changes).items():
+                file[names.get(name, name)] = values
+        return folder / "flat.hdf5"
+
+    return make
+
+
+def content(name: str, value: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(value)
+        return folder / name
+
+    return make
+
+
+def damaged(make: Callable[[Path], Path], change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
+    def damage(folder: Path) -> Path:
+        path = make(folder)
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return damage
+
+
+for reader, write, suffix in (("npz", npz, "npz"), ("d4rl hdf5", d4rl, "hdf5")):
+    case(reader, "cut in half", damaged(write(), half), f"flat.{suffix}: cannot be read")
+    case(reader, "empty", content(f"flat.{suffix}", b""), "cannot be read")
+    case(reader, "no rewards", write(rewards=None), "no 'rewards' in it, only")
+    case(reader, "rewards twice", write(reward=np.zeros(STEPS)), "'reward' and 'rewards' are both rewards; keep one")
+    case(reader, "no end", write(terminated=None, truncated=None), "nothing says where episodes end: terminated")
+    case(reader, "actions shorter", write(actions=lambda x: x[1:]), "actions: shape (9, 2), expected (10, 2)")
+    case(reader, "rewards of rank 2", write(rewards=np.zeros((STEPS, 2))), "rewards: shape (10, 2), expected (N,)")
+    case(reader, "rewards that are flags", write(rewards=np.ones(STEPS, bool)), "rewards: type bool, expected numbers")
+    case(reader, "NaN action", write(actions=put(NAN, 4, 1)), "episode 1, step 1, actions[1]: nan is not finite")
+    case(reader, "a flag that is none", write(terminated=put(0.5, 3)), "terminated: 0.5 at 3, expected true or false")
+    case(reader, "other lengths", write(lengths=[3, 5, 3]), "rewards: shape (10,), lengths say (11,)")
+    case(reader, "an episode of no steps", write(lengths=[3, 0, 7]), "lengths: expected at least one", "found 0")
+    case(reader, "complex", write(observations=lambda x: x * 1j), "observations: type complex128, expected numbers")
+    case(reader, "of no width", write(observations=np.zeros((STEPS, 0))), "observations: shape (10, 0), expected")
+case("npz", "no zip", content("flat.npz", b"PK\x03\x04"), "cannot be read as .npz")
+case("npz", "metadata that is none", npz(metadata=np.asarray("{")), "metadata is not JSON")
+case("npz", "text", npz(rewards=np.asarray(["1"] * STEPS)), "rewards: type <U1, expected numbers")
+case("npz", "objects", npz(rewards=np.asarray([1, {}], object)), "rewards: type object is pickle")
+case("d4rl hdf5", "a group", d4rl(rewards=None, **{"rewards/first": np.zeros(3)}), "rewards: missing")
+case("d4rl hdf5", "flipped bits", damaged(d4rl(), flipped), "cannot be read")
+
+
+def rows() -> dict[str, list[Any]]:
+    """The same as columns of a table."""
+    arrays = flat()
+    table = {"episode": [i for i, length in enumerate(LENGTHS) for _ in range(length)]}
+    for name, stem in (("observations", "observation"), ("actions", "action")):
+        table |= {f"{stem}_{i}": arrays[name][:, i].tolist() for i in range(arrays[name].shape[1])}
+    return {**table, "reward": arrays["rewards"].tolist(), "terminated": arrays["terminated"].tolist()}
+
+
+def text(**changes: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        table = changed(rows(), changes)
+        lines = [",".join(table), *(",".join(map(str, row)) for row in zip(*table.values(), strict=True))]
+        (folder / "flat.csv").write_text("\n".join(lines).replace("None", "") + "\n")
+        return folder / "flat.csv"
+
+    return make
+
+
+def parquet_file(**changes: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        parquet.write_table(pyarrow.table(changed(rows(), changes)), folder / "flat.parquet")
+        return folder / "flat.parquet"
+
+    return make
+
+
+for reader, write, suffix in (("csv", text, "csv"), ("parquet", parquet_file, "parquet")):
+    case(reader, "empty", content(f"flat.{suffix}", b""), f"flat.{suffix}: cannot be read as .{suffix}")
+    case(reader, "no reward", write(reward=None), "no 'rewards' in it, only")
+    case(reader, "a gap in the columns", write(observation_1=None), "no column 'observation_1', expected observation_0")
+    case(reader, "nothing in a place", write(reward=item(None, 6)), "row 7, column 'reward': nothing there")
+    case(
+        reader, "text in a place", write(action_1=["1"] * 3 + ["much"] + ["2"] * 6), "row 4, column 'action_1': 'much'"
+    )
+    case(reader, "infinite", write(observation_2=item(float("inf"), 9)), "episode 2, step 1, observations[2]: inf")
+    case(reader, "begins again", write(episode=[0] * 5 + [1] * 3 + [0] * 2), "0 begins again at step 8")
+    case(reader, "ended in the middle", write(terminated=item(True, 0)), "episode 0, step 0: true before the episode's")
+    case(reader, "a flag that is none", write(terminated=[7] * 10), "terminated: 7 at 0, expected true or false")
+case("csv", "NaN", text(reward=item(NAN, 4)), "row 5, column 'reward': nothing there")
+case("parquet", "NaN", parquet_file(reward=item(NAN, 4)), "episode 1, step 1, rewards: nan is not finite")
+case("csv", "ragged", content("flat.csv", b"episode,reward\n1,2\n3\n"), "Expected 2 columns, got 1")
+case("csv", "rows of nothing", content("flat.csv", b"episode,observation,action,reward\n"), "no row in it")
+case("csv", "no header", content("flat.csv", b"1,2,3\n4,5,6\n"), "no 'observations' in it, only 1, 2, 3")
+case("csv", "a column twice", content("flat.csv", b"reward,reward\n1,2\n"), "column 'reward' stands in it twice")
+case("parquet", "cut in half", damaged(parquet_file(), half), "cannot be read as .parquet")
+case(
+    "parquet", "ragged lists", parquet_file(observation=[[1.0, 2.0]] * 9 + [[1.0]]), "row 10, column 'observation': 1 n"
+)
+case("parquet", "lists of text", parquet_file(observation=[["a"]] * 10), "type list<element: string>, expected numbers")
+
+
+# Commands' options, runs, and paths that are none.
+
+GOOD = npz()
+
+
+def options(name: str, *arguments: str, words: tuple[str, ...], make: Callable[[Path], Path] = GOOD) -> None:
+    """A command with these arguments; {} stands for the file that `make` writes."""
+    case_ = Case(lambda folder: [argument.replace("{}", str(make(folder))) for argument in arguments], words)
+    CASES.setdefault("options", {})[name] = case_
+
+
+def as_is(name: str) -> Callable[[Path], Path]:
+    return lambda folder: folder / name
+
+
+options("no such file", "inspect", "{}.csv", words=("no such file or folder",))
+options("a file of no known kind", "inspect", "{}", words=("neither a Minari dataset's folder nor a file",),
+        make=content("flat.txt", b""))  # fmt: skip
+options("an empty folder", "inspect", "{}", words=("neither a run", "nor a Minari dataset"), make=lambda folder: folder)
+options("spaces that are none", "inspect", "{}", "--spaces", "{", words=("--spaces: metadata is not JSON",))
+options("spaces of another name", "inspect", "{}", "--spaces", '{"space": 1}', words=("--spaces: expected",))
+options("spaces in no file", "train", "{}", "--spaces", "no.json", words=("no.json: cannot be read",))
+options("a space that does not fit", "train", "{}", "--spaces", f'{{"action_space": {json.dumps(space_to_json(BOX))}}}',
+        words=("actions: shape (10, 2), expected (10, 7)",))  # fmt: skip
+options("a picture of no kind", "inspect", "{}", "--plot", "x.bmp2", words=("x.bmp2",))
+options("a fraction of nothing", "train", "{}", "--fraction", "0", words=("fraction must be above 0",))
+options("too many fractions", "train", "{}", "--fraction", "1", "0.5", words=("2 fractions for 1 datasets",))
+options("arguments for no world", "train", "{}", "--environment-kwargs", "{}", words=("not JSON",))
+options("arguments that are a list", "train", "{}", "--environment-kwargs", "[]", words=("not a JSON object",))
+options("a module that is none", "train", "{}", "--import", "no_such_module", words=("--import no_such_module",))
+options("a resumed run of nowhere", "train", "{}", "--resume", words=("--resume needs --output",))
+options("an id that is none", "import", "{}", "no id", words=("no id: not a Minari id",))
+options("an id with a path", "import", "{}", "../x/y-v0", words=("not a Minari id",))
+options("no run", "evaluate", "{}", words=("no such run",))
+options("a width of no heads", "train", "{}", "--width", "10", "--num-heads", "3", words=("num_heads 3 must divide",))
+options("a rate that is NaN", "train", "{}", "--learning-rate", "nan", words=("learning_rate must be finite, not nan",))
+options("a run's description cut", "evaluate", "{}", words=("run.json",), make=content("run.json", b"{"))
+
+
+if __name__ == "__main__":
+    for reader, cases in CASES.items():
+        for name, each in cases.items():
+            folder = Path(sys.argv[1]) / reader / name
+            folder.mkdir(parents=True)
+            print(" ".join(["dt", *each.make(folder)]))
