@@ -61,6 +61,9 @@ SMALL, MOST_GROWTH = 64 << 20, 300
 """A file may hold `SMALL` bytes of numbers, or `MOST_GROWTH` times its own size where that is more: pictures compressed
 a hundredfold are usual, and a file that grows ten thousandfold is meant to fill the memory."""
 
+ROWS = 1 << 16
+"""Rows of a table that are read at once."""
+
 MOST_METADATA = 16 << 20
 """Characters of metadata: the bounds of a picture's space may need a few millions."""
 
@@ -326,7 +329,7 @@ def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | Da
             yield _arrow_episode(header, folder)
         except DataError as error:
             yield error
-        except (pyarrow.ArrowException, OSError, IndexError) as error:
+        except (pyarrow.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
             yield DataError(f"{folder}: cannot be read as Arrow ({reason(error)})")
 
 
@@ -560,7 +563,7 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
             )
     except ImportError:
         raise DataError(f"{path}: reading CSV and Parquet needs pyarrow: pip install pyarrow") from None
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
@@ -569,20 +572,23 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
     """These columns, unless their numbers would fill the memory; of a text that stands in it often, one copy."""
+    import pyarrow
     from pyarrow import parquet, types
 
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-    values = sum(column.num_values for column in columns if column.path_in_schema.split(".")[0] in names)
-    if values * 8 > most_bytes(path):
-        raise DataError(f"{path}: {values} values in it: {_too_much(path)}")
     kinds = {name: file.schema_arrow.field(name).type for name in names}
     for name, kind in kinds.items():
         inner = kind.value_type if types.is_list(kind) or types.is_fixed_size_list(kind) else kind
         if types.is_nested(inner) or (inner is not kind and not types.is_primitive(inner)):
             raise DataError(f"{path}: column {name!r}: type {kind}, expected numbers")
     texts = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
-    return parquet.ParquetFile(path, read_dictionary=texts).read(columns=names)
+    batches, room = [], most_bytes(path)
+    for batch in parquet.ParquetFile(path, read_dictionary=texts).iter_batches(ROWS, columns=names):
+        room -= batch.nbytes
+        if room < 0:  # not asked of the file's metadata: where that is damaged, to ask ends the process
+            raise DataError(f"{path}: {_too_much(path)}")
+        batches.append(batch)
+    schema = batches[0].schema if batches else pyarrow.schema(list(kinds.items()))
+    return pyarrow.Table.from_batches(batches, schema)
 
 
 def _columns(path: Path, table: Any, name: str) -> NDArray[Any]:
@@ -756,7 +762,9 @@ def _hdf5_file(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, RuntimeError) as error:  # h5py raises either where a file is damaged
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:  # h5py's, where a file is damaged
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
 
 

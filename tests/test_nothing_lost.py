@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from test_training import assert_equal_runs, log_without_clock, small
 
@@ -119,7 +120,7 @@ def test_the_check_of_killed_saves_can_fail(tmp_path, monkeypatch):
         final = module.folder_of(run, step)
         final.mkdir(parents=True)
         for name, content in tensors.items():
-            module.save_file(content, final / f"{name}.safetensors")
+            safetensors.torch.save_file(content, final / f"{name}.safetensors")
         for name, document in documents.items():
             write_json(final / f"{name}.json", document)
         hashes = {path.name: module._sha256(path) for path in sorted(final.iterdir())}
@@ -304,16 +305,18 @@ def test_a_folder_that_cannot_be_removed_does_not_stop_training(payday, tmp_path
 
 
 def test_a_checkpoint_that_finds_no_room_stops_training_and_the_last_one_stands(payday, tmp_path, monkeypatch):
-    folder, save_file = tmp_path / "run", module.save_file
+    folder, save_file = tmp_path / "run", safetensors.torch.save_file
     train(payday, small(), tmp_path / "whole")
 
     def full(tensors, path):
         if len(checkpoints(folder)) == 2:
-            raise module.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            raise safetensors.SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            )
         save_file(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", full)
+        patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(CheckpointError, match=r"step-00000012: cannot be saved, the disk is full .*step-00000008"):
             train(payday, small(), folder)
     train(payday, small(), folder, resume=True)

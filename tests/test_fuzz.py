@@ -1,0 +1,134 @@
+"""Good files with bytes changed at random: each is read or refused in one line, soon, and never ends the process."""
+
+import random
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from malformed import PARTS, d4rl, minari, npz, parquet_file, text
+from test_cli import run, trained  # noqa: F401
+
+from dt.training import load_run
+from envs import DataError, load
+from transformer.checkpoint import CheckpointError
+
+GOOD = {
+    "minari hdf5": lambda folder: minari(folder, "hdf5", PARTS),
+    "minari arrow": lambda folder: minari(folder, "arrow", PARTS),
+    "npz": npz(),
+    "d4rl hdf5": d4rl(),
+    "csv": text(),
+    "parquet": parquet_file(),
+}
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Bits flipped, bytes written over, cut out and repeated, in one place or in many."""
+    new = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 8, 40])):
+        at, count = rng.randrange(len(new) + 1), rng.randrange(1, 64)
+        change = rng.randrange(4)
+        if change == 0 and at < len(new):
+            new[at] ^= 1 << rng.randrange(8)
+        elif change == 1:
+            new[at : at + count % 8] = bytes(rng.choice([0, 255, rng.randrange(256)]) for _ in range(count % 8))
+        elif change == 2:
+            del new[at : at + count]
+        else:
+            new[at:at] = new[at : at + count]
+    return bytes(new)
+
+
+def fuzz(kind: str, count: int, folder: Path, seed: int = 0) -> None:
+    """As many damaged files of a kind, one after the other; anything but reading and refusing them raises."""
+    rng, good = random.Random(f"{kind} {seed}"), GOOD[kind](folder)
+    files = sorted(path for path in good.rglob("*") if path.is_file()) if good.is_dir() else [good]
+    kept = {path: path.read_bytes() for path in files}
+    for _ in range(count):
+        path = rng.choice(files)
+        path.write_bytes(damaged(kept[path], rng))
+        said = ""
+        try:
+            load(good, cache="off")
+        except DataError as error:
+            said = str(error)
+        assert "\n" not in said
+        path.write_bytes(kept[path])
+
+
+# In a process of its own: a library that crashes takes that one with it, and memory is measured there.
+CHILD = """
+    import resource, sys, time
+    from pathlib import Path
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    from test_fuzz import fuzz
+    fuzz(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+"""
+
+
+def fuzz_in_a_process(kind: str, count: int, folder: Path, seed: int) -> None:
+    script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(CHILD), kind, str(count), str(folder), str(seed)]
+    done = subprocess.run(script, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_a_damaged_file_is_read_or_refused(tmp_path, kind):
+    fuzz(kind, 40, tmp_path)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", GOOD)
+def test_two_thousand_damaged_files_are_read_or_refused(tmp_path, kind):
+    fuzz_in_a_process(kind, 300, tmp_path, seed=1)
+
+
+def fuzz_run(folder: Path, count: int, seed: int) -> None:
+    """A run's files and its checkpoint's, with a manifest that knows nothing of it and with one that agrees."""
+    rng, kept = random.Random(seed), folder.with_name("kept")
+    shutil.copytree(folder, kept)
+    for _ in range(count):
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+        checkpoint = sorted((folder / "checkpoints").iterdir())[-1]
+        if rng.random() < 0.5:
+            path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+            path.write_bytes(damaged(path.read_bytes(), rng))
+        else:
+            name = rng.choice(["model.safetensors", "run.json"])
+            path = checkpoint / name
+            content = damaged(path.read_bytes(), rng)
+            path.write_bytes(content)
+            _agree(checkpoint)
+        said = ""
+        try:
+            load_run(folder)
+        except CheckpointError as error:
+            said = str(error)
+        assert "\n" not in said
+
+
+def _agree(checkpoint: Path) -> None:
+    """Write a manifest of what is there."""
+    import hashlib
+    import json
+
+    from transformer.checkpoint import write_json
+
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["sha256"] = {
+        name: hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in manifest["sha256"]
+    }
+    write_json(checkpoint / "manifest.json", manifest)
+
+
+def test_a_damaged_run_is_opened_or_refused(run):  # noqa: F811
+    fuzz_run(run, 40, seed=0)
+
+
+@pytest.mark.torture
+def test_two_hundred_damaged_runs_are_opened_or_refused(run):  # noqa: F811
+    fuzz_run(run, 200, seed=1)
