@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from dt.cli import World
 from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
 from dt.evaluation import (
     FailedEpisodesError,
@@ -21,11 +20,11 @@ from dt.evaluation import (
 )
 from dt.huggingface import import_huggingface
 from dt.inspection import describe_dataset
-from dt.many import train_many
+from dt.many import run_folder, train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import check_place, held_out_document, plot_asked_against_achieved, results_document, score_table
-from dt.sources import environment_of
+from dt.sources import environment_of, world_arguments
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
@@ -47,8 +46,7 @@ if TYPE_CHECKING:
 def train_and_score(options: "Train", dataset: Dataset, environment: EnvironmentSpec | None) -> None:
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
-    default = Path("runs") / f"{dataset.name.replace('/', '-').replace(' ', '')}-s{config.training.seed}"
-    folder = options.output or default
+    folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
     _tell(describe_dataset(dataset))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
@@ -185,8 +183,7 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
 def record_episodes(options: "Record", command: str) -> None:
     """`dt record`: a policy played into a Minari dataset. command: what was typed, for the metadata."""
     new_folder(options.dataset_id)  # refused before anything is played
-    environment = environment_of(World(environment=options.environment, **vars(options.world)))
-    assert environment is not None
+    environment = EnvironmentSpec(options.environment, world_arguments(options.world))
     chosen = player(
         options.policy,
         environment,

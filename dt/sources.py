@@ -13,7 +13,7 @@ from transformer.checkpoint import read_json
 from transformer.config import ConfigError
 
 if TYPE_CHECKING:
-    from dt.cli import Import, Train, World
+    from dt.cli import Import, Train, World, WorldSettings
 
 
 def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
@@ -48,6 +48,16 @@ def import_data(options: "Import") -> None:
 
 def environment_of(world: "World") -> EnvironmentSpec | None:
     """The world that the options name, None where they name none."""
+    kwargs = world_arguments(world)
+    if world.environment is None:
+        if kwargs:
+            raise ConfigError("--environment-kwargs needs --environment")
+        return None
+    return EnvironmentSpec(world.environment, kwargs)
+
+
+def world_arguments(world: "WorldSettings") -> dict[str, Any]:
+    """What the options say a world is made with; the module that they name is imported first."""
     if world.import_module:
         import_environments(world.import_module)
     try:
@@ -56,11 +66,7 @@ def environment_of(world: "World") -> EnvironmentSpec | None:
         raise ConfigError(f"--environment-kwargs: not JSON: {world.environment_kwargs}") from None
     if not isinstance(kwargs, dict):
         raise ConfigError(f"--environment-kwargs: not a JSON object: {world.environment_kwargs}")
-    if world.environment is None:
-        if kwargs:
-            raise ConfigError("--environment-kwargs needs --environment")
-        return None
-    return EnvironmentSpec(world.environment, kwargs)
+    return kwargs
 
 
 def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
