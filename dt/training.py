@@ -292,7 +292,7 @@ def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a score."""
     found = {"python": platform.python_version()}
-    for name in ("decision-transformer", "torch", "numpy", "gymnasium", "mujoco", "minari"):
+    for name in ("decision-transformer", "torch", "numpy", "gymnasium", "mujoco", "ale-py", "minari"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -42,10 +42,9 @@ class EnvironmentSpec:
 
         Nor is an argument of a file's taken that could name another file, or a module's content.
         """
+        _register_atari(self.id)
         if ":" in self.id or self.id not in gymnasium.registry:
-            raise MissingWorldError(
-                f"environment {self.id}: not registered; --import MODULE registers it, --environment ID names another"
-            )
+            raise MissingWorldError(f"environment {self.id}: not registered; {_way_out(self.id)}")
         if self.from_file and (named := _outward(self.kwargs)):
             raise MissingWorldError(
                 f"environment {self.id}: its {named} comes from a file and names what lies outside it; if it is right,"
@@ -63,6 +62,8 @@ class EnvironmentSpec:
     @property
     def step_limit(self) -> int | None:
         """Steps after which an episode is cut: its own limit, or the registered one; None where there is neither."""
+        with contextlib.suppress(MissingWorldError):
+            _register_atari(self.id)
         if self.max_episode_steps is not None or self.id not in gymnasium.registry:
             return self.max_episode_steps
         return gymnasium.registry[self.id].max_episode_steps
@@ -95,6 +96,26 @@ class EnvironmentSpec:
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
+
+
+def _register_atari(environment_id: str) -> None:
+    """Register this package's Atari games where the id is one of theirs; without their simulator that is refused."""
+    if environment_id.startswith("Atari/"):
+        try:
+            importlib.import_module("envs.atari")
+        except ImportError as error:
+            raise MissingWorldError(
+                f"environment {environment_id}: {reason(error)}: pip install ale-py opencv-python-headless"
+            ) from None
+
+
+def _way_out(environment_id: str) -> str:
+    """What to do about an id that is not registered."""
+    if environment_id.startswith("ALE/"):
+        return (
+            f"Atari/{environment_id[4:]} is the game as the paper plays it, --import ale_py registers its whole screen"
+        )
+    return "--import MODULE registers it, --environment ID names another"
 
 
 def _outward(value: Any, name: str = "") -> str | None:
