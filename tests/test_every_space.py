@@ -1,24 +1,27 @@
 """Every kind of space: it trains, plays, is masked, drawn from and saved, all from what the space itself says."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import ACTIONS, echo_dataset, random_mask
+from conftest import ACTIONS, OBSERVATIONS, echo_dataset, ends, random_mask
 from gymnasium import spaces
 
 from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
-from dt.encoders import DiscreteHead, ImageEncoder, is_image, make_state_encoder
+from dt.encoders import ContinuousHead, DiscreteHead, ImageEncoder, is_image, make_state_encoder
 from dt.evaluation import evaluate
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
-from dt.training import load_run, train
+from dt.training import load_run, prepare, train
+from envs.datasets import Dataset
 from envs.rollout import Job, RandomPolicy, rollout
 from envs.spaces import allowed_choices, choices, leaf_spaces, to_leaves
 from envs.worlds import EnvironmentSpec, Worlds
 from transformer.config import ConfigError, TrainingConfig
+from transformer.positions import LearnedPositions
 
 SMALL = {"width": 24, "num_layers": 1, "context_length": 3, "dropout": 0.0, "activation": "gelu"}
 
@@ -116,6 +119,122 @@ def test_the_loss_is_the_sum_of_its_leaves_as_a_plain_loop():
     loss, count = model(batch)
     assert loss.item() == pytest.approx(total, rel=1e-5)
     assert count == 3 + 2 + 1 + 3
+
+
+# One episode, learned by heart.
+
+SIXTEEN = list(itertools.islice(zip(itertools.cycle(OBSERVATIONS), itertools.cycle(ACTIONS)), 16))
+"""Each kind of observation, and each kind of action at least twice."""
+
+
+def one_by_one(space) -> list[dict]:
+    """The lowest value of a space, then values that differ from it in one place alone: a number, or a whole colour."""
+    low, high = ends(space)
+    found = [low]
+    for name, leaf in leaf_spaces(space).items():
+        places = list(np.ndindex(leaf.shape))
+        if is_image(leaf):
+            colours = int(np.argmin(leaf.shape))
+            places = [(slice(None),) * colours + (i,) for i in range(leaf.shape[colours])] if leaf.shape[2:] else [...]
+        for place in places:
+            least, most = (float(np.max(end[name][place])) for end in (low, high))
+            between = [(least + most) / 2] if isinstance(leaf, spaces.Box) else np.arange(least + 1, most)
+            for value in (*between, most):
+                found.append({**low, name: low[name].copy()})
+                found[-1][name][place] = value
+    return found
+
+
+def unlike_the_first(space, count: int) -> list[dict]:
+    """An action, then others that differ from it in every place, so that it cannot pass for any of them."""
+    rng, (low, high) = np.random.default_rng(0), ends(space)
+
+    def action(name, leaf, is_first):
+        if isinstance(leaf, spaces.Box):
+            share = 0.1 if is_first else rng.uniform(0.4, 0.9, leaf.shape)
+            return (low[name] + share * (high[name] - low[name])).astype(leaf.dtype)
+        return low[name] if is_first else rng.integers(low[name] + 1, high[name] + 1, dtype=leaf.dtype)
+
+    return [{name: action(name, leaf, i == 0) for name, leaf in leaf_spaces(space).items()} for i in range(count)]
+
+
+def one_episode(observation: str, action: str, seen: list[dict], done: list[dict]) -> Dataset:
+    """An episode of these observations and actions that earns nothing: no return tells its steps apart."""
+    data, steps = echo_dataset(observation, action), len(seen)
+    return replace(
+        data,
+        observations={name: np.stack([step[name] for step in seen]) for name in seen[0]},
+        actions={name: np.stack([step[name] for step in done]) for name in done[0]},
+        rewards=np.zeros(steps, np.float32),
+        offsets=np.array([0, steps]),
+        terminated=np.ones(1, bool),
+        truncated=np.zeros(1, bool),
+    )
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch):
+    """All timesteps look alike: else they alone would tell which step of the one episode it is."""
+    forward = LearnedPositions.forward
+    monkeypatch.setattr(LearnedPositions, "forward", lambda table, steps: forward(table, steps * 0))
+
+
+def learn_by_heart(dataset, folder, **changes):
+    """Train on the one episode: the model as it was left, and all windows of the episode with its outputs for them."""
+    training = TrainingConfig(
+        steps=300,
+        batch_size=8,
+        learning_rate=5e-3,
+        warmup_steps=10,
+        gradient_clip=1.0,
+        evaluate_every=0,
+        device="cpu",
+    )
+    config = Config(model=ModelConfig(**{**SMALL, **changes}), training=training)
+    trainer = prepare(dataset, config, folder)
+    trainer.start()
+    trainer.train()
+    batch = TrajectoryDataset(dataset, config.model.context_length).gather(torch.arange(dataset.num_steps))
+    return trainer.model.eval(), batch, trainer.model.predict(batch)
+
+
+def check_known_by_heart(model, batch, outputs, first=0, error=1e-3):
+    """Over 95 % of each choice, or an error below `error`, at each place of a window from `first` on."""
+    for place in range(first, batch.mask.shape[1]):
+        real = batch.mask[:, place]
+        for head, name in zip(model.heads, model.action_leaves, strict=True):
+            output, actions = outputs[name][real, place], batch.actions[name][real, place]
+            if isinstance(head, ContinuousHead):
+                assert head.loss(output[:, None], actions[:, None]).mean() < error, (name, place)
+            else:
+                right = (head.choose(output) == actions).double().reshape(len(actions), -1).mean(0)  # of each choice
+                assert right.min() > 0.95, (name, place, right)
+
+
+@pytest.mark.parametrize(("observation", "action"), SIXTEEN, ids=[" -> ".join(pair) for pair in SIXTEEN])
+def test_one_episode_is_learned_by_heart_played_and_kept(observation, action, tmp_path, stopped_clock):
+    """Only what is seen tells the steps apart: were one place of it not heard, steps would pass for the first."""
+    seen = one_by_one(OBSERVATIONS[observation])
+    dataset = one_episode(observation, action, seen, unlike_the_first(ACTIONS[action], len(seen)))
+    conditioning = "decoupled" if SIXTEEN.index((observation, action)) % 2 else "token"
+    model, batch, outputs = learn_by_heart(dataset, tmp_path / "run", conditioning=conditioning)
+    check_known_by_heart(model, batch, outputs)
+    back = load_run(tmp_path / "run").model
+    assert all(torch.equal(actions, model.act(batch)[name]) for name, actions in back.act(batch).items())
+    first, second = (
+        evaluate(ReturnConditionedPolicy(m), dataset.environment, [1.0], episodes=3) for m in (model, back)
+    )
+    assert first == second
+    assert (len(first[0].returns), first[0].lengths) == (3, (5, 5, 5))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_action_before_is_heard_in_every_place(action, tmp_path, stopped_clock):
+    """All steps look alike and each action follows on another: only the action before tells which one comes."""
+    done = one_by_one(ACTIONS[action])
+    dataset = one_episode("number", action, [ends(OBSERVATIONS["number"])[0]] * (len(done) + 1), [*done, done[0]])
+    model, batch, outputs = learn_by_heart(dataset, tmp_path / "run", context_length=2, conditioning="single")
+    check_known_by_heart(model, batch, outputs, first=1, error=1e-2)
 
 
 # Masks.

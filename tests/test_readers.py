@@ -15,6 +15,7 @@ from PIL import Image
 from pyarrow import csv, parquet
 from test_datasets import GRIPPER, assert_same, samples
 
+from dt.data import returns_to_go
 from envs import DataError, EnvironmentSpec, from_arrays, from_episodes, load
 from envs.readers import spaces_from_json
 from envs.spaces import space_to_json
@@ -325,6 +326,133 @@ def test_loading_needs_no_pyarrow_until_a_table_comes(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     load(write(tmp_path, "npz"))
     problem(lambda: load(path), str(path), "pip install pyarrow")
+
+
+# One recording, every reader.
+
+
+AWKWARD = [0.1, -0.0, 1 / 3, 5e-324, 1.7e308, np.nextafter(1, 2), 1e22, -123456789.12345678]
+"""Numbers that lose bits where somebody rounds, or writes too few digits."""
+
+
+def recording(number: type) -> list[dict]:
+    """Three episodes of T steps, with T + 1 observations: the first and the last end, the second is cut."""
+    rng, most = np.random.default_rng(1), np.finfo(number).max
+    episodes = []
+    for i, length in enumerate(LENGTHS):
+        seen, rewards = rng.normal(size=(length + 1, 4)), rng.normal(size=length)
+        seen[:2], rewards[:2] = np.reshape(AWKWARD, (2, 4)).clip(-most, most), [1 / 3, 5e-324]
+        arrays = {"observations": seen, "actions": rng.uniform(-1, 1, (length, 2)), "rewards": rewards}
+        ends = {"terminated": i != 1, "truncated": i == 1}
+        episodes.append({**{name: array.astype(number) for name, array in arrays.items()}, **ends})
+    return episodes
+
+
+def flags(episode: dict, name: str) -> np.ndarray:
+    """Whether it ends at each of its steps: at the last or at none."""
+    steps = len(episode["rewards"])
+    return (np.arange(steps) == steps - 1) & episode[name]
+
+
+def flattened(episodes: list[dict]) -> dict:
+    """The same as flat arrays, flags at each step; final observations have no room there."""
+    return {
+        "observations": np.concatenate([episode["observations"][:-1] for episode in episodes]),
+        **{name: np.concatenate([episode[name] for episode in episodes]) for name in ("actions", "rewards")},
+        **{name: np.concatenate([flags(e, name) for e in episodes]) for name in ("terminated", "truncated")},
+    }
+
+
+def by_minari(data_format: str):
+    """Minari's own writer and our reader."""
+
+    def read(tmp_path, episodes):
+        arrays = ("observations", "actions", "rewards")
+        ends = {"terminations": "terminated", "truncations": "truncated"}
+        buffers = [
+            EpisodeBuffer(
+                **{name: episode[name] for name in arrays},
+                **{theirs: flags(episode, ours) for theirs, ours in ends.items()},
+            )
+            for episode in episodes
+        ]
+        observations, actions = (
+            spaces.Box(-np.inf, np.inf, episodes[0][name].shape[1:], episodes[0][name].dtype) for name in arrays[:2]
+        )
+        minari.create_dataset_from_buffers(
+            "one/recording-v0", buffers, observation_space=observations, action_space=actions, data_format=data_format
+        )
+        return load("one/recording-v0")
+
+    return read
+
+
+def by_file(suffix: str):
+    """A flat file by somebody else's writer and our reader."""
+
+    def read(tmp_path, episodes):
+        writer, layout = WRITERS[suffix]
+        writer(tmp_path / f"one.{suffix}", layout(flattened(episodes)))
+        return load(tmp_path / f"one.{suffix}")
+
+    return read
+
+
+READERS = {
+    "Minari, HDF5": by_minari("hdf5"),
+    "Minari, Arrow": by_minari("arrow"),
+    "D4RL's HDF5": by_file("hdf5"),
+    "npz": by_file("npz"),
+    "CSV": by_file("csv"),
+    "Parquet": by_file("parquet"),
+    "from_arrays": lambda _, episodes: from_arrays(**flattened(episodes)),
+    "from_episodes": lambda _, episodes: from_episodes(episodes),
+}
+KEEP_FINALS = ("Minari, HDF5", "Minari, Arrow", "from_episodes")
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32])
+@pytest.mark.parametrize("reader", READERS)
+def test_one_recording_is_the_same_bits_by_every_reader(reader, number, tmp_path, monkeypatch):
+    """But for final observations where a layout has no room, and for the width in CSV, which knows no types."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    expected = recording(number)
+    dataset = READERS[reader](tmp_path, expected)
+    assert dataset.num_episodes == 3
+    assert (dataset.final_observations is not None) == (reader in KEEP_FINALS)
+    for i, theirs in enumerate(expected):
+        episode = dataset.episode(i)
+        assert (episode.terminated, episode.truncated) == (theirs["terminated"], theirs["truncated"])
+        seen = theirs["observations"][: None if reader in KEEP_FINALS else -1]
+        for ours, array in (
+            (episode.observations["value"], seen),
+            (episode.actions["value"], theirs["actions"]),
+            (episode.rewards, theirs["rewards"]),
+        ):
+            assert ours.dtype == (np.float64 if reader == "CSV" else number)
+            assert ours.shape == array.shape
+            assert ours.astype(number).tobytes() == array.tobytes()
+
+
+def test_what_ships_is_the_same_in_d4rls_layout_but_for_final_observations(tmp_path):
+    """Real numbers; and rewards in float64 instead of float32 change nothing that a model sees."""
+    ours = load("hopper/replay-v0")
+    ends = np.zeros((2, ours.num_steps), bool)
+    ends[:, ours.offsets[1:] - 1] = ours.terminated, ours.truncated
+    arrays = {name: getattr(ours, name)["value"] for name in ("observations", "actions")}
+    arrays |= {"rewards": ours.rewards, "terminated": ends[0], "truncated": ends[1]}
+    write_hdf5(tmp_path / "twin.hdf5", arrays)
+    write_hdf5(tmp_path / "wide.hdf5", {**arrays, "rewards": ours.rewards.astype(np.float64)})
+    twin, wide = (load(tmp_path / f"{name}.hdf5", environment=ours.environment) for name in ("twin", "wide"))
+    assert ours.rewards.dtype == np.float32
+    assert twin.fingerprint == ours.fingerprint  # spaces, observations, actions, rewards, where episodes begin
+    assert (ours.final_observations is None, twin.final_observations is None) == (False, True)
+    for flat in (twin, wide):
+        for name in ("terminated", "truncated", "offsets", "returns"):
+            assert getattr(flat, name).tobytes() == getattr(ours, name).tobytes(), name
+    assert wide.rewards.dtype == np.float64  # kept as they are, so the fingerprint is another
+    assert wide.fingerprint != ours.fingerprint
+    assert returns_to_go(wide.rewards, wide.offsets).tobytes() == returns_to_go(ours.rewards, ours.offsets).tobytes()
 
 
 # Minari's pictures.
