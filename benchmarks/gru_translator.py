@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from transformer.attention import attention_weights
-from transformer.blocks import Dropout
+from transformer.attention import Dropout, attention_weights
 from transformer.generation import pad
 
 

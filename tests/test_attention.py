@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from transformer.attention import MultiHeadAttention, attention, causal_visibility, take
-from transformer.blocks import Block, Dropout, Transformer
+from transformer import attention as module
+from transformer.attention import Dropout, MultiHeadAttention, attention, causal_visibility, take
+from transformer.blocks import Block, Transformer
 from transformer.config import ConfigError, TransformerConfig
 from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 
 WIDTH, HEADS, LENGTH = 12, 3, 7
+KEEPS_ALL = 1e-9  # a rate of dropout that is there and zeroes nothing
 
 
 def config(**changes) -> TransformerConfig:
@@ -24,10 +26,9 @@ def by_the_formula(module: MultiHeadAttention, x, queries, visible):
     def heads(t):
         return t.reshape(*t.shape[:2], HEADS, -1).transpose(1, 2)
 
-    k, v = module.key_value(x).chunk(2, dim=-1)
-    return module.output(
-        attention(heads(module.query(queries)), heads(k), heads(v), visible).transpose(1, 2).flatten(2)
-    )
+    q = module.query_key_value(queries)[..., :WIDTH]
+    k, v = module.query_key_value(x)[..., WIDTH:].chunk(2, dim=-1)
+    return module.output(attention(heads(q), heads(k), heads(v), visible).transpose(1, 2).flatten(2))
 
 
 def test_attention_is_a_weighted_mean_written_in_plain_loops():
@@ -78,8 +79,8 @@ def test_equals_torchs_encoder_layer_with_the_same_weights(norm, dtype, toleranc
         for parameter in ours.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
         a, f = ours.attention, ours.feed_forward
-        theirs.self_attn.in_proj_weight.copy_(torch.cat([a.query.weight, a.key_value.weight]))
-        theirs.self_attn.in_proj_bias.copy_(torch.cat([a.query.bias, a.key_value.bias]))
+        theirs.self_attn.in_proj_weight.copy_(a.query_key_value.weight)
+        theirs.self_attn.in_proj_bias.copy_(a.query_key_value.bias)
         pairs = [
             (theirs.self_attn.out_proj, a.output),
             (theirs.linear1, f.input),
@@ -94,7 +95,35 @@ def test_equals_torchs_encoder_layer_with_the_same_weights(norm, dtype, toleranc
     torch.testing.assert_close(ours(x), theirs(x, src_mask=mask, is_causal=True), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"rotary": True}], ids=str)
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "not causal"])
+@pytest.mark.parametrize("read", [None, [2, 5], [[1, 4], [5, 0]]], ids=["all", "some", "each row its own"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all real", "padded"])
+def test_training_attends_by_the_formula_as_evaluation_does_by_the_kernel(causal, read, masked, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "attention", lambda *arguments: calls.append(1) or attention(*arguments))
+    attend, x = MultiHeadAttention(config(dropout=KEEPS_ALL), causal), torch.randn(2, LENGTH, WIDTH)
+    read = None if read is None else torch.tensor(read)
+    mask = torch.arange(LENGTH) < torch.tensor([[LENGTH], [4]]) if masked else None
+    in_training = attend(x, read=read, mask=mask)
+    in_evaluation = attend.eval()(x, read=read, mask=mask)
+    assert len(calls) == 1
+    torch.testing.assert_close(in_training, in_evaluation, rtol=0, atol=1e-6)
+
+
+def test_bf16_is_trained_by_the_formula_too(monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "attention", lambda *arguments: calls.append(1) or attention(*arguments))
+    attend, x = MultiHeadAttention(config()), torch.randn(2, LENGTH, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = attend(x)
+        with torch.no_grad():
+            kernel = attend(x)
+    assert len(calls) == 1
+    torch.testing.assert_close(lower, kernel, rtol=0, atol=1e-2)
+    torch.testing.assert_close(lower.float(), attend(x), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "post"}, {"rotary": True}, {"dropout": KEEPS_ALL}], ids=str)
 def test_output_ignores_the_future(changes):
     model = Transformer(config(**changes))
     direction = torch.randn(WIDTH)  # a layer norm's plain sum would be constant

@@ -32,6 +32,25 @@ def test_what_was_saved_comes_back(tmp_path):
     assert read_tensors(folder / "model.safetensors")["weight"].tolist() == [7, 7, 7]
 
 
+def test_a_run_that_holds_query_and_key_value_apart_is_read_as_one_map(tmp_path):
+    """What early versions wrote, weights and AdamW's moments alike."""
+    names, apart = ("weight", "bias", "weight/exp_avg"), {"a.output.weight": torch.randn(4, 4)}
+    for name in names:
+        for part, rows in (("query", 4), ("key_value", 8)):
+            apart[f"a.{part}.{name}"] = torch.randn(rows, *([] if name == "bias" else [4]))
+            apart[f"a.{part}.{name.split('/')[0]}/step"] = torch.tensor(7.0)
+    folder = save_checkpoint(tmp_path, 7, {"model": apart}, {})
+    found = read_tensors(folder / "model.safetensors")
+    assert found.keys() == {
+        "a.output.weight",
+        *(f"a.query_key_value.{n}" for n in (*names, "weight/step", "bias/step")),
+    }
+    for name in names:
+        both = torch.cat([apart[f"a.query.{name}"], apart[f"a.key_value.{name}"]])
+        assert torch.equal(found[f"a.query_key_value.{name}"], both)
+    assert found["a.query_key_value.weight/step"].item() == 7
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, name, damage):

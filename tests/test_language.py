@@ -52,8 +52,8 @@ def carry(ours: Block, theirs) -> None:
     """Our block's weights into torch's encoder or decoder layer."""
 
     def attention(our, their):
-        their.in_proj_weight.data = torch.cat([our.query.weight, our.key_value.weight]).detach()
-        their.in_proj_bias.data = torch.cat([our.query.bias, our.key_value.bias]).detach()
+        their.in_proj_weight.data = our.query_key_value.weight.detach().clone()
+        their.in_proj_bias.data = our.query_key_value.bias.detach().clone()
         their.out_proj.load_state_dict(our.output.state_dict())
 
     attention(ours.attention, theirs.self_attn)
@@ -284,8 +284,8 @@ def test_searching_for_many_at_once_finds_what_searching_one_by_one_finds():
     assert [text for text, _ in together] == [text for text, _ in uncached] == [text for text, _ in alone]
     assert [score for _, score in together] == pytest.approx([score for _, score in alone])
     language, prompts = language_model().double(), [[1], [2, 3, 4, 5], [6, 7]]
-    texts = [text for text, _ in beam_search(LanguageReader(language), prompts, 20, width=3, stop={2})]
-    assert texts == [beam_search(LanguageReader(language), [p], 20, width=3, stop={2})[0][0] for p in prompts]
+    texts = [text for text, _ in beam_search(LanguageReader(language), prompts, 20, width=3, stop={5})]
+    assert texts == [beam_search(LanguageReader(language), [p], 20, width=3, stop={5})[0][0] for p in prompts]
     assert len({len(text) - len(prompt) for text, prompt in zip(texts, prompts, strict=True)}) > 1, "all ended at once"
 
 
@@ -302,7 +302,7 @@ def test_alignments_are_the_weights_by_which_the_memory_is_summed():
     last.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
     model(source, torch.tensor([[1, 6]]), mask)
     (_, memory), output = seen[0]
-    values = last.key_value(memory).chunk(2, dim=-1)[1].view(1, 4, heads, -1).transpose(1, 2)  # (B, H, M, Hd)
+    values = last.query_key_value(memory)[..., 2 * WIDTH :].view(1, 4, heads, -1).transpose(1, 2)  # (B, H, M, Hd)
     torch.testing.assert_close(last.output((maps[-1] @ values).transpose(1, 2).flatten(2)), output)
 
 

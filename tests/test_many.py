@@ -16,7 +16,7 @@ from dt.cli import main
 from dt.many import Stack, train_many
 from dt.training import load_run, prepare, train
 from envs.writer import write_minari
-from transformer.blocks import Dropout
+from transformer.attention import Dropout
 from transformer.checkpoint import CheckpointError, checkpoints, step_of
 from transformer.config import ConfigError
 from transformer.training import NonFiniteError, Stopped

@@ -120,8 +120,9 @@ def test_every_parameter_gets_a_gradient(model, batch):
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         if name.endswith("key_value.bias"):  # softmax ignores what is added to every key alike: zero by mathematics
-            keys, values = gradient.chunk(2)
+            queries, keys, values = gradient.chunk(3)
             assert keys.abs().max() < 1e-6
+            assert queries.abs().gt(0).any(), name
             gradient = values
         if name == "timestep_encoder.weight":
             gradient = gradient[batch.timesteps[batch.mask].unique()]

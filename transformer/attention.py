@@ -12,14 +12,17 @@ from transformer.config import TransformerConfig
 from transformer.positions import RotaryPositions
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, dropout: nn.Module | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(Hd)) v over the visible keys (Vaswani et al. 2017, eq. 1).
 
     q is (B, H, Lq, Hd), k and v are (B, H, Lk, Hd). `visible` broadcasts to (B, H, Lq, Lk) and is True where a query
-    may look at a key; each query needs at least one. `MultiHeadAttention` uses a fast kernel instead; this is what
-    that kernel is tested against.
+    may look at a key; each query needs at least one. `dropout` leaves some of the weights out. Where
+    `MultiHeadAttention` uses a fast kernel instead, this is what that kernel is tested against.
     """
-    return attention_weights(q, k, visible) @ v  # (B, H, Lq, Hd)
+    weights = attention_weights(q, k, visible)  # (B, H, Lq, Lk)
+    return (weights if dropout is None else dropout(weights)) @ v  # (B, H, Lq, Hd)
 
 
 def attention_weights(q: Tensor, k: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -40,6 +43,29 @@ def causal_visibility(query_positions: Tensor, num_keys: int) -> Tensor:
     return visible if visible.dim() == 2 else visible[:, None]  # one mask for all heads
 
 
+class Dropout(nn.Module):
+    """In training, zero each element with probability `rate` and scale the rest by 1 / (1 - rate).
+
+    On the CPU the mask is a sixth of torch's own cost: each 64-bit random number is cut into four 16-bit draws, so the
+    rate is kept to 1 / 65536. A GPU has a fused kernel.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape, to the same shape."""
+        if not self.training or self.rate == 0:
+            return x
+        if x.is_cuda:
+            return F.dropout(x, self.rate)
+        words = x.new_empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
+        draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
+        kept = draws >= round(self.rate * 65_536) - 32_768
+        return x * kept * (1 / (1 - self.rate))
+
+
 class KeyValueCache:
     """Keys and values that one attention has computed, in the order in which they came; all room is taken at once.
 
@@ -54,10 +80,11 @@ class KeyValueCache:
 
     def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add (B, H, L, Hd) behind what is there; returns all keys and values so far, (B, H, length, Hd)."""
-        before, self.length = self.length, self.length + keys.shape[2]
-        self.keys[:, :, before : self.length] = keys
-        self.values[:, :, before : self.length] = values
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        before, new = self.length, keys.shape[2]
+        self.length = length = before + new
+        self.keys.narrow(2, before, new).copy_(keys)  # for one token, indexing costs half as much again
+        self.values.narrow(2, before, new).copy_(values)
+        return self.keys.narrow(2, 0, length), self.values.narrow(2, 0, length)
 
     @property
     def start(self) -> int | Tensor:
@@ -108,9 +135,8 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, config: TransformerConfig, causal: bool = True):
         super().__init__()
         self.num_heads, self.causal = config.num_heads, causal
-        self.dropout = config.dropout
-        self.query = nn.Linear(config.width, config.width)
-        self.key_value = nn.Linear(config.width, 2 * config.width)
+        self.dropout = Dropout(config.dropout)
+        self.query_key_value = nn.Linear(config.width, 3 * config.width)  # rows: those of q, then k, then v
         self.output = nn.Linear(config.width, config.width)
         self.rotary = RotaryPositions(config.width // config.num_heads) if config.rotary else None
 
@@ -133,16 +159,20 @@ class MultiHeadAttention(nn.Module):
         Returns (B, L, D), or (B, Q, D) with `read`.
         """
         q, k, v, visible = self._project(x, context, read, mask, positions, cache)
-        heads = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=visible,
-            # The kernel's own causal mask is right only for as many queries as keys; it is faster there.
-            is_causal=self.causal and visible is None and q.shape[2] == k.shape[2],
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # (B, H, Lq, Hd)
+        heads = self._attend(q, k, v, visible)  # (B, H, Lq, Hd)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, Lq, D)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        """`attention`, by torch's kernel where that is faster; visible is None where every key before a query is."""
+        # The kernel's own causal mask is right only for as many queries as keys; it is faster there.
+        triangle = self.causal and visible is None and q.shape[2] == k.shape[2]
+        rate = self.dropout.rate if self.training else 0.0
+        # On a CPU the kernel's dropout costs six times ours, and its backward in bf16 two to four times the formula's.
+        if q.device.type == "cpu" and (rate or (q.dtype == torch.bfloat16 and q.requires_grad)):
+            if triangle:
+                visible = causal_visibility(torch.arange(q.shape[2], device=q.device), q.shape[2])
+            return attention(q, k, v, visible, self.dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=triangle, dropout_p=rate)
 
     def weights(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """Which key each query looks at, and how much, for a picture: (B, H, L, Lk), each row sums to one."""
@@ -161,10 +191,13 @@ class MultiHeadAttention(nn.Module):
         cache: KeyValueCache | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys, values (B, H, L, Hd), and which keys each query sees; None leaves that to the kernel."""
-        q = self._split_heads(self.query(x if read is None else take(x, read)))  # (B, H, Lq, Hd)
-        if context is not None and cache is not None and cache.length:  # the context is the same at every call
-            return q, cache.keys, cache.values, None if mask is None else mask[:, None, None]
-        k, v = (self._split_heads(part) for part in self.key_value(x if context is None else context).chunk(2, dim=-1))
+        if context is None and read is None:
+            q, k, v = self._heads(x, 0, 3)
+        else:
+            q = self._heads(x if read is None else take(x, read), 0, 1)[0]  # (B, H, Lq, Hd)
+            if context is not None and cache is not None and cache.length:  # the context is the same at every call
+                return q, cache.keys, cache.values, None if mask is None else mask[:, None, None]
+            k, v = self._heads(x if context is None else context, 1, 3)
         if self.rotary is not None and context is None:  # distances between two different sequences mean nothing
             positions = torch.arange(x.shape[1], device=x.device) if positions is None else positions
             q = self.rotary(q, positions if read is None else _positions_of(read, positions))
@@ -184,8 +217,15 @@ class MultiHeadAttention(nn.Module):
             visible = keys if visible is None else visible & keys
         return q, k, v, visible
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, L, Hd)
+    def _heads(self, x: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
+        """Those of queries (0), keys (1) and values (2) from `first` to before `end`: each (B, H, L, Hd)."""
+        weight: Tensor = self.query_key_value.weight
+        bias: Tensor = self.query_key_value.bias
+        if end - first < 3:
+            rows = slice(first * x.shape[-1], end * x.shape[-1])
+            weight, bias = weight[rows], bias[rows]
+        parts = F.linear(x, weight, bias).view(*x.shape[:2], end - first, self.num_heads, -1)  # (B, L, parts, H, Hd)
+        return parts.permute(2, 0, 3, 1, 4).unbind()
 
 
 def _positions_of(read: Tensor, positions: Tensor) -> Tensor:

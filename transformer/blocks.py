@@ -1,7 +1,7 @@
 """Residual blocks and their stack: embeddings in, embeddings out (Vaswani et al. 2017, section 3.1; GPT-2)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,31 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from transformer.attention import KeyValueCache, MultiHeadAttention, take
+from transformer.attention import Dropout, KeyValueCache, MultiHeadAttention, take
 from transformer.config import TransformerConfig
-
-
-class Dropout(nn.Module):
-    """In training, zero each element with probability `rate` and scale the rest by 1 / (1 - rate).
-
-    On the CPU the mask is a sixth of torch's own cost: each 64-bit random number is cut into four 16-bit draws, so the
-    rate is kept to 1 / 65536. A GPU has a fused kernel.
-    """
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x of any shape, to the same shape."""
-        if not self.training or self.rate == 0:
-            return x
-        if x.is_cuda:
-            return F.dropout(x, self.rate)
-        words = x.new_empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
-        draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
-        kept = draws >= round(self.rate * 65_536) - 32_768
-        return x * kept * (1 / (1 - self.rate))
 
 
 class FeedForward(nn.Module):
@@ -83,25 +60,21 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, Q, D) at the indices `read`; the other arguments as in `Transformer`."""
 
-        def attend(x: Tensor) -> Tensor:
-            own = cache.own if cache else None
-            return self.attention(x, read=read, mask=mask, positions=positions, cache=own)
+        own, of_memory = (None, None) if cache is None else (cache.own, cache.memory)
+        branch = self.attention_norm(x) if self.norm_first else x
+        branch = self.attention(branch, read=read, mask=mask, positions=positions, cache=own)
+        x = self._add(x if read is None else take(x, read), branch, self.attention_norm)
+        if self.cross_attention is not None and self.cross_norm is not None:
+            branch = self.cross_norm(x) if self.norm_first else x
+            branch = self.cross_attention(branch, memory, mask=memory_mask, cache=of_memory)
+            x = self._add(x, branch, self.cross_norm)
+        branch = self.feed_forward_norm(x) if self.norm_first else x
+        return self._add(x, self.feed_forward(branch), self.feed_forward_norm)
 
-        def cross(x: Tensor) -> Tensor:
-            assert self.cross_attention is not None
-            return self.cross_attention(x, memory, mask=memory_mask, cache=cache.memory if cache else None)
-
-        residual = x if read is None else take(x, read)
-        x = self._branch(residual, self.attention_norm, attend, x)
-        if self.cross_norm is not None:
-            x = self._branch(x, self.cross_norm, cross, x)
-        return self._branch(x, self.feed_forward_norm, self.feed_forward, x)
-
-    def _branch(self, residual: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """One residual branch, its norm before the part or after the sum."""
-        if self.norm_first:
-            return residual + self.dropout(part(norm(x)))
-        return norm(residual + self.dropout(part(x)))
+    def _add(self, x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
+        """The residual sum, and after it the norm where that does not come first."""
+        x = x + (self.dropout(branch) if self.training else branch)  # a call saved for every token that is generated
+        return x if self.norm_first else norm(x)
 
 
 @dataclass

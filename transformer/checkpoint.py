@@ -122,9 +122,22 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return _joined(load_file(path))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+def _joined(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Runs of early versions hold an attention's query and key_value apart; here their rows are one tensor's."""
+    import torch
+
+    for name in [name for name in tensors if ".query." in name]:
+        rest = name.replace(".query.", ".key_value.")
+        if rest in tensors:
+            query, key_value = tensors.pop(name), tensors.pop(rest)
+            both = torch.cat([query, key_value]) if query.dim() else query  # AdamW counts steps without a dimension
+            tensors[name.replace(".query.", ".query_key_value.")] = both
+    return tensors
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -44,14 +44,14 @@ ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 BLOCK = {
-    "ln_1": ("attention_norm",),
-    "attn.c_attn": ("attention.query", "attention.key_value"),
-    "attn.c_proj": ("attention.output",),
-    "ln_2": ("feed_forward_norm",),
-    "mlp.c_fc": ("feed_forward.input",),
-    "mlp.c_proj": ("feed_forward.output",),
+    "ln_1": "attention_norm",
+    "attn.c_attn": "attention.query_key_value",
+    "attn.c_proj": "attention.output",
+    "ln_2": "feed_forward_norm",
+    "mlp.c_fc": "feed_forward.input",
+    "mlp.c_proj": "feed_forward.output",
 }
-"""The parts of one of their blocks, and ours which each of them holds."""
+"""The parts of one of their blocks, and ours."""
 
 
 def load_gpt2(path: str | Path) -> LanguageModel:
@@ -265,27 +265,21 @@ def _to_gpt2(model: LanguageModel) -> dict[str, Tensor]:
 
 def stack_to_gpt2(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
     """Parameters of a pre-norm `Transformer` under GPT-2's names: h.0.ln_1.weight, ..., ln_f.bias."""
-    return {their: _flipped(their, torch.cat([state[our] for our in ours])) for their, ours in _parameters(num_layers)}
+    return {their: _flipped(their, state[our]) for their, our in _parameters(num_layers)}
 
 
 def stack_from_gpt2(tensors: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
     """The inverse of `stack_to_gpt2`; other tensors are passed over."""
-    state: dict[str, Tensor] = {}
-    for their, ours in _parameters(num_layers):
-        rows = _flipped(their, tensors[their])
-        third = len(rows) // 3  # the query; key and value follow
-        parts = [rows] if len(ours) == 1 else [rows[:third], rows[third:]]
-        state |= zip(ours, parts, strict=True)
-    return state
+    return {our: _flipped(their, tensors[their]) for their, our in _parameters(num_layers)}
 
 
-def _parameters(num_layers: int) -> Iterator[tuple[str, list[str]]]:
-    """Each parameter of a stack of theirs, and ours which it holds, one after the other."""
+def _parameters(num_layers: int) -> Iterator[tuple[str, str]]:
+    """Each parameter of a stack of theirs, and ours."""
     for kind in ("weight", "bias"):
-        yield f"ln_f.{kind}", [f"final_norm.{kind}"]
+        yield f"ln_f.{kind}", f"final_norm.{kind}"
         for i in range(num_layers):
-            for their, ours in BLOCK.items():
-                yield f"h.{i}.{their}.{kind}", [f"blocks.{i}.{our}.{kind}" for our in ours]
+            for their, our in BLOCK.items():
+                yield f"h.{i}.{their}.{kind}", f"blocks.{i}.{our}.{kind}"
 
 
 def _flipped(name: str, tensor: Tensor) -> Tensor:

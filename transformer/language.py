@@ -28,7 +28,9 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """tokens: (B, L) integers. positions: (L,) or (B, L); 0, 1, ... when None. Returns (B, L, D)."""
-        x = self.tokens(tokens) * self.scale  # (B, L, D)
+        x = self.tokens(tokens)  # (B, L, D)
+        if self.scale != 1:
+            x = x * self.scale
         if self.positions is not None:
             x = x + self.positions(torch.arange(tokens.shape[1], device=x.device) if positions is None else positions)
         return x
