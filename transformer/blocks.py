@@ -73,7 +73,7 @@ class Block(nn.Module):
 
     def _add(self, x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
         """The residual sum, and after it the norm where that does not come first."""
-        x = x + (self.dropout(branch) if self.training else branch)  # a call saved for every token that is generated
+        x = x + (self.dropout(branch) if self.training else branch)
         return x if self.norm_first else norm(x)
 
 
