@@ -125,6 +125,8 @@ def evaluate(
 
     def play() -> list[tuple[float, int, str | None]]:
         failed: list[Played] = []
+        if not jobs:  # there are more processes than episodes
+            return []
         with Worlds(environment.maker(), min(num_worlds, len(jobs)), world_timeout) as worlds:
             played = rollout(worlds, policy, jobs, on_episode=on_episode, on_failure=failed.append)
         return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]

@@ -1,4 +1,4 @@
-"""What two processes do together in `test_torchrun.py`, which looks at what they leave in a folder."""
+"""What the processes do that `test_torchrun.py` lets torchrun start; it looks at what they leave in a folder."""
 
 import contextlib
 import copy
@@ -12,6 +12,7 @@ import conftest
 import torch
 from test_training import Cut, small
 
+from dt.cli import _parse
 from dt.config import WAY_SEED
 from dt.data import TrajectoryDataset
 from dt.evaluation import evaluate
@@ -19,19 +20,24 @@ from dt.policy import ReturnConditionedPolicy
 from dt.training import build_model, load_run, train
 from transformer import processes
 from transformer.checkpoint import write_json
-from transformer.training import NonFiniteError, Stopped, Trainer
+from transformer.training import Stopped, Trainer
 
 torch.set_num_threads(1)
 PAYDAY = conftest.payday.__wrapped__()
 ONE_STEP, GRADIENT = Trainer._one_step, Trainer._gradient
+CUTS = (0, 2, 5, 8, 9, 11)  # at once, before the first checkpoint, between two, on one, after it, at the end
+COMMAND = "--width 16 --num-layers 1 --context-length 5 --batch-size 7 --steps 12 --checkpoint-every 4 --log-every 2"
+COMMAND += " --evaluate-every 0 --episodes 2 --target-return 2 8 --device cpu --import conftest"
+COMMAND = COMMAND.split()
 
 
 def without_dropout(config):
     return replace(config, model=replace(config.model, dropout=0.0))
 
 
+@contextlib.contextmanager
 def at_step(step, act):
-    """From now on `act(trainer)` is called just before a step."""
+    """Inside, `act(trainer)` is called just before a step."""
 
     def acting(self):
         if self.step == step:
@@ -39,6 +45,10 @@ def at_step(step, act):
         return ONE_STEP(self)
 
     Trainer._one_step = acting
+    try:
+        yield
+    finally:
+        Trainer._one_step = ONE_STEP
 
 
 def cut(trainer):
@@ -46,10 +56,8 @@ def cut(trainer):
 
 
 def train_cut_at(step, config, folder):
-    at_step(step, cut)
-    with contextlib.suppress(Cut):
+    with at_step(step, cut), contextlib.suppress(Cut):
         train(PAYDAY, config, folder)
-    Trainer._one_step = ONE_STEP
 
 
 def gradient_difference(dtype):
@@ -64,54 +72,123 @@ def gradient_difference(dtype):
     batch, part = data.gather(indices), data.gather(processes.share(indices))
     assert len({int(row.sum()) for row in batch.mask}) > 1
     shared = Trainer(model, lambda step: part, config.training, Path("never"), {})
-    shared.config = replace(config.training, gradient_clip=1e9)
-    loss, _ = GRADIENT(shared)
     loss_sum, count = alone(batch)
     (loss_sum / count).backward()
+    alone_norm = torch.nn.utils.clip_grad_norm_(alone.parameters(), shared.config.gradient_clip)
+    assert alone_norm > shared.config.gradient_clip  # so it is the whole gradient that is clipped
+    loss, norm = GRADIENT(shared)
     gradients = [(a.grad, b.grad) for a, b in zip(alone.parameters(), model.parameters(), strict=True)]
     scale = max(float(a.abs().max()) for a, _ in gradients)
     assert abs(loss - (loss_sum / count).item()) < 1e-6
+    assert abs(norm / alone_norm.item() - 1) < 1e-6
     return max(float((a - b).abs().max()) for a, b in gradients) / scale
 
 
-def main(folder: Path):
-    found = {"float32": gradient_difference(torch.float32), "float64": gradient_difference(torch.float64)}
-    indices = TrajectoryDataset(PAYDAY, 5).indices(0, 4, 7)
-    found["shares"] = [processes.exchange(processes.share(indices).tolist()), indices.tolist()]
-    found["whole"] = processes.whole(processes.share(list(range(7))))
+def dropped_out():
+    """The loss of one and the same batch in each process, dropout on: it says what each one drops."""
     torch.manual_seed(0)
+    model, data, losses = build_model(PAYDAY, small(), None), TrajectoryDataset(PAYDAY, 5), []
 
+    def loss(batch):
+        loss_sum, count = model(batch)
+        losses.append(loss_sum.item())
+        return loss_sum, count
+
+    whole = data.gather(data.indices(0, 0, 7))
+    Trainer(model, lambda step: whole, small().training, Path("never"), {}, loss=loss)._one_step()
+    return processes.exchange(losses)
+
+
+def batches_and_gradients():
+    batches = [TrajectoryDataset(PAYDAY, 5).indices(0, step, 7) for step in range(12)]
+    return {
+        "float32": gradient_difference(torch.float32),
+        "float64": gradient_difference(torch.float64),
+        "batches": [rows.tolist() for rows in batches],
+        "shares": processes.exchange([processes.share(rows).tolist() for rows in batches]),
+        "whole": processes.whole(processes.share(list(range(7)))),
+        "losses": dropped_out(),
+    }
+
+
+def cut_and_resume(folder):
+    """A run with dropout that is cut and goes on in as many processes; two that go on in more or in fewer."""
     config = small(evaluate_every=4)
     run = train(PAYDAY, config, folder / "whole")
-    for step in (2, 5, 8, 11):
+    for step in CUTS:
         train_cut_at(step, config, folder / f"cut-{step}")
         train(PAYDAY, config, folder / f"cut-{step}", resume=True)
+    train_cut_at(6, without_dropout(config), folder / "two-then-one")
+    train(PAYDAY, without_dropout(config), folder / "one-then-two", resume=True)
+    reopened = load_run(folder / "whole").model
+    assert all(torch.equal(a, b) for a, b in zip(reopened.parameters(), run.model.parameters(), strict=True))
+    return run
 
-    results = evaluate(ReturnConditionedPolicy(run.model), run.environment, [2.0, 8.0, 5.0], episodes=3, seed=WAY_SEED)
-    found["evaluation"] = [result.to_json() for result in results]
-    train_cut_at(6, without_dropout(config), folder / "to-be-resumed-by-one")
 
-    at_step(5, lambda _: None if processes.first() else os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        train(PAYDAY, small(), folder / "stopped")
-    except Stopped as stopped:
-        found["stopped"] = processes.exchange([stopped.code, str(stopped)])
-    Trainer._one_step = ONE_STEP
-    train(PAYDAY, small(), folder / "stopped", resume=True)
+def evaluations(run):
+    """Of more episodes than there are processes, and of fewer."""
+    policy = ReturnConditionedPolicy(run.model)
+    many = evaluate(policy, run.environment, [2.0, 8.0, 5.0], episodes=3, seed=WAY_SEED)
+    one = evaluate(policy, run.environment, [8.0], episodes=1, seed=WAY_SEED)
+    return [result.to_json() for result in [*many, *one]]
+
+
+def stopped_by(number, place, folder):
+    """What each process says of a signal that one of them gets before its sixth step."""
+    with at_step(5, lambda _: os.kill(os.getpid(), number) if processes.rank() == place else None):
+        try:
+            train(PAYDAY, small(evaluate_every=4), folder)
+        except Stopped as stopped:
+            said = processes.exchange([stopped.code, str(stopped)])
+    train(PAYDAY, small(evaluate_every=4), folder, resume=True)
+    return said
+
+
+def failures(folder):
+    """What each process raises where one alone meets with it."""
 
     def poison(trainer):
         if not processes.first():
             next(trainer.model.parameters()).data.fill_(float("nan"))
 
-    at_step(5, poison)
-    try:
-        train(PAYDAY, small(), folder / "poisoned")
-    except NonFiniteError as error:
-        found["poisoned"] = processes.exchange(str(error))
-    Trainer._one_step = ONE_STEP
+    def raised(task):
+        try:
+            task()
+        except Exception as error:
+            return processes.exchange([type(error).__name__, str(error)])
 
-    first_run = load_run(folder / "whole")
-    assert all(torch.equal(a, b) for a, b in zip(first_run.model.parameters(), run.model.parameters(), strict=True))
+    def fail():
+        if not processes.first():
+            raise KeyError("lost")
+
+    with at_step(5, poison):
+        poisoned = raised(lambda: train(PAYDAY, small(), folder / "poisoned"))
+    return {
+        "poisoned": poisoned,
+        "refused": raised(lambda: train(PAYDAY, small(), folder / "whole")),
+        "together": raised(lambda: processes.together(fail, ValueError, KeyError)),
+        "too few": raised(lambda: train(PAYDAY, small(batch_size=1), folder / "too-few")),
+    }
+
+
+def by_command(folder):
+    """`dt train`, of which the command line has been read."""
+    from dt.commands import train_and_score
+    from dt.sources import training_data
+
+    command = _parse(["train", str(folder / "coins.npz"), *COMMAND, "--output", str(folder / "by-command")])
+    train_and_score(command, *training_data(command))
+
+
+def main(folder: Path):
+    found = batches_and_gradients()
+    if processes.count() == 2:
+        run = cut_and_resume(folder)
+        found["evaluation"] = evaluations(run)
+        found["SIGTERM"] = stopped_by(signal.SIGTERM, 1, folder / "SIGTERM")
+        found["SIGINT"] = stopped_by(signal.SIGINT, 0, folder / "SIGINT")
+        found |= failures(folder)
+        by_command(folder)
     if processes.first():
         write_json(folder / "found.json", found)
 
