@@ -14,12 +14,13 @@ from torch import Tensor
 from dt.data import Batch, TensorLeaves
 from dt.encoders import is_image
 from dt.model import DecisionTransformer, last_step
+from envs.rollout import CannotActError
 from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves
 from transformer.attention import RaggedCache
 from transformer.blocks import BlockCache
 
 
-class PolicyError(ValueError):
+class PolicyError(CannotActError):
     """A policy asked for what it cannot do; the message says what and why."""
 
 
@@ -222,8 +223,17 @@ class ReturnConditionedPolicy:
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         """An action for each world whose observation is given; infos: what came with them."""
+        seen, reasons = dict[int, tuple[Leaves, Leaves]](), dict[int, str]()
         for world, observation in observations.items():
-            self._observe(world, observation, infos[world].get("action_mask"))
+            try:
+                seen[world] = self._seen(world, observation, infos[world].get("action_mask"))
+            except SpaceError as error:
+                reasons[world] = f"step {self._histories[world].elapsed}: {error}"
+        if reasons:
+            raise PolicyError("; ".join(f"world {world}, {reason}" for world, reason in reasons.items()), reasons)
+        for world, (state, allowed) in seen.items():
+            self._histories[world].allowed = allowed
+            self._histories[world].add_state(state)
         actions: dict[int, Any] = {}
         act = self._act if self._cached is None else partial(self._act_cached, self._cached)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._halved):
@@ -273,26 +283,21 @@ class ReturnConditionedPolicy:
             raise PolicyError("feed before reset: call reset(target_return) at the start of each episode")
         self._histories[world].earned += float(reward)
 
-    def _observe(self, world: int, observation: Any, action_mask: Any) -> None:
+    def _seen(self, world: int, observation: Any, action_mask: Any) -> tuple[Leaves, Leaves]:
+        """The leaves of an observation and what may be chosen now. `SpaceError` where the model cannot act there."""
         if world not in self._histories:
             raise PolicyError("act before reset: call reset(target_return) at the start of each episode")
-        history = self._histories[world]
-        if history.elapsed >= self.model.max_timesteps:
-            raise PolicyError(
-                f"step {history.elapsed} is past the model's table of {self.model.max_timesteps} timesteps; "
-                "train with a larger --max-timesteps"
+        if self._histories[world].elapsed >= self.model.max_timesteps:
+            raise SpaceError(
+                f"past the model's table of {self.model.max_timesteps} timesteps; train with a larger --max-timesteps"
             )
         state = to_leaves(self.model.observation_space, observation)
         for name, row in state.items():
             if row.shape != self._observations[name].shape:
-                raise PolicyError(f"observation {name}: shape {row.shape}, expected {self._observations[name].shape}")
+                raise SpaceError(f"observation {name}: shape {row.shape}, expected {self._observations[name].shape}")
             if not np.isfinite(row).all():
-                raise PolicyError(f"world {world}, step {history.elapsed}: observation {name} is not finite: {row}")
-        try:
-            history.allowed = allowed_choices(self.model.action_space, action_mask)
-        except SpaceError as error:
-            raise PolicyError(f"world {world}, step {history.elapsed}: {error}") from None
-        history.add_state(state)
+                raise SpaceError(f"observation {name} is not finite: {row}")
+        return state, allowed_choices(self.model.action_space, action_mask)
 
     def _allowed(self, histories: list[History]) -> dict[str, torch.Tensor]:
         """What may be chosen, for each leaf of choices (rows, N, M); in idle rows anything."""

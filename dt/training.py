@@ -158,7 +158,7 @@ def prepare(
         folder,
         document,
         evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
-        describe=lambda step: f"episodes {data.episodes_of(data.indices(seed, step, batch_size))[:8]} and others",
+        describe=lambda step: _named(data.episodes_of(data.indices(seed, step, batch_size))),
     )
     if old is not None and before is not None:
         trainer.resume(checkpoint)
@@ -169,6 +169,10 @@ def prepare(
             _warn(f"step {int(trainer.best['step'])} was best at another evaluation: the best is sought anew from here")
             trainer.best = None
     return trainer
+
+
+def _named(episodes: list[int]) -> str:
+    return f"episodes {episodes[:8]}{' and others' if len(episodes) > 8 else ''}"
 
 
 def _held_out_scores(result: HeldOutError) -> dict[str, float]:

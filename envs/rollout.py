@@ -10,6 +10,17 @@ from gymnasium.spaces import Space
 from envs.worlds import WorldError, Worlds
 
 
+class CannotActError(ValueError):
+    """A policy cannot go on in some of its worlds: `reasons`, by world. It has taken in nothing of this step yet.
+
+    Without reasons it is no world's matter: the policy is used wrongly.
+    """
+
+    def __init__(self, message: str, reasons: Mapping[int, str] | None = None):
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
+
+
 class Policy(Protocol):
     """Chooses actions in several worlds at once; a world is known by its number."""
 
@@ -21,7 +32,10 @@ class Policy(Protocol):
         """
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """An action for each world whose observation is given; infos: what those worlds said beside it."""
+        """An action for each world whose observation is given; infos: what those worlds said beside it.
+
+        Where it cannot act in some of them it raises `CannotActError`, and is asked again without these.
+        """
 
     def receive(self, world: int, reward: float) -> None:
         """The reward that the last action in this world earned."""
@@ -95,8 +109,9 @@ def rollout(
     """Play every job, as many at a time as there are worlds; a world that finishes takes the next job.
 
     on_reset and on_step are called with the world and its episode, after its reset and after each of its steps;
-    on_episode with each finished episode. A world that fails raises `WorldError`; with on_failure that is called with
-    the episode instead, whose `failure` says what happened, the world is made anew and everything else goes on.
+    on_episode with each finished episode. A world that fails raises `WorldError`, and a policy that cannot go on in one
+    `CannotActError`; with on_failure that is called with the episode instead, whose `failure` says what happened, a
+    world that failed is made anew, and everything else goes on.
     Returns the episodes in the order of the jobs, however they were spread over the worlds.
     """
     played = [Played(job) for job in jobs]
@@ -156,11 +171,23 @@ def rollout(
                 idle.append(world)
                 if on_episode:
                     on_episode(episode)
-        for world in idle:
-            del playing[world], observations[world], infos[world]
         return idle
+
+    def give_up(error: CannotActError) -> list[int]:
+        """End the episodes that the policy cannot go on with; returns their worlds."""
+        if on_failure is None or not error.reasons:
+            raise error
+        for world, reason in error.reasons.items():
+            fail(playing[world], WorldError(f"world {world}, seed {playing[world].job.seed}, {reason}"))
+        return list(error.reasons)
 
     start_all(list(range(len(worlds))))
     while playing:
-        start_all(step_all(policy.choose(observations, infos)))
+        try:
+            idle = step_all(policy.choose(observations, infos))
+        except CannotActError as error:
+            idle = give_up(error)
+        for world in idle:
+            del playing[world], observations[world], infos[world]
+        start_all(idle)
     return played

@@ -1,5 +1,6 @@
 """What evaluating, training and recording do where some worlds fail: the others count, and it is said."""
 
+import functools
 import json
 
 import pytest
@@ -9,9 +10,11 @@ from test_training import log_without_clock, small
 
 from dt.cli import main
 from dt.config import WAY_SEED
-from dt.training import train
+from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.training import load_run, train
 from envs.datasets import load
-from envs.worlds import EnvironmentSpec, WorldError
+from envs.rollout import Job, rollout
+from envs.worlds import EnvironmentSpec, WorldError, Worlds
 
 assert Hostile  # registers Hostile-v0, whose spaces are Payday's
 
@@ -20,21 +23,50 @@ def harmed(harm: str, on: int) -> list[str]:
     return ["--environment-kwargs", json.dumps({"harm": harm, "on": on})]
 
 
-def test_evaluate_keeps_the_other_episodes_and_says_how_many_failed(run, tmp_path, capsys):  # noqa: F811
+@pytest.mark.parametrize(
+    ("harm", "options", "why"),
+    [
+        ("dies", ["--world-timeout", "20"], "its process ended (exit status 7)"),
+        ("mask", [], "action mask of Discrete(2): it allows nothing"),  # the policy cannot act on what the world says
+    ],
+)
+def test_evaluate_keeps_the_other_episodes_and_says_how_many_failed(run, tmp_path, capsys, harm, options, why):  # noqa: F811
     command = ["evaluate", str(run), "--environment", "Hostile-v0", "--target-return", "2", "8", "--episodes", "3"]
     assert main([*command, "--json", str(tmp_path / "all.json")]) == 0
     capsys.readouterr()
-    options = ["--json", str(tmp_path / "some.json"), "--plot", str(tmp_path / "some.png")]
-    assert main([*command, *harmed("dies", 1), "--world-timeout", "20", *options]) == 4
+    options = [*options, "--json", str(tmp_path / "some.json"), "--plot", str(tmp_path / "some.png")]
+    assert main([*command, *harmed(harm, 1), *options]) == 4
     out, err = capsys.readouterr()
     assert out.count("2  and 1 failed") == 2
-    assert "failed        target 2, world 1, seed 1, step 3: its process ended (exit status 7)" in err
+    assert f"failed        target 2, world 1, seed 1, step 3: {why}" in err
     assert err.splitlines()[-1] == "dt: 2 of 6 episodes failed; the results are those of the others"
     whole, some = (json.loads((tmp_path / name).read_text())["results"] for name in ("all.json", "some.json"))
     for before, now in zip(whole, some, strict=True):
         assert now["returns"] == [before["returns"][0], before["returns"][2]]  # to the bit, in another process
         assert now["mean_return"] == pytest.approx(sum(now["returns"]) / 2)
         assert (len(now["failures"]), before["failures"]) == (1, [])
+
+
+def test_an_episode_longer_than_the_model_knows_is_named_and_the_others_are_as_they_were(run):  # noqa: F811
+    def play(harm, **options):
+        policy = ReturnConditionedPolicy(load_run(run).model)
+        with Worlds(functools.partial(Hostile, harm), 2) as worlds:
+            return rollout(worlds, policy, [Job(seed, 3.0) for seed in (2, 3, 4, 5)], **options)
+
+    failed, unharmed = [], play(None)
+    played = play("endless", on_failure=failed.append)
+    why = "step 20: past the model's table of 20 timesteps; train with a larger --max-timesteps"
+    assert [str(episode.failure) for episode in failed] == [f"world 1, seed 3, {why}"]
+    assert failed[0] is played[1]
+    assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i].rewards for i in (0, 2, 3)]
+    with pytest.raises(PolicyError, match=f"^world 1, {why}$"):  # nobody is told of it
+        play("endless")
+
+
+def test_a_policy_used_wrongly_is_no_worlds_failure(run):  # noqa: F811
+    policy = ReturnConditionedPolicy(load_run(run).model)
+    with Worlds(Hostile, 1) as worlds, pytest.raises(PolicyError, match="target return must be finite, not nan"):
+        rollout(worlds, policy, [Job(0, float("nan"))], on_failure=lambda episode: None)
 
 
 def test_where_every_episode_of_a_world_fails_there_is_no_result(run, tmp_path, capsys):  # noqa: F811

@@ -1,5 +1,6 @@
 """Attacks on a run's folder: kills inside a save, damage, full disks. The long versions are marked `torture`."""
 
+import json
 import os
 import random
 import re
@@ -10,13 +11,16 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from test_training import assert_equal_runs, log_without_clock, small
 
+from dt.cli import main
 from dt.training import train
 from transformer import checkpoint as module
+from transformer.attention import MultiHeadAttention
 from transformer.checkpoint import (
     CheckpointError,
     best_step,
@@ -424,6 +428,19 @@ def poison_forward(trainer, patch):
     trainer.model.transformer.register_forward_hook(lambda module, arguments, output: output * float("nan"))
 
 
+def poison_attention(trainer, patch):
+    """One number of one key of one window."""
+
+    def poisoned(module, arguments, output):
+        output = output.clone()
+        output[0, 0, 0] = float("nan")
+        return output
+
+    next(m for m in trainer.model.modules() if isinstance(m, MultiHeadAttention)).key_value.register_forward_hook(
+        poisoned
+    )
+
+
 def poison_loss(trainer, patch):
     loss = trainer.loss
     trainer.loss = lambda batch: (loss(batch)[0] * float("inf"), loss(batch)[1])
@@ -438,7 +455,17 @@ def poison_weight(trainer, patch):
         trainer.model.embedding_norm.weight[0] = float("nan")
 
 
-POISONS = [poison_inputs, poison_returns, poison_forward, poison_loss, poison_backward, poison_weight]
+QUICK = "--steps 60 --width 8 --num-layers 1 --context-length 2 --batch-size 2 --dropout 0 --device cpu"
+QUICK = QUICK.split()
+POISONS = [
+    poison_inputs,
+    poison_returns,
+    poison_attention,
+    poison_forward,
+    poison_loss,
+    poison_backward,
+    poison_weight,
+]
 
 
 @pytest.mark.parametrize("poison", POISONS)
@@ -460,6 +487,28 @@ def test_what_is_not_finite_stops_before_the_update(payday, tmp_path, monkeypatc
     assert stopped.value
     tensors = read_tensors(newest_checkpoint(tmp_path / "run") / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_the_command_ends_with_3_and_names_the_episode_whose_numbers_are_too_large(tmp_path, capsys):
+    """Finite numbers, so the door lets them in; but the square of 1e30 is infinite in float32."""
+    actions = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    actions[33] = 1e30
+    arrays = {"observations": np.zeros((60, 3), np.float32), "actions": actions, "rewards": np.ones(60, np.float32)}
+    np.savez(tmp_path / "huge.npz", **arrays, lengths=np.full(6, 10))
+    space = {"type": "Box", "shape": [2], "low": [-1, -1], "high": [1, 1], "dtype": "float32"}
+    command = ["train", str(tmp_path / "huge.npz"), "--output", str(tmp_path / "run"), "--held-out", "0"]
+    command += ["--spaces", json.dumps({"action_space": space}), *QUICK, "--checkpoint-every", "1"]
+    for options in ([], ["--resume"]):
+        assert main([*command, *options]) == 3
+        said = re.fullmatch(
+            r"dt: step (\d+): loss nan, gradient norm nan \(episodes \[(.*)\]\); nothing was updated",
+            capsys.readouterr().err.splitlines()[-1],
+        )
+        assert said is not None
+        assert "3" in said[2].split(", ")
+        newest = newest_checkpoint(tmp_path / "run")
+        assert step_of(newest) == int(said[1]) > 0
+        assert all(tensor.isfinite().all() for tensor in read_tensors(newest / "model.safetensors").values())
 
 
 @pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])

@@ -250,7 +250,9 @@ def test_what_a_policy_cannot_do_is_said(model):
     for _ in range(model.max_timesteps):
         policy.act(np.zeros(5))
         policy.feed(0.0)
-    with pytest.raises(PolicyError, match=r"step 13 is past the model's table of 13 timesteps; .*--max-timesteps"):
+    with pytest.raises(
+        PolicyError, match=r"world 0, step 13: past the model's table of 13 timesteps; .*--max-timesteps"
+    ):
         policy.act(np.zeros(5))
 
 

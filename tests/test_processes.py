@@ -39,7 +39,9 @@ class Hostile(gymnasium.Env):
 
     def step(self, action):
         self.elapsed += 1
-        answer = [self.np_random.normal(size=2), self.np_random.normal() + action, self.elapsed == 6, False, {}]
+        endless = self.seed == self.on and self.harm == "endless"
+        ended = self.elapsed == 6 and not endless
+        answer = [self.np_random.normal(size=2), self.np_random.normal() + action, ended, False, {}]
         if self.seed == self.on and self.elapsed == 3 and self.harm is not None:
             HARMS.get(self.harm, lambda answer: None)(answer)
         return answer
@@ -68,6 +70,7 @@ HARMS = {
     "dtype": put(0, np.array(["a", "b"])),
     "nothing": put(0, None),
     "info": put(4, None),
+    "mask": put(4, {"action_mask": np.zeros(2, np.int8)}),
     "four": lambda answer: answer.pop(),
     "secret": put(4, {"lambda": lambda: 0}),
     "hangs": lambda answer: time.sleep(1000),
@@ -80,9 +83,11 @@ TIMEOUT = 20.0
 
 
 def play(harm, *, timeout=None, jobs=JOBS, count=2):
-    failed = []
+    failed, ended = [], []
     with Worlds(functools.partial(Hostile, harm), count, timeout) as worlds:
-        played = rollout(worlds, RandomPolicy(Hostile.action_space), jobs, on_failure=failed.append)
+        policy = RandomPolicy(Hostile.action_space)
+        played = rollout(worlds, policy, jobs, on_failure=failed.append, on_episode=ended.append)
+    assert sorted(id(episode) for episode in failed + ended) == sorted(map(id, played))  # each is told of once
     return played, failed
 
 
@@ -113,9 +118,13 @@ def test_a_failure_is_named_and_the_other_episodes_are_as_they_were(harm, unharm
     assert all(episode.failure is None for i, episode in enumerate(played) if i != 1)
 
 
-def test_a_failed_reset_is_named_and_its_world_takes_the_next_episode(unharmed):
-    played, failed = play("reset", count=1)
-    assert str(failed[0].failure) == "world 0, reset with seed 3: no such start"
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [("reset", "world 0, reset with seed 3: no such start"), ("raises", "world 0, seed 3, step 3: the motor burnt")],
+)
+def test_a_world_that_failed_takes_the_next_episode(harm, said, unharmed):
+    played, failed = play(harm, count=1)
+    assert [str(episode.failure) for episode in failed] == [said]
     assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
 
 
