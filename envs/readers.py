@@ -541,8 +541,9 @@ def _declared_bytes(path: Path, archive: Any, name: str) -> int:
 def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
     """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone."""
     with _hdf5_file(path) as file:
-        chosen = _choose(path, list(file))
-        return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(file, chosen)
+        names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
+        chosen = _choose(path, names)
+        return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(names, chosen)
 
 
 def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:

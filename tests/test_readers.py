@@ -184,6 +184,10 @@ def test_what_is_not_read_is_said(tmp_path):
     assert load(path).notes[0] == "not read: init_qpos, timeout"
     path = write(tmp_path, "csv", step=np.arange(10), note=["?"] * 10)
     assert load(path).notes[0] == "not read: note, step"
+    path = write(tmp_path, "hdf5")
+    with h5py.File(path, "a") as file:
+        file[b"\xff"] = [0]  # a name that is no text, such as damage makes
+    assert load(path).notes[0] == r"not read: b'\xff'"
 
 
 @pytest.mark.parametrize("kind", [pyarrow.list_(pyarrow.float64()), pyarrow.list_(pyarrow.float64(), 4)])
