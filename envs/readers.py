@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ a hundredfold are usual, and a file that grows ten thousandfold is meant to fill
 
 ROWS = 1 << 16
 """Rows of a table that are read at once."""
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""What an HDF5 file begins with, or has at byte 512, 1024, 2048, ..."""
 
 MOST_METADATA = 16 << 20
 """Characters of metadata: the bounds of a picture's space may need a few millions."""
@@ -758,6 +762,8 @@ def _space(where: str, metadata: Mapping[str, Any], name: str) -> Space[Any]:
 def _hdf5_file(path: Path) -> Iterator[Any]:
     import h5py
 
+    if path.is_file() and path.stat().st_size:
+        _check_free_lists(path)
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -767,6 +773,34 @@ def _hdf5_file(path: Path) -> Iterator[Any]:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:  # h5py's, where a file is damaged
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _check_free_lists(path: Path) -> None:
+    """Refuse a file in which a list of free places leads back into itself: HDF5 2.0 follows it until memory ends.
+
+    A group's names lie in a local heap (HDF5's file format, III.D), and the list runs through its unused bytes.
+    """
+    with path.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as data:
+
+        def number(at: int, width: int) -> int:
+            return int.from_bytes(data[at : at + width], "little")
+
+        begin = next((at for at in (0, *(512 << i for i in range(32))) if data[at : at + 8] == HDF5_SIGNATURE), None)
+        if begin is None:
+            return  # which HDF5 says better
+        widths = begin + (13 if number(begin + 8, 1) < 2 else 9)
+        offset, length = number(widths, 1), number(widths + 1, 1)  # bytes of an address and of a size in this file
+        end, room, at = 1, len(data), data.find(b"HEAP", begin)
+        while at >= 0:
+            size, free = number(at + 8, length), number(at + 8 + length, length)
+            names, seen = begin + number(at + 8 + 2 * length, offset), set[int]()
+            while free != end and free not in seen and free + 2 * length <= size and names + free < len(data):
+                seen.add(free)
+                free = number(names + free, length)
+            room -= 2 * length * len(seen)
+            if free in seen or room < 0:
+                raise DataError(f"{path}: damaged: the free places of a group's names lead back into themselves")
+            at = data.find(b"HEAP", at + 4)
 
 
 def _hdf5_array(file: Any, path: Path, name: str) -> NDArray[Any]:

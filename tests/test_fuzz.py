@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -50,22 +51,24 @@ def fuzz(kind: str, count: int, folder: Path, seed: int = 0) -> None:
     for _ in range(count):
         path = rng.choice(files)
         path.write_bytes(damaged(kept[path], rng))
-        said = ""
+        said, started = "", time.process_time()
         try:
             load(good, cache="off")
         except DataError as error:
             said = str(error)
         assert "\n" not in said
+        assert time.process_time() - started < 2
         path.write_bytes(kept[path])
 
 
 # In a process of its own: a library that crashes takes that one with it, and memory is measured there.
 CHILD = """
-    import resource, sys, time
+    import re, resource, sys
     from pathlib import Path
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     from test_fuzz import fuzz
     fuzz(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    assert int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) < 500 << 10
 """
 
 

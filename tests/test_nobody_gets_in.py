@@ -7,8 +7,10 @@ whose files are counted.
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import textwrap
@@ -410,6 +412,16 @@ def without_rewards(path):
     np.savez(path, **arrays)
 
 
+def lead_back(path, group=0):
+    """Of the list of free places among a group's names, let the first be its own successor."""
+    data = bytearray(path.read_bytes())
+    at = [match.start() for match in re.finditer(b"HEAP", data)][group]
+    size, _, names = struct.unpack_from("<QQQ", data, at + 8)
+    struct.pack_into("<Q", data, at + 16, size - 16)  # where the first is
+    struct.pack_into("<QQ", data, names + size - 16, size - 16, 16)  # the next after it, and its length
+    path.write_bytes(data)
+
+
 def bombs(folder: Path, root: Path, tmp_path: Path):  # noqa: F811
     """Small files that ask for gigabytes, and words of the refusal."""
 
@@ -419,6 +431,10 @@ def bombs(folder: Path, root: Path, tmp_path: Path):  # noqa: F811
         edit_metadata(**metadata)(path)
         return path
 
+    for group in (0, 2):  # of the file itself, of an episode
+        path = hdf5(f"leading-back-{group}", lambda file: None)
+        lead_back(path / "data" / "main_data.hdf5", group)
+        yield path, "main_data.hdf5: damaged: the free places of a group's names lead back"
     huge = space_to_json(FLAT[0]).replace("[7]", "[100000, 100000]")
     yield hdf5("nothing-in-it", declare("episode_1/rewards", (10**9,), chunks=(10,))), "more than 64 MB"
     yield hdf5("contiguous", declare("episode_1/rewards", (10**9,))), "more than 64 MB"
@@ -449,6 +465,9 @@ def bombs(folder: Path, root: Path, tmp_path: Path):  # noqa: F811
             file[name] = array
         del file["rewards"]
         file.create_dataset("rewards", shape=(10**9,), chunks=(10**6,), compression="gzip")
+    shutil.copy(tmp_path / "flat.hdf5", tmp_path / "leading-back.hdf5")
+    lead_back(tmp_path / "leading-back.hdf5")
+    yield tmp_path / "leading-back.hdf5", "lead back into themselves"
     yield tmp_path / "flat.hdf5", "rewards: shape (1000000000,) of float32: more than 64 MB"
     rows = {name: pyarrow.repeat(0, 10**7) for name in ("episode", "reward", "action", "observation")}
     parquet.write_table(pyarrow.table(rows), tmp_path / "rows.parquet")
@@ -458,8 +477,9 @@ def bombs(folder: Path, root: Path, tmp_path: Path):  # noqa: F811
 def test_a_small_file_never_fills_the_memory(folder, root, tmp_path):  # noqa: F811
     told = [(str(path), words) for path, words in bombs(folder, root, tmp_path)]
     script = textwrap.dedent("""
-        import json, re, sys, time
+        import json, re, resource, sys, time
         from envs import DataError, load
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # what is not refused should not take the machine
         for path, words in json.loads(sys.argv[1]):
             start = time.perf_counter()
             try:

@@ -159,7 +159,7 @@ def test_a_run_of_one_process_goes_on_in_two(together, of_one):
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_to_one_process_stops_both_after_the_same_step(together, of_two, number, code):
-    assert of_two[number] == [[code, f"stopped by {number} after step 6; --resume goes on from there"]] * 2
+    assert of_two[number] == [[code, f"stopped by {number} after step 6; --resume goes on from there", 6]] * 2
     tensors, state, _ = everything(together / "whole")
     others, other_state, _ = everything(together / number)
     assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())

@@ -5,6 +5,7 @@ batch; the first alone writes and speaks. In a program that was started by itsel
 thing: the share is the whole, the total is the number. No torch comes in before it is used, so refusals are quick.
 """
 
+import gc
 import json
 import os
 import sys
@@ -49,6 +50,7 @@ def joined() -> Iterator[None]:
         yield
         return
     import torch
+    import torch.distributed.nn  # now: imported later, its functions would keep the processes' group in their defaults
     from torch import distributed
 
     gpus, place = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
@@ -73,7 +75,10 @@ def joined() -> Iterator[None]:
                 message = "another process has ended; --resume goes on from the last checkpoint"
                 raise LostProcessError(message) from error
             raise
-    distributed.destroy_process_group()  # after an error it may wait for one that is gone; so the system does it
+    # Its threads end with it: one that is left when Python ends may abort the process. After an error it may
+    # wait for a process that is gone, so there the system ends it.
+    gc.collect()
+    distributed.destroy_process_group()
 
 
 def count() -> int:
