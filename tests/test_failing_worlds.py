@@ -3,7 +3,9 @@
 import functools
 import json
 
+import gymnasium
 import pytest
+from gymnasium import spaces
 from test_cli import run, trained  # noqa: F401
 from test_processes import Hostile
 from test_training import log_without_clock, small
@@ -16,7 +18,12 @@ from envs.datasets import load
 from envs.rollout import Job, rollout
 from envs.worlds import EnvironmentSpec, WorldError, Worlds
 
-assert Hostile  # registers Hostile-v0, whose spaces are Payday's
+
+class OtherActions(Hostile):  # Hostile's spaces are Payday's
+    action_space = spaces.Discrete(3)
+
+
+gymnasium.register("OtherActions-v0", OtherActions, max_episode_steps=6, disable_env_checker=True)
 
 
 def harmed(harm: str, on: int) -> list[str]:
@@ -106,4 +113,6 @@ def test_a_world_of_other_spaces_is_refused_before_training(payday, tmp_path):
         train(payday, small(), tmp_path / "run", environment=world)
     with pytest.raises(WorldError, match="environment CartPole-v1: its observation space does not fit"):
         train(payday, small(), tmp_path / "run", environment=EnvironmentSpec("CartPole-v1"))
+    with pytest.raises(WorldError, match="environment OtherActions-v0: its action space does not fit"):
+        train(payday, small(), tmp_path / "run", environment=EnvironmentSpec("OtherActions-v0"))
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """Worlds that fail, in this process and in others: each is named, the others play on, no process is left over."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -61,6 +62,7 @@ def put(place, value):
     return lambda answer: answer.__setitem__(place, value)
 
 
+BEGOTTEN = "1000.0625"  # seconds that nobody else sleeps
 HARMS = {
     "raises": burn,
     "observation": put(0, np.array([0.0, np.nan])),
@@ -75,6 +77,7 @@ HARMS = {
     "secret": put(4, {"lambda": lambda: 0}),
     "hangs": lambda answer: time.sleep(1000),
     "holds": lambda answer: ctypes.PyDLL(None).sleep(1000),  # no other thread of that process runs any more
+    "begets": lambda answer: subprocess.run(["sleep", BEGOTTEN]),
     "dies": lambda answer: os._exit(7),
     "crashes": lambda answer: os.kill(os.getpid(), signal.SIGSEGV),
 }
@@ -166,7 +169,7 @@ def test_processes_play_the_same_episodes_and_failures_in_them_are_named(unharme
         assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
 
 
-@pytest.mark.parametrize("harm", ["hangs", "holds"])
+@pytest.mark.parametrize("harm", ["hangs", "holds", "begets"])
 def test_one_that_hangs_is_ended_and_the_others_are_kept(harm, unharmed):
     started = time.monotonic()
     with Worlds(functools.partial(Hostile, harm), 2, 2.0) as worlds:
@@ -179,6 +182,16 @@ def test_one_that_hangs_is_ended_and_the_others_are_kept(harm, unharmed):
     ]
     assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
     assert not any(alive(process) for process in processes)
+    assert not begotten()
+
+
+def begotten() -> list[str]:
+    """Processes that a world has begun itself."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] if path.read_text() == f"sleep\0{BEGOTTEN}\0" else []
+    return found
 
 
 def alive(process: int) -> bool:
