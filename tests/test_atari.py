@@ -80,7 +80,9 @@ def test_without_the_simulator_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     monkeypatch.delitem(sys.modules, "envs.atari", raising=False)
     monkeypatch.delitem(gymnasium.registry, "Atari/Pong-v5", raising=False)
-    with pytest.raises(MissingWorldError, match=r"Atari/Pong-v5: .*ale_py.*: pip install ale-py opencv-python-headless"):
+    with pytest.raises(
+        MissingWorldError, match=r"Atari/Pong-v5: .*ale_py.*: pip install ale-py opencv-python-headless"
+    ):
         EnvironmentSpec("Atari/Pong-v5").make()
     assert EnvironmentSpec("Atari/Pong-v5").step_limit is None
 
