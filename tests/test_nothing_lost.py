@@ -430,15 +430,15 @@ def poison_forward(trainer, patch):
 
 def poison_attention(trainer, patch):
     """One number of one key of one window."""
+    module = next(module for module in trainer.model.modules() if isinstance(module, MultiHeadAttention))
+    attend = module._attend
 
-    def poisoned(module, arguments, output):
-        output = output.clone()
-        output[0, 0, 0] = float("nan")
-        return output
+    def poisoned(q, k, v, visible):
+        k = k.clone()
+        k[0, 0, 0, 0] = float("nan")
+        return attend(q, k, v, visible)
 
-    next(m for m in trainer.model.modules() if isinstance(m, MultiHeadAttention)).key_value.register_forward_hook(
-        poisoned
-    )
+    patch.setattr(module, "_attend", poisoned)
 
 
 def poison_loss(trainer, patch):
