@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _inspect(command)
         if not isinstance(command, Train):
             processes.require_one(f"dt {arguments[0]}")
-        from dt.sources import import_data, training_data
+        from dt.sources import check_request, import_data, training_data
 
         if isinstance(command, Import):
             import_data(command)
@@ -207,12 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 train_and_score(command, data, world)
             return 0
+        asked = check_request(command) if isinstance(command, Evaluate) else None
         from dt.commands import ask, import_model, record_episodes, train_runs
 
         if isinstance(command, TrainMany):
             train_runs(command)
         elif isinstance(command, Evaluate):
-            ask(command)
+            ask(command, asked)
         elif isinstance(command, Record):
             record_episodes(command, shlex.join(["dt", *arguments]))
         else:

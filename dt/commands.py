@@ -23,7 +23,7 @@ from dt.inspection import describe_dataset
 from dt.many import run_folder, train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
-from dt.report import check_place, held_out_document, plot_asked_against_achieved, results_document, score_table
+from dt.report import held_out_document, plot_asked_against_achieved, results_document, score_table
 from dt.sources import environment_of, world_arguments
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
@@ -115,10 +115,9 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
     return held_out_document(result, dataset=run.dataset["name"], checkpoint=run.checkpoint.name, versions=versions())
 
 
-def ask(options: "Evaluate") -> None:
-    """`dt evaluate`: returns of a trained run as table, JSON, picture and films, whose places are checked first."""
-    _check_places(options)
-    run, asked = load_run(options.run, options.checkpoint, pick_device(options.device)), environment_of(options.world)
+def ask(options: "Evaluate", asked: EnvironmentSpec | None) -> None:
+    """`dt evaluate`: returns of a trained run as table, JSON, picture and films. asked: the world, if not the run's."""
+    run = load_run(options.run, options.checkpoint, pick_device(options.device))
     if asked is None and not _has_world(run):
         _ask_without_a_world(options, run)
         return
@@ -163,21 +162,30 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
             raise ConfigError(f"{run.folder}: --{name} needs an environment to play in; --environment ID names one")
     if options.config.target_return:
         raise ConfigError(f"{run.folder}: --target-return needs an environment to play in; --environment ID names one")
-    parts = run.dataset["parts"]
-    for part in parts:
-        if part["source"] is None:
-            raise ConfigError(
-                f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation)"
-            )
+    parts = _parts_of(run)
     spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
     # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
-    datasets = [load(part["source"], spaces=spaces, skip_bad_episodes=True) for part in parts]
-    dataset = join(datasets, [part["fraction"] for part in parts], run.config.training.seed)
-    if dataset.fingerprint != run.dataset["fingerprint"]:
+    datasets = [load(source, spaces=spaces, skip_bad_episodes=True) for source, _ in parts]
+    dataset = join(datasets, [fraction for _, fraction in parts], run.config.training.seed)
+    if dataset.fingerprint != run.dataset.get("fingerprint"):
         raise ConfigError(f"{run.folder}: dataset {dataset.name} is not what it was when the run learned from it")
     document = _foretell(run, dataset)
     if options.json:
         write_json(options.json, document)
+
+
+def _parts_of(run: Run) -> list[tuple[str, float]]:
+    """Source and fraction of each dataset that a run learned from, as its run.json says, which may say anything."""
+    try:
+        parts = [(part["name"], part["source"], part["fraction"]) for part in run.dataset["parts"]]
+        for name, source, fraction in parts:
+            if source is None:
+                raise ConfigError(f"{run.folder}: dataset {name} came from Python: measure it there (dt.validation)")
+            if not isinstance(source, str) or not (isinstance(fraction, int | float)):
+                raise TypeError
+        return [(source, fraction) for _, source, fraction in parts]
+    except (KeyError, TypeError):
+        raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of") from None
 
 
 def record_episodes(options: "Record", command: str) -> None:
@@ -225,15 +233,6 @@ def import_model(options: "ImportHuggingFace") -> None:
         environment=environment_of(options.world),
     )
     _tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
-
-
-def _check_places(options: "Evaluate") -> None:
-    """Refuse what could not be written, before hours are played for it."""
-    for path in (options.json, options.plot):
-        if path is not None:
-            check_place(path, picture=path == options.plot)
-    if options.video is not None and options.video.exists() and not options.video.is_dir():
-        raise ConfigError(f"{options.video}: is a file, a folder is meant")
 
 
 def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:

@@ -215,7 +215,7 @@ class DiscreteHead(nn.Module):
         self.shape = space.shape or ()
         self.num_choices, self.most_values = len(counts), int(counts.max())
         self.linear = nn.Linear(width, int(counts.sum()))
-        exists = torch.arange(self.most_values) < counts[:, None]  # (N, M)
+        exists = torch.arange(self.most_values, device=counts.device) < counts[:, None]  # (N, M)
         self.register_buffer("cells", exists.flatten().nonzero()[:, 0], persistent=False)
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("padding", torch.from_numpy(least(space)), persistent=False)

@@ -5,15 +5,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dt.report import check_place
 from envs.datasets import Dataset, load
 from envs.readers import declared_spaces, spaces_from_json
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, import_environments
-from transformer.checkpoint import read_json
+from transformer.checkpoint import SCHEMA, CheckpointError, checkpoints, read_json, require_run
 from transformer.config import ConfigError
 
 if TYPE_CHECKING:
-    from dt.cli import Import, Train, World, WorldSettings
+    from dt.cli import Evaluate, Import, Train, World, WorldSettings
 
 
 def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
@@ -30,6 +31,34 @@ def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
     how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
     parts = [load(one, spaces=spaces, environment=environment, **how) for one in options.dataset]
     return join(parts, fraction, options.config.training.seed), environment
+
+
+def check_request(options: "Evaluate") -> EnvironmentSpec | None:
+    """Refuse what `dt evaluate` cannot write and what is no run; the world that it is given."""
+    _check_places(options)
+    environment = environment_of(options.world)
+    require_run(options.run)
+    check_description(read_json(options.run / "run.json"), options.run / "run.json")
+    if not checkpoints(options.run):
+        raise CheckpointError(f"{options.run}: no checkpoint in it")
+    return environment
+
+
+def _check_places(options: "Evaluate") -> None:
+    """Refuse what could not be written, before hours are played for it."""
+    for path in (options.json, options.plot):
+        if path is not None:
+            check_place(path, picture=path == options.plot)
+    if options.video is not None and options.video.exists() and not options.video.is_dir():
+        raise ConfigError(f"{options.video}: is a file, a folder is meant")
+
+
+def check_description(document: Any, path: Path) -> None:
+    """Raise `CheckpointError` unless this is the run.json of a Decision Transformer, as this version writes it."""
+    if not isinstance(document, dict) or document.get("kind") != "decision-transformer":
+        raise CheckpointError(f"{path}: not a Decision Transformer's run")
+    if document.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
 
 
 def import_data(options: "Import") -> None:

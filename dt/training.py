@@ -1,5 +1,6 @@
 """Train a Decision Transformer: data, model and the shared loop, with evaluation on the way and at the end."""
 
+import math
 import platform
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from gymnasium.spaces import Space
 from torch import Tensor
@@ -25,6 +27,7 @@ from dt.evaluation import (
 )
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.sources import check_description
 from dt.validation import HELD_OUT, HeldOutError, Validation, choose_episodes
 from envs.datasets import Dataset, Part
 from envs.scores import Reference, reference_in
@@ -35,12 +38,12 @@ from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
     best_checkpoint,
+    check_size,
     folder_of,
-    is_run,
     newest_checkpoint,
     read_json,
     read_tensors,
-    run_around,
+    require_run,
 )
 from transformer.config import ConfigError, TrainingConfig, require
 from transformer.training import (
@@ -111,7 +114,7 @@ def prepare(
         checkpoint = newest_state(folder) if resume else None
     old = read_json((checkpoint or folder) / "run.json") if resume else None
     if old is not None:
-        _check_schema(old, (checkpoint or folder) / "run.json")
+        check_description(old, (checkpoint or folder) / "run.json")
         environment = environment or _environment_of(old)
     before = Config.from_json(old["config"]) if old is not None else None
     settled = settle_precision(config.training, device, before.training if before else None)
@@ -308,13 +311,10 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
     """Open a run at its "last" or its "best" checkpoint. What cannot be used raises `CheckpointError`."""
     require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
     folder = Path(folder)
-    if not is_run(folder):
-        around = run_around(folder)
-        why = "no run.json in it, so it is no run" if folder.is_dir() else "no such run"
-        raise CheckpointError(f"{folder}: {f'a part of the run {around}; name that folder' if around else why}")
+    require_run(folder)
     checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=_warn)
     document = read_json(checkpoint / "run.json")
-    _check_schema(document, checkpoint / "run.json")
+    check_description(document, checkpoint / "run.json")
     try:
         config = Config.from_json(document["config"])
         observation_space = space_from_json(document["observation_space"])
@@ -335,27 +335,26 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
 
 
 def _check_size(
-    tensors: dict[str, Tensor], config: ModelConfig, seen: Space[Any], done: Space[Any], max_timesteps: int
+    weights: dict[str, Tensor], config: ModelConfig, seen: Space[Any], done: Space[Any], max_timesteps: int
 ) -> None:
-    """Refuse a model of more weights than there are, before there is one: a small file may say that it is huge."""
-    rows = max_timesteps + sum(
-        int(choices(leaf)[0].sum()) for space in (seen, done) for leaf in leaf_spaces(space).values()
-    )
-    least = config.width * (rows + config.num_layers * config.width)  # of tables and of the blocks; there are more
-    there = sum(tensor.numel() for tensor in tensors.values())
-    if least > there:
+    """Refuse a model of more weights than there are, and a window that no such model needs, before there is one."""
+    leaves = [leaf for space in (seen, done) for leaf in leaf_spaces(space).values()]
+    least = config.width * (max_timesteps + sum(int(choices(leaf)[0].sum()) for leaf in leaves))  # rows of the tables
+    there = sum(tensor.numel() for tensor in weights.values())
+    if least > there:  # a list of all choices may be too long even where it holds nothing
         raise ValueError(f"a model of its settings has more than {least} weights, here are {there}")
+    rows = [math.prod(leaf.shape or ()) * np.dtype(leaf.dtype).itemsize for leaf in leaves]
+    step = config.frame_stack * sum(rows) + 24 * config.width * config.num_layers  # keys and values of three tokens
+    check_size(
+        lambda: DecisionTransformer(config, seen, done, max_timesteps),
+        weights,
+        config.num_layers,
+        config.context_length * step,
+    )
 
 
 def _environment_of(document: Any) -> EnvironmentSpec | None:
     return EnvironmentSpec.from_json(document["environment"]) if document["environment"] else None
-
-
-def _check_schema(document: Any, path: Path) -> None:
-    if not isinstance(document, dict) or document.get("kind") != "decision-transformer":
-        raise CheckpointError(f"{path}: not a Decision Transformer's run")
-    if document.get("schema") != SCHEMA:
-        raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
 
 
 def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:

@@ -426,6 +426,10 @@ def options(name: str, *arguments: str, words: tuple[str, ...], make: Callable[[
     CASES.setdefault("options", {})[name] = case_
 
 
+def a_run(**document: Any) -> Callable[[Path], Path]:
+    return lambda folder: content("run.json", json.dumps(document).encode())(folder).parent
+
+
 def as_is(name: str) -> Callable[[Path], Path]:
     return lambda folder: folder / name
 
@@ -452,6 +456,22 @@ options("no run", "evaluate", "{}", words=("no such run",))
 options("a width of no heads", "train", "{}", "--width", "10", "--num-heads", "3", words=("num_heads 3 must divide",))
 options("a rate that is NaN", "train", "{}", "--learning-rate", "nan", words=("learning_rate must be finite, not nan",))
 options("a run's description cut", "evaluate", "{}", words=("run.json",), make=content("run.json", b"{"))
+for name, arguments, words in (
+    ("scores in no folder", ("--json", "no/x.json"), "x.json: its folder does not exist"),
+    ("scores in a folder", ("--json", "."), "is a folder, a file is meant"),
+    ("a picture of no kind of scores", ("--plot", "x.bmp2"), "x.bmp2: no kind of picture"),
+    ("films in a file", ("--video", "{}/run.json"), "is a file, a folder is meant"),
+    ("arguments for no world of a run", ("--environment-kwargs", "{1}"), "--environment-kwargs: not JSON"),
+    ("a run without a checkpoint", (), "no checkpoint in it"),
+):
+    options(name, "evaluate", "{}", *arguments, words=(words,), make=a_run(kind="decision-transformer", schema=1))
+for name, document, words in (
+    ("another kind of run", {"kind": "characters", "schema": 1}, "run.json: not a Decision Transformer's run"),
+    ("a run of another version", {"kind": "decision-transformer", "schema": 2}, "schema 2, this version reads 1"),
+):
+    options(name, "evaluate", "{}", words=(words,), make=a_run(**document))
+options("no episodes to play", "evaluate", "{}", "--episodes", "0", words=("episodes must be at least 1",),
+        make=a_run(kind="decision-transformer", schema=1))  # fmt: skip
 
 
 if __name__ == "__main__":

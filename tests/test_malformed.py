@@ -61,8 +61,22 @@ def test_a_refusal_is_quick_and_small_and_needs_no_torch(tmp_path, command):
             if reader != "options":
                 (folder := tmp_path / reader / str(number)).mkdir(parents=True)
                 arguments.append([command, *case.make(folder)[1:]])
+    assert_quick_and_small(arguments, tmp_path)
+
+
+def test_a_refusal_of_evaluate_is_quick_and_small_and_needs_no_torch(tmp_path):
+    arguments = []
+    for number, case in enumerate(CASES["options"].values()):
+        (folder := tmp_path / str(number)).mkdir()
+        arguments.append(case.make(folder))
+    arguments = [each for each in arguments if each[0] == "evaluate"]
+    assert len(arguments) > 10
+    assert_quick_and_small(arguments, tmp_path)
+
+
+def assert_quick_and_small(arguments, folder):
     script = [sys.executable, "-c", textwrap.dedent(MEASURED), json.dumps(arguments)]
-    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(script, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) < 500  # MB
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -23,7 +24,7 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from conftest import Payday
+from conftest import Payday, small_model
 from gymnasium import spaces
 from pyarrow import parquet
 from test_cli import files, run, trained, write_npz  # noqa: F401
@@ -31,11 +32,12 @@ from test_datasets import FLAT, edit_groups, edit_metadata, folder, random_episo
 from test_readers import numbers
 
 from dt.cli import main
-from dt.training import load_run
+from dt.training import _check_size, load_run
 from envs import DataError, EnvironmentSpec, load
 from envs.spaces import SpaceError, space_from_json, space_to_json
 from envs.worlds import MissingWorldError
 from transformer.checkpoint import CheckpointError, verify, write_json
+from transformer.cli import main as text_main
 
 SECRET = 666.0
 SPACES = {"observation_space": FLAT[0], "action_space": FLAT[1]}
@@ -523,7 +525,15 @@ def test_a_space_that_asks_for_everything_is_refused(text):
         space_from_json(text)
 
 
-@pytest.mark.parametrize("field", ["width", "num_layers", "max_timesteps"])
+BOASTS = {
+    "width": "a model of its settings has more than",
+    "num_layers": "num_layers is 1000000000, here are",
+    "max_timesteps": "a model of its settings has more than",
+    "context_length": "a window of its settings takes",
+}
+
+
+@pytest.mark.parametrize("field", BOASTS)
 def test_a_run_that_says_that_it_is_huge_is_refused(run, field):  # noqa: F811
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -531,6 +541,75 @@ def test_a_run_that_says_that_it_is_huge_is_refused(run, field):  # noqa: F811
         (document if field == "max_timesteps" else document["config"]["model"])[field] = 10**9
 
     rewrite(run, "run.json", boast)
-    with pytest.raises(CheckpointError, match="a model of its settings has more than"):
+    with pytest.raises(CheckpointError, match=BOASTS[field]):
         load_run(run)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kB
+
+
+def test_a_run_of_pictures_without_end_is_refused(pictures):
+    model = small_model("token", pictures)
+    spaces_ = model.observation_space, model.action_space, model.max_timesteps
+    with pytest.raises(ValueError, match=r"a model of its settings has \d+ weights, here are"):
+        _check_size(model.state_dict(), replace(model.config, frame_stack=10**9), *spaces_)
+    _check_size(model.state_dict(), model.config, *spaces_)
+
+
+def test_a_world_of_a_run_without_end_is_refused(run, capsys):  # noqa: F811
+    def boast(document):
+        document["environment"]["max_episode_steps"] = 10**12
+
+    rewrite(run, "run.json", boast)
+    assert main(["evaluate", str(run)]) == 2
+    assert "its episodes last up to 1000000000000 steps, the model knows 20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["width", "num_layers", "context_length"])
+def test_a_run_of_text_that_says_that_it_is_huge_is_refused(tmp_path, capsys, field):
+    (tmp_path / "text").write_text("abcdefgh\n" * 40)
+    quick = "--width 8 --num-layers 1 --num-heads 1 --context-length 4 --steps 1 --positions sinusoidal --device cpu"
+    assert (
+        text_main(["train-characters", str(tmp_path / "text"), "--output", str(tmp_path / "run"), *quick.split()]) == 0
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rewrite(tmp_path / "run", "run.json", lambda document: document["config"]["model"].__setitem__(field, 10**7))
+    assert text_main(["generate", str(tmp_path / "run")]) == 2
+    said = {"width": "a model of its settings has", "num_layers": "num_layers is 10000000, here are"}
+    said |= {"context_length": "a window of its settings takes"}
+    assert said[field] in capsys.readouterr().err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kB
+
+
+def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys):
+    """Where there is no world to play in `dt evaluate` reads the data that the run names: a text, a pipe, anything."""
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "secret.txt").write_text("the treasure is under the oak")
+    (tmp_path / "secret.csv").write_text("the treasure,is under\nthe,oak\n")
+    source, made = write_npz(tmp_path / "far.npz", payday, "FarAway-v3"), tmp_path / "run"
+    quick = "--steps 1 --width 8 --num-layers 1 --device cpu"
+    assert main(["train", str(source), "--output", str(made), *quick.split()]) == 0
+    unsaid = "run.json: does not say what data it is of"
+    for name, words in (
+        ("secret.txt", "neither a Minari dataset's folder nor a file that is known here"),
+        ("secret.csv", "no 'observations' in it"),
+        ("pipe.npz", "pipe.npz: "),
+        ("nowhere.npz", "no such file"),
+        (5, unsaid),
+        (["far.npz"], unsaid),
+        ({"far.npz": 1}, unsaid),
+    ):
+        place = str(tmp_path / name) if isinstance(name, str) else name
+        rewrite(made, "run.json", lambda document, place=place: document["dataset"]["parts"][0].update(source=place))
+        refuses(capsys, made, words)
+    for parts in (None, 5, [5], [{}], "far.npz"):
+        rewrite(made, "run.json", lambda document, parts=parts: document["dataset"].update(parts=parts))
+        refuses(capsys, made, unsaid)
+
+
+def refuses(capsys, made, words):
+    capsys.readouterr()
+    assert main(["evaluate", str(made)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert "oak" not in err

@@ -215,7 +215,8 @@ def test_pictures_come_out_of_a_process_and_what_cannot_be_made_there_is_refused
 
 
 PARENT = """
-    import functools, sys
+    import functools, signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     sys.path.insert(0, {tests!r})
     import test_processes as module
     from envs.worlds import Worlds

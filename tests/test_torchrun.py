@@ -14,7 +14,7 @@ import torch
 from test_cli import write_npz
 from test_text import counting_pairs
 from test_training import assert_equal_runs, everything, log_without_clock, small
-from torchrun_program import COMMAND, CUTS, PAYDAY, train_cut_at, without_dropout
+from torchrun_program import COMMAND, CUTS, PAYDAY, text_batches, train_cut_at, without_dropout
 
 from dt.config import WAY_SEED
 from dt.evaluation import evaluate
@@ -112,8 +112,16 @@ def test_several_processes_share_the_batches_of_one(found):
     for step, whole in enumerate(found["batches"]):
         shares = [rows[step] for rows in found["shares"]]
         assert [len(rows) for rows in shares] == {2: [4, 3], 4: [2, 2, 2, 1]}[number]
-        assert [row for rows in itertools.zip_longest(*shares) for row in rows if row is not None] == whole
+        assert in_turn(shares) == whole
+    for step, whole in enumerate(text_batches()):
+        shares = [rows[step] for rows in found["text"]]
+        assert all(len(rows) < len(whole) for rows in shares)
+        assert in_turn(shares) == whole
     assert found["whole"] == list(range(7))
+
+
+def in_turn(shares: list[list[int]]) -> list[int]:
+    return [row for rows in itertools.zip_longest(*shares) for row in rows if row is not None]
 
 
 def test_each_process_drops_out_what_it_draws_itself(found):

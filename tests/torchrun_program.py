@@ -20,6 +20,7 @@ from dt.policy import ReturnConditionedPolicy
 from dt.training import build_model, load_run, train
 from transformer import processes
 from transformer.checkpoint import checkpoints, step_of, write_json
+from transformer.text import CharacterCorpus, PairCorpus, character_tokenizer
 from transformer.training import Stopped, Trainer
 
 torch.set_num_threads(1)
@@ -99,6 +100,15 @@ def dropped_out():
     return processes.exchange(losses)
 
 
+def text_batches():
+    """Rows of the text programs' batches of the first steps, as this process gets them, without padding."""
+    characters = CharacterCorpus("abcdefgh\n" * 40, character_tokenizer("abcdefgh\n"), 5, torch.device("cpu"))
+    pairs = PairCorpus([([3 + i] * (1 + i % 4), [9]) for i in range(40)], 1, 2, torch.device("cpu"))
+    windows = [characters.batch(0, step, 7).tolist() for step in range(3)]
+    sources = [pairs.batch(0, step, 8) for step in range(3)]
+    return windows + [[row[mask].tolist() for row, mask in zip(b.source, b.source_mask, strict=True)] for b in sources]
+
+
 def batches_and_gradients():
     batches = [TrajectoryDataset(PAYDAY, 5).indices(0, step, 7) for step in range(12)]
     return {
@@ -106,6 +116,7 @@ def batches_and_gradients():
         "float64": gradient_difference(torch.float64),
         "batches": [rows.tolist() for rows in batches],
         "shares": processes.exchange([processes.share(rows).tolist() for rows in batches]),
+        "text": processes.exchange(text_batches()),
         "whole": processes.whole(processes.share(list(range(7)))),
         "losses": dropped_out(),
     }

@@ -17,16 +17,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # to read a run's description, or to refuse it, no torch is needed
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SCHEMA = 1
 """Version of the layout above; another one is refused."""
+
+SMALL, MOST_GROWTH = 64 << 20, 300
+"""A model's window may take `SMALL` bytes, or `MOST_GROWTH` times its weights where that is more."""
 
 
 class CheckpointError(ValueError):
@@ -140,6 +143,26 @@ def _joined(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
     return tensors
 
 
+def check_size(
+    make: "Callable[[], nn.Module]", weights: "Mapping[str, Tensor]", num_layers: int, window_bytes: int
+) -> None:
+    """Raise `ValueError` where settings ask for more than the weights that came with them: a small file may boast.
+
+    make: the model of these settings; it is made of shapes alone. window_bytes: what it takes to hold one window.
+    """
+    import torch
+
+    if num_layers > len(weights):  # to make so many, even of nothing, takes for ever
+        raise ValueError(f"num_layers is {num_layers}, here are {len(weights)} arrays of weights")
+    there = sum(tensor.numel() for tensor in weights.values())
+    with torch.device("meta"):
+        needed = sum(tensor.numel() for tensor in make().state_dict().values())
+    if needed != there:
+        raise ValueError(f"a model of its settings has {needed} weights, here are {there}")
+    if window_bytes > max(SMALL, MOST_GROWTH * sum(tensor.nbytes for tensor in weights.values())):
+        raise ValueError(f"a window of its settings takes {window_bytes} bytes, with {there} weights")
+
+
 def checkpoints(run: Path) -> list[Path]:
     """Every checkpoint of a run, oldest first; whether one is whole, `verify` tells."""
     found = (path for path in (run / "checkpoints").glob("step-*") if path.name.removeprefix("step-").isdecimal())
@@ -164,6 +187,14 @@ def is_run(folder: Path) -> bool:
 def run_around(path: Path) -> Path | None:
     """The run that a file or folder lies in, such as a checkpoint's; None where it lies in none."""
     return next(filter(is_run, path.absolute().parents), None) if path.exists() else None
+
+
+def require_run(folder: Path) -> None:
+    """Raise `CheckpointError` where this is no run's folder."""
+    if not is_run(folder):
+        around = run_around(folder)
+        why = "no run.json in it, so it is no run" if folder.is_dir() else "no such run"
+        raise CheckpointError(f"{folder}: {f'a part of the run {around}; name that folder' if around else why}")
 
 
 def newest_checkpoint(run: Path, report: Any = None) -> Path:

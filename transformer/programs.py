@@ -15,6 +15,7 @@ from transformer.checkpoint import (
     SCHEMA,
     CheckpointError,
     best_checkpoint,
+    check_size,
     newest_checkpoint,
     read_json,
     read_tensors,
@@ -194,8 +195,12 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
     try:
         tokenizer = Tokenizer.from_str(document["tokenizer"])
         shape = LanguageConfig(**document["config"]["model"], vocabulary_size=tokenizer.get_vocab_size())
-        model = MODELS[document["kind"]](shape)
-        model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
+        kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
+        check_size(
+            lambda: kind(shape), weights, shape.num_layers, 8 * shape.context_length * shape.width * shape.num_layers
+        )
+        model = kind(shape)
+        model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
