@@ -39,8 +39,8 @@ class Train:
     """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
 
     dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
-    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file; several are learned from as one.
-    hopper/replay-v0 ships with the package."""
+    """A Minari id or folder, an .npz, .hdf5, .csv or .parquet file, or a folder of DQN replay files; several are
+    learned from as one. hopper/replay-v0 ships with the package."""
     fraction: tuple[float, ...] = ()
     """Share of each dataset's episodes, drawn by the seed: one number for each dataset, or one for all."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
@@ -351,11 +351,14 @@ def _refuse_data(path: Path, error: Any) -> int:
 
 def _refuse_path(path: Path) -> None:
     """A better word for a path that is no dataset, if there is one."""
+    from envs.dqn_replay import is_replay
     from transformer.checkpoint import run_around
 
     if around := run_around(path):
         raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
-    if path.is_dir() and not any((path / name).exists() for name in ("metadata.json", "data/metadata.json")):
+    if path.is_dir() and not (
+        is_replay(path) or any((path / name).exists() for name in ("metadata.json", "data/metadata.json"))
+    ):
         raise ConfigError(
             f"{path}: neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
         ) from None

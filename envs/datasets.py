@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from envs.assemble import Fields, flat_arrays, joined, left_out_notes, not_finite, outside, place, split, type_problem
 from envs.cache import CacheError, Entry
+from envs.dqn_replay import is_replay, read_replay, with_actions
 from envs.readers import SPACES, DataError, Header, find, read_flat, read_folder
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, choices, leaf_spaces, space_to_json
@@ -139,7 +140,8 @@ def load(
     cache: Literal["use", "verify", "off"] = "use",
     skip_bad_episodes: bool = False,
 ) -> Dataset:
-    """Read and check a dataset: a Minari id or folder, or a flat file: `.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`.
+    """Read and check a dataset: a Minari id or folder, a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`), or a
+    folder of DQN replay files.
 
     An id is looked up among the datasets that ship with the package, then under Minari's own root (the environment
     variable MINARI_DATASETS_PATH, or ~/.minari/datasets). With `download`, an id that is not there is fetched from
@@ -197,6 +199,10 @@ def _read(
     folder: Path | None = None,
 ) -> Dataset:
     """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
+    if path.is_dir() and is_replay(path):
+        header, episodes = read_replay(path, given)
+        header = with_actions(_in_world(header, environment), path)
+        return _dataset(*joined(header, episodes, folder, skip_bad), skip_bad)
     if path.is_dir():
         header, episodes = read_folder(path, given)
         return _dataset(*joined(_in_world(header, environment), episodes, folder, skip_bad), skip_bad)

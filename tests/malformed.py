@@ -4,6 +4,8 @@
 into an empty folder and gives the arguments of the command that meets it.
 """
 
+import gzip
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -413,6 +415,92 @@ case(
     "parquet", "ragged lists", parquet_file(observation=[[1.0, 2.0]] * 9 + [[1.0]]), "row 10, column 'observation': 1 n"
 )
 case("parquet", "lists of text", parquet_file(observation=[["a"]] * 10), "type list<element: string>, expected numbers")
+
+
+# The DQN Replay Dataset's files.
+
+REPLAY_LENGTHS = (4, 3, 3)
+
+
+def replay(seed: int = 0) -> dict[str, Any]:
+    """A buffer of three games, the last of which goes on somewhere else."""
+    rng, steps = np.random.default_rng(seed), sum(REPLAY_LENGTHS)
+    terminal = np.zeros(steps, np.uint8)
+    terminal[np.cumsum(REPLAY_LENGTHS[:-1]) - 1] = 1
+    return {
+        "observation": rng.integers(1, 256, (steps, 84, 84), np.uint8),
+        "action": (np.arange(steps, dtype=np.int32) + 1) % 4,
+        "reward": rng.integers(-1, 2, steps).astype(np.float32),
+        "terminal": terminal,
+    }
+
+
+def write_replay(folder: Path, arrays: dict[str, Any], number: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    for field, values in arrays.items():
+        name = field if field == "add_count" else f"$store$_{field}"
+        with gzip.open(folder / f"{name}_ckpt.{number}.gz", "wb") as file:
+            np.save(file, values)
+    return folder
+
+
+def replay_files(**changes: Any) -> Callable[[Path], Path]:
+    """A folder of them in which some fields are others, and None takes one away."""
+    return lambda folder: write_replay(folder / "game", changed({**replay(), "add_count": np.array(7)}, changes))
+
+
+def replay_bytes(field: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
+    """A folder of them in which one file's bytes are others."""
+
+    def make(folder: Path) -> Path:
+        path = write_replay(folder / "game", replay()) / f"$store$_{field}_ckpt.0.gz"
+        path.write_bytes(change(path.read_bytes()))
+        return path.parent
+
+    return make
+
+
+def huge(_: bytes) -> bytes:
+    """A header that declares thousands of gigabytes, and a million zeros behind it."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 84, 84)})
+    return gzip.compress(header.getvalue() + bytes(1 << 20))
+
+
+def linked(folder: Path) -> Path:
+    game = write_replay(folder / "game", replay())
+    path = game / "$store$_reward_ckpt.0.gz"
+    path.rename(folder / "elsewhere.gz")
+    path.symlink_to(folder / "elsewhere.gz")
+    return game
+
+
+for name, make, *words in (
+    ("no rewards", replay_files(reward=None), "$store$_reward_ckpt.0.gz: missing"),
+    ("no pictures", replay_files(observation=None), "$store$_observation_ckpt.0.gz: missing"),
+    ("cut in half", replay_bytes("observation", half), "episode 1, observation: cannot be read from row 4 on"),
+    ("actions cut", replay_bytes("action", half), "$store$_action_ckpt.0.gz: action: cannot be read"),
+    ("no gzip", replay_bytes("reward", gzip.decompress), "reward: cannot be read as a compressed .npy (Not a gzipped"),
+    ("no .npy", replay_bytes("terminal", lambda _: gzip.compress(b"?" * 99)), "terminal: cannot be read as a compr"),
+    ("fewer pictures", replay_files(observation=lambda x: x[:-1]), "observation: 9 rows, 10 in $store$_terminal_ckpt"),
+    ("fewer actions", replay_files(action=lambda x: x[:4]), "action: 4 rows, 10 in $store$_terminal_ckpt.0.gz"),
+    ("larger pictures", replay_files(observation=lambda x: np.pad(x, 1)[1:-1]), "(10, 86, 86), expected (N, 84, 84)"),
+    ("pictures of floats", replay_files(observation=lambda x: x / np.float32(255)), "float32 of shape (10, 84, 84)"),
+    ("pictures of 16 bits", replay_files(observation=lambda x: x.astype(np.uint16)), "uint16 of shape (10, 84, 84)"),
+    ("pictures by columns", replay_files(observation=np.asfortranarray), "expected (N, 84, 84) uint8"),
+    ("whole rewards", replay_files(reward=lambda x: x.astype(int)), "reward: int64 of shape (10,), expected (N,) fl"),
+    ("pickled actions", replay_files(action=lambda x: x.astype(object)), "action: type object is pickle"),
+    ("a reward of NaN", replay_files(reward=put(NAN, 5)), "episode 1, step 1, rewards: nan is not finite"),
+    ("an action too large", replay_files(action=put(18, 2)), "action 18, Atari has 0 to 17"),
+    ("an action below 0", replay_files(action=put(-1, 2)), "episode 0, step 2, actions: -1 is outside Discrete(4)"),
+    ("a flag that is none", replay_files(terminal=put(2, 5)), "$store$_terminal_ckpt.0.gz: row 5: 2, expected 0 or 1"),
+    ("no rows", replay_files(terminal=lambda x: x[:0]), "terminal: no row in it"),
+    ("nothing was added", replay_files(add_count=np.array(0)), "add_count_ckpt.0.gz: 0 rows, expected at least 1"),
+    ("several counts", replay_files(add_count=np.arange(3)), "add_count: int64 of shape (3,), expected () integer"),
+    ("thousands of gigabytes", replay_bytes("observation", huge), "more than 64 MB, which no file of"),
+    ("a link", linked, "$store$_reward_ckpt.0.gz: a link or no file"),
+):
+    case("dqn replay", name, make, *words)
 
 
 # Commands' options, runs, and paths that are none.
