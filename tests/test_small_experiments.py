@@ -2,13 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
 import pytest
 
-from benchmarks import key_to_door, random_graph
+from benchmarks import asked_against_achieved, key_to_door, nearest_action, random_graph
 from benchmarks.random_graph import GOAL, NEVER, NODES, STEPS, GraphWalk, distances, draw_graph
+from envs.selection import hold_out
 
 
 def shortest_by_search(edges: np.ndarray, start: int) -> int:
@@ -87,3 +89,85 @@ def test_random_graph_counts_every_path(monkeypatch, tmp_path, capsys):
     cumulated = [np.cumsum(lengths[1:]) for lengths in (found["lengths"], row["shortest"])]
     assert (cumulated[0] <= cumulated[1]).all()
     assert "generated, decoupled" in capsys.readouterr().out
+
+
+def write_run(folder, dataset: str, seed: int, achieved: list[float]):
+    """A run's folder as far as it is read: asked for 1, 2, ... it earned these means, the data's best being 9."""
+    (folder / "results").mkdir(parents=True)
+    config = {"model": {"conditioning": "token"}, "training": {"seed": seed, "steps": 7}}
+    (folder / "run.json").write_text(json.dumps({"config": config, "dataset": {"name": dataset, "maximum": 9.0}}))
+    results = [
+        {"target_return": 1.0 + i, "mean_return": mean, "std_return": 0.0, "returns": [mean] * 4}
+        for i, mean in enumerate(achieved)
+    ]
+    said = {"environment": "X-v0", "checkpoint": "step-7", "results": results, "versions": {}}
+    (folder / "results" / "last.json").write_text(json.dumps(said))
+    return folder
+
+
+def test_asked_against_achieved_keeps_a_row_a_run_and_draws_means_and_ranges_over_seeds(monkeypatch, tmp_path, capsys):
+    results, gym = tmp_path / "results" / "rows.json", tmp_path / "gym.json"
+    heard = {"dataset": "c/d-v0", "method": "decoupled", "seed": 0, "maximum": 2.0}
+    gym_rows = [{**heard, "last": {"results": [{"target_return": 2.0, "mean_return": 1.5}]}}]
+    gym.write_text(json.dumps({"rows": [*gym_rows, {**gym_rows[0], "method": "bc"}]}))
+
+    def command(*runs):
+        places = ["--results", str(results), "--gym", str(gym), "--picture", str(tmp_path / "picture.png")]
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, runs), *places])
+        asked_against_achieved.main()
+        return json.loads(results.read_text())["rows"]
+
+    first = [write_run(tmp_path / f"s{seed}", "a/b-v0", seed, [seed, 2.0 * seed]) for seed in (1, 0)]
+    rows = command(*first)
+    assert [(row["dataset"], row["method"], row["seed"], row["maximum"]) for row in rows] == [
+        ("a/b-v0", "token", 0, 9.0),
+        ("a/b-v0", "token", 1, 9.0),
+    ]
+    assert asked_against_achieved.curve(rows) == [(1.0, 0.5, 0.0, 1.0), (2.0, 1.0, 0.0, 2.0)]
+    again = command(
+        write_run(tmp_path / "again", "a/b-v0", 0, [3.0, 4.0]), write_run(tmp_path / "other", "e-v0", 0, [1.0])
+    )
+    assert [row["results"][0]["mean_return"] for row in again[:2]] == [3.0, 1.0]
+    assert again[0]["results"][0]["episodes"] == 4
+
+    drawn = []
+    monkeypatch.setattr(asked_against_achieved, "_panel", lambda _, dataset, here: drawn.append((dataset, len(here))))
+    assert command() == again  # without runs it draws alone
+    assert drawn == [("c/d-v0", 1), ("a/b-v0", 2), ("e-v0", 1)]  # cloning hears no request
+    monkeypatch.undo()
+    command(*first)
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    assert "4 rows of 3 datasets" in capsys.readouterr().out
+
+
+def test_a_panel_marks_the_diagonal_and_the_best_of_the_data():
+    from matplotlib import pyplot
+
+    rows = [{"dataset": "a", "method": "token", "seed": s, "maximum": 9.0, "results": []} for s in (0, 1)]
+    for row in rows:
+        row["results"] = [{"target_return": t, "mean_return": t + row["seed"]} for t in (1.0, 5.0)]
+    figure, axes = pyplot.subplots()
+    asked_against_achieved._panel(axes, "a", rows)
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    pyplot.close(figure)
+    assert lines["token: mean and range over seeds"] == [[1.0, 1.5], [5.0, 5.5]]
+    assert lines["achieved = asked"] == [[0, 0], [9, 9]]
+    assert lines["best return in the data"] == [[9, 0], [9, 1]]
+
+
+def test_the_nearest_recorded_action_as_a_plain_loop(dataset, monkeypatch, capsys):
+    wide = {"value": dataset.observations["value"] * np.array([1, 1, 1, 1, 50], np.float32)}
+    dataset = replace(dataset, observations=wide)
+    learned, unseen = hold_out(dataset, 0.5, seed=3)
+    known, actions = (np.asarray(x["value"], float) for x in (learned.observations, learned.actions))
+    scale, found, mean = known.std(0), [], []
+    for state, action in zip(unseen.observations["value"], unseen.actions["value"], strict=True):
+        nearest = min(range(len(known)), key=lambda i: np.linalg.norm((known[i] - state) / scale))
+        found.append(np.square(actions[nearest] - action).mean())  # the bounds are [-1, 1]: units are actions
+        mean.append(np.square(actions.mean(0) - action).mean())
+    assert nearest_action.nearest_error(dataset, 0.5, 3) == pytest.approx((np.mean(found), np.mean(mean)), rel=1e-5)
+    monkeypatch.setattr(nearest_action, "load", {"here": dataset}.get)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "here", "--held-out", "0.5", "--seeds", "3", "3"])
+    nearest_action.main()
+    line = f"nearest {np.mean(found):.4f}, mean action {np.mean(mean):.4f}"
+    assert capsys.readouterr().out.splitlines() == [f"seed 3: {line}", f"seed 3: {line}", f"all: {line}"]
