@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transformer.attention import causal_visibility
-from transformer.blocks import Block, Transformer
+from transformer.blocks import Block, Transformer, twin_for_reading
 from transformer.config import TransformerConfig
 from transformer.generation import (
     LanguageReader,
@@ -333,3 +333,15 @@ def test_activation_checkpointing_keeps_less_and_gives_the_same_gradients_with_d
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     assert kept[1] < kept[0] / 4
+
+
+def test_the_twin_for_reading_shares_the_weights_and_gives_the_same_bits():
+    model, tokens = language_model(), torch.tensor([[1, 2, 3, 4]])
+    twin = twin_for_reading(model)
+    assert torch.equal(twin(tokens), model(tokens))
+    assert all(a is b for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+    with torch.no_grad():
+        model.transformer.blocks[1].feed_forward.output.bias.add_(1.0)
+    assert torch.equal(twin(tokens), model(tokens))
+    twin.train()
+    assert not any(part.training for part in model.modules())
