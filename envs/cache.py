@@ -41,6 +41,9 @@ SMALLEST = 4 << 20
 FRESH = 2_000_000_000
 """Nanoseconds: a file changed so lately may change again and bear the same time, so what is read of it is not kept."""
 
+WRITTEN = 1 << 20
+"""Bytes of rows that are written at once: to open a file costs more than an episode's few rows."""
+
 PIECE = 1 << 16
 """Numbers of an array that are looked at together where all of them might be too much for memory."""
 
@@ -71,31 +74,38 @@ class Column:
 
     def __init__(self, folder: Path | None):
         self._path = None if folder is None else _new_file(folder)
-        self._pieces: list[NDArray[Any]] = []
-        self._type: np.dtype[Any] | None = None
+        self._pieces: list[NDArray[Any]] = []  # what has come, apart from what is in the file
+        self._bytes = 0  # of them
+        self._type: np.dtype[Any] | None = None  # of what is in the file
         self._rows = 0
 
     def append(self, rows: NDArray[Any]) -> None:
         """Put rows (n, ...) behind those that are there; a file that cannot take them raises `CacheError`."""
-        if self._path is None:
-            self._pieces.append(rows)
-            return
+        self._pieces.append(rows)
+        self._bytes += rows.nbytes
+        if self._path is not None and self._bytes > WRITTEN:
+            self._write(self._path)
+
+    def _write(self, path: Path) -> None:
+        rows = np.concatenate(self._pieces)
         self._shape = rows.shape[1:]
         wide = rows.dtype if self._type is None else np.result_type(self._type, rows.dtype)
         try:
             if self._type not in (None, wide):
-                array(self._path, self._type, (self._rows, *self._shape)).astype(wide).tofile(self._path)
-            with self._path.open("ab") as file:
+                array(path, self._type, (self._rows, *self._shape)).astype(wide).tofile(path)
+            with path.open("ab") as file:
                 file.write(np.ascontiguousarray(rows, wide).data)
         except OSError as error:
-            raise CacheError(f"{self._path.parent}: {reason(error)}") from None
-        self._type, self._rows = wide, self._rows + len(rows)
+            raise CacheError(f"{path.parent}: {reason(error)}") from None
+        self._type, self._rows, self._bytes = wide, self._rows + len(rows), 0
+        self._pieces.clear()
 
     def finish(self) -> NDArray[Any]:
         """All rows as one array, which the file backs where there is one."""
         if self._path is None:
             return np.concatenate(self._pieces)
-        assert self._type is not None
+        if self._pieces:
+            self._write(self._path)
         return array(self._path, self._type, (self._rows, *self._shape))
 
 

@@ -23,6 +23,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.hdf5 import PlainArrays
 from envs.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
 from envs.worlds import EnvironmentSpec, WorldError
@@ -61,6 +62,9 @@ REPEATED = "repeated"
 SMALL, MOST_GROWTH = 64 << 20, 300
 """A file may hold `SMALL` bytes of numbers, or `MOST_GROWTH` times its own size where that is more: pictures compressed
 a hundredfold are usual, and a file that grows ten thousandfold is meant to fill the memory."""
+
+ARROW = b"ARROW1"
+"""The first and the last bytes of an Arrow file."""
 
 ROWS = 1 << 16
 """Rows of a table that are read at once."""
@@ -182,8 +186,10 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     metadata = _metadata(path)
     layout = metadata.get("data_format", "hdf5")
     source = data / "main_data.hdf5" if layout == "hdf5" else data
-    for file in [source] if layout == "hdf5" else data.rglob("*"):
-        _check_inside(file, folder)
+    if layout == "hdf5":
+        _check_inside(source, folder)
+    else:
+        _check_all_inside(data, data)
     for name in SPACES:
         if name not in metadata and name not in given:
             raise DataError(f"{path}: no {name}")
@@ -208,7 +214,7 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | Dat
     }
     kinds = [leaf_spaces(header.spaces[kind]) for kind in SPACES]
     flags = ("rewards", "terminations", "truncations")
-    with _hdf5_file(path) as file:
+    with _hdf5_file(path) as file, path.open("rb") as raw:
         room, plainly = most_bytes(path), path.stat().st_size
         numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
         for name, number in numbers.items():
@@ -217,7 +223,7 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | Dat
         named = {int(number): name for name, number in numbers.items()}
         if twice := numbers.keys() - set(named.values()):
             raise DataError(f"{path}: {min(twice)}: the same episode as {named[int(numbers[min(twice)])]}")
-        plain = _PlainArrays(file, [*names["observations"].values(), *names["actions"].values(), *flags])
+        plain = PlainArrays(file, raw, [*names["observations"].values(), *names["actions"].values(), *flags])
         for _, group in sorted(named.items()):
             found = plain.read(group)
             plainly -= sum(array.nbytes for array in found.values())
@@ -244,79 +250,6 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | Dat
             yield episode
 
 
-class _PlainArrays:
-    """Arrays of numbers in an HDF5 file, by its library's own calls: h5py's objects cost more time than the numbers.
-
-    Only what is plain: reached by hard links alone, without a filter, all of it in this very file. The rest, what is
-    broken included, is left to those who look closer.
-    """
-
-    FILTERED_OR_ELSEWHERE = 1 << 11 | 1 << 7
-    """Messages of an object's header (HDF5's file format, IV.A.2): a filter pipeline, a list of external files."""
-
-    def __init__(self, file: Any, names: Iterable[str]):
-        """names: where the arrays are, below each episode's group."""
-        import h5py
-
-        self._h5py, self._root = h5py, file.id
-        self._tree: dict[bytes, Any] = {}  # {b"observations": {b"arm": {}}}
-        for name in names:
-            inside = self._tree
-            for part in name.split("/"):
-                inside = inside.setdefault(part.encode(), {})
-        self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
-        self._links = self._hard_links(self._root)
-        self.unknown = ""  # what stands beside the arrays that were asked for, where it should not
-
-    def read(self, group: str) -> dict[str, NDArray[Any]]:
-        """The plain ones of a group, by their names below it."""
-        found: dict[str, NDArray[Any]] = {}
-        self.unknown = ""
-        if group.encode() in self._links:
-            self._read_below(self._root, group.encode(), self._tree, "", found)
-        return found
-
-    def _read_below(
-        self, parent: Any, group: bytes, tree: dict[bytes, Any], prefix: str, found: dict[str, Any]
-    ) -> None:
-        try:
-            below = self._h5py.h5g.open(parent, group)
-            links = self._hard_links(below)
-            if prefix and (unknown := links - tree.keys()):
-                expected = ", ".join(sorted(name.decode() for name in tree))
-                self.unknown = f"{prefix[:-1]}: {min(unknown).decode()!r} in it, expected {expected}"
-            for name in (name for name in tree if name in links):  # in Minari's own order: one after the other on disk
-                where = prefix + name.decode()
-                if tree[name]:
-                    self._read_below(below, name, tree[name], f"{where}/", found)
-                elif (array := self._array(below, name)) is not None:
-                    found[where] = array
-        except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError, MemoryError):
-            return  # whatever is wrong is said by those who look closer
-
-    def _array(self, parent: Any, name: bytes) -> NDArray[Any] | None:
-        h5 = self._h5py
-        node = h5.h5d.open(parent, name)
-        if h5.h5o.get_info(node).hdr.mesg.present & self.FILTERED_OR_ELSEWHERE:
-            return None
-        stored, shape = node.get_type(), node.shape
-        known = self._types.get(name)
-        if known is None or not known[0].equal(stored):
-            known = self._types[name] = stored, stored.dtype  # to work a type out is slower than to compare it
-        kind = known[1]
-        size = math.prod(shape) * kind.itemsize
-        if kind.kind not in "biuf" or size == 0 or node.get_storage_size() < size:
-            return None
-        array = np.empty(shape, kind)
-        node.read(h5.h5s.ALL, h5.h5s.ALL, array, stored)
-        return array
-
-    def _hard_links(self, group: Any) -> set[bytes]:
-        kinds: dict[bytes, int] = {}
-        group.links.iterate(lambda name, link: kinds.__setitem__(name, link.type), info=True)
-        return {name for name, kind in kinds.items() if kind == self._h5py.h5l.TYPE_HARD}
-
-
 def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | DataError]:
     """A folder for each episode, by its number, whole columns of which become arrays."""
     try:
@@ -339,20 +272,23 @@ def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | Da
 
 def _arrow_episode(header: Header, folder: Path) -> RecordedEpisode:
     """One episode's folder. Minari makes actions and flags as long as the observations by one more row."""
-    files = sorted(folder.glob("*.arrow"), key=lambda path: (len(path.name), path.name))  # part-2 before part-10
-    if not files:
+    names = [name for name in os.listdir(folder) if name.endswith(".arrow")]
+    if not names:
         raise DataError(f"{folder}: no .arrow file in it")
-    batches = [batch for path in files for batch in _arrow_batches(path)]
+    names.sort(key=lambda name: (len(name), name))  # part-2 before part-10
+    batches = [batch for name in names for batch in _arrow_batches(folder / name)]
 
     def arrays(name: str, space: Space[Any] | None) -> list[NDArray[Any]]:
-        leaves = [list(_arrow_leaves(f"{folder}: {name}", space, column)) for column in named(name)]
-        return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*leaves, strict=True)]
+        leaves = [list(_arrow_leaves(f"{folder}: {name}", space, column(batch, name))) for batch in batches]
+        return leaves[0] if len(leaves) == 1 else [np.concatenate(parts) for parts in zip(*leaves, strict=True)]
 
-    def named(name: str) -> Iterator[Any]:
-        for batch in batches:
-            if name not in batch.schema.names:
-                raise DataError(f"{folder}: no column {name!r} in it, only {_listed(batch.schema.names)}")
-            yield batch.column(name)
+    def column(batch: Any, name: str) -> Any:
+        try:
+            return batch.column(name)
+        except KeyError:
+            names = batch.schema.names
+            many = "two columns" if name in names else "no column"
+            raise DataError(f"{folder}: {many} {name!r} in it, only {_listed(names)}") from None
 
     if not batches:
         raise DataError(f"{folder}: no row in it")
@@ -366,21 +302,21 @@ def _arrow_episode(header: Header, folder: Path) -> RecordedEpisode:
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
     """The record batches of an Arrow file, none of them unpacked: what is compressed may grow a thousandfold."""
-    from pyarrow import ipc, memory_map
+    from pyarrow import ipc, py_buffer
 
-    with memory_map(str(path)) as source:
-        ipc.open_file(source)  # looks at both ends of it
-        source.seek(8)
-        messages = iter(ipc.MessageReader.open_stream(source))
-        schema = ipc.read_schema(next(messages, None) or source)
-        for message in messages:
-            if message.type != "record batch":
-                raise DataError(f"{path}: a {message.type} in it, expected columns of numbers")
-            if _is_compressed(message.metadata.to_pybytes()):
-                raise DataError(f"{path}: compressed, which Minari's files are not")
-            batch = ipc.read_record_batch(message, schema)
-            batch.validate()  # that no column reaches past its bytes
-            yield batch
+    content = path.read_bytes()  # many files are small, and to map one costs more than to read it
+    if not (content.startswith(ARROW) and content.endswith(ARROW)):
+        ipc.open_file(content)  # says what is wrong with it
+    messages = iter(ipc.MessageReader.open_stream(py_buffer(content).slice(8)))
+    schema = ipc.read_schema(next(messages, None) or content)
+    for message in messages:
+        if message.type != "record batch":
+            raise DataError(f"{path}: a {message.type} in it, expected columns of numbers")
+        if _is_compressed(message.metadata.to_pybytes()):
+            raise DataError(f"{path}: compressed, which Minari's files are not")
+        batch = ipc.read_record_batch(message, schema)
+        batch.validate()  # that no column reaches past its bytes
+        yield batch
 
 
 def _is_compressed(metadata: bytes) -> bool:
@@ -402,9 +338,10 @@ def _is_compressed(metadata: bytes) -> bool:
 
 def _arrow_leaves(where: str, space: Space[Any] | None, column: Any) -> Iterator[NDArray[Any]]:
     """An array for each leaf of a space, in the order of `leaf_spaces`; None is one number a row."""
-    from pyarrow import types
+    import pyarrow
 
     if isinstance(space, spaces.Dict | spaces.Tuple):
+        types = pyarrow.types
         named = dict(space.spaces if isinstance(space, spaces.Dict) else enumerate(space.spaces))
         there = {field.name for field in column.type} if types.is_struct(column.type) else set()
         if unknown := there - set(map(str, named)):
@@ -421,8 +358,9 @@ def _arrow_leaves(where: str, space: Space[Any] | None, column: Any) -> Iterator
 
 def _arrow_array(where: str, column: Any, shape: tuple[int, ...], space: Space[Any] | None) -> NDArray[Any]:
     """A column of numbers, of lists of as many as the shape holds, or of JPEG pictures: (rows, *shape)."""
-    from pyarrow import types
+    import pyarrow
 
+    types = pyarrow.types
     kind, rows, inside = column.type, len(column), column
     if types.is_binary(kind) and len(shape) >= 2 and space is not None and space.dtype == np.uint8:
         return _pictures(where, (np.frombuffer(frame or b"", np.uint8) for frame in column.to_pylist()), shape)
@@ -851,6 +789,16 @@ def _check_inside(path: Path, folder: Path) -> None:
         raise DataError(f"{path}: a link to what lies outside {folder}, expected the data itself")
     if not path.is_dir():
         _check_is_file(path)
+
+
+def _check_all_inside(below: Path | str, folder: Path) -> None:
+    """The same for all that a folder holds: what is no link lies where the folder does, and need not be resolved."""
+    with os.scandir(below) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _check_all_inside(entry.path, folder)
+            elif not entry.is_file(follow_symlinks=False):
+                _check_inside(Path(entry.path), folder)
 
 
 def most_bytes(path: Path) -> int:

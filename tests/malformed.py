@@ -273,6 +273,8 @@ def item(value: Any, row: int) -> Callable[[list[Any]], list[Any]]:
 A = "minari arrow"
 case(A, "cut in half", bytes_of("1/part-0.arrow", half, "arrow"), "1: cannot be read as Arrow")
 case(A, "no Arrow", bytes_of("1/part-0.arrow", lambda _: b"observations", "arrow"), "1: cannot be read as Arrow")
+case(A, "without its end", bytes_of("1/part-0.arrow", lambda old: old[:-6], "arrow"), "1: cannot be read as Arrow")
+case(A, "a column twice", arrow(lambda x: x.append_column("rewards", x["rewards"])), "1: two columns 'rewards' in it")
 case(A, "no file", remove("1/part-0.arrow"), "1: no .arrow file in it")
 case(A, "one episode less", described("arrow", total_episodes=4), "3: no such episode, metadata.json says 4")
 case(A, "another number of steps", described("arrow", total_steps=9), "10 steps, metadata.json says 9")

@@ -10,7 +10,7 @@ from test_datasets import edit_groups
 from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, load
-from envs.assemble import left_out_notes
+from envs.assemble import left_out_notes, outside
 
 STEPS = sum(LENGTHS)
 
@@ -162,3 +162,16 @@ def test_the_cache_keeps_the_two_apart(tmp_path, monkeypatch):
         assert skipped(path)[1] == 2
         with pytest.raises(DataError):
             load(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "low", "high", "found"),
+    [
+        ([[0, 5], [1, 6]], (0, 5), (1, 6), [[False]]),
+        ([[0, 5], [1, 4]], (0, 5), (9, 9), [[False, False], [False, True]]),
+        ([[2, 5], [1, 6]], (0, 0), (1, 6), [[True, False], [False, False]]),
+        ([[0, 5], [np.nan, 7]], (0, 0), (6, 6), [[False, False], [False, True]]),
+    ],
+)
+def test_what_is_outside_is_asked_of_each_column(rows, low, high, found):
+    assert outside(np.array(rows, float), np.array(low), np.array(high)).reshape(-1, len(found[0])).tolist() == found
