@@ -119,15 +119,27 @@ def training_step(model: nn.Module, loss: Callable[[], tuple[Tensor, Tensor]], *
     return step
 
 
-@row("language", "training step, batch 12", unit="steps", peer="Hugging Face GPT2LMHeadModel", goal=1.3)
-def language_training() -> tuple[Work, Work]:
+def next_token_training(precision: str) -> tuple[Work, Work]:
+    """A step of training on one batch, both in this precision."""
+    if precision == "bf16" and not multiplies_bf16(CPU):
+        raise Unavailable("this processor has no bf16 products")
     ours, theirs = language_models()
     window = torch.randint(LANGUAGE.vocabulary_size, (12, LANGUAGE.context_length + 1))
     theirs.config.use_cache = False  # on by default, and of no use here
     return (
-        training_step(ours, lambda: next_token_loss(ours(window[:, :-1]), window[:, 1:])),
-        training_step(theirs, lambda: next_token_loss(theirs(window[:, :-1]).logits, window[:, 1:])),
+        training_step(ours, lambda: next_token_loss(ours(window[:, :-1]), window[:, 1:]), precision=precision),
+        training_step(theirs, lambda: next_token_loss(theirs(window[:, :-1]).logits, window[:, 1:]), precision=precision),
     )
+
+
+@row("language", "training step, float32, batch 12", unit="steps", peer="Hugging Face GPT2LMHeadModel", goal=1.3)
+def language_float32() -> tuple[Work, Work]:
+    return next_token_training("float32")
+
+
+@row("language", "training step, bf16, batch 12", unit="steps", peer="the same, bf16 too", goal=1.3)
+def language_bf16() -> tuple[Work, Work]:
+    return next_token_training("bf16")
 
 
 def generation(num_sequences: int) -> tuple[Work, Work]:
