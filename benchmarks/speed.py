@@ -126,9 +126,10 @@ def next_token_training(precision: str) -> tuple[Work, Work]:
     ours, theirs = language_models()
     window = torch.randint(LANGUAGE.vocabulary_size, (12, LANGUAGE.context_length + 1))
     theirs.config.use_cache = False  # on by default, and of no use here
+    tokens, following = window[:, :-1], window[:, 1:]
     return (
-        training_step(ours, lambda: next_token_loss(ours(window[:, :-1]), window[:, 1:]), precision=precision),
-        training_step(theirs, lambda: next_token_loss(theirs(window[:, :-1]).logits, window[:, 1:]), precision=precision),
+        training_step(ours, lambda: next_token_loss(ours(tokens), following), precision=precision),
+        training_step(theirs, lambda: next_token_loss(theirs(tokens).logits, following), precision=precision),
     )
 
 
