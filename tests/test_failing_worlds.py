@@ -15,7 +15,7 @@ from dt.config import WAY_SEED
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from dt.training import load_run, train
 from envs.datasets import load
-from envs.rollout import Job, rollout
+from envs.rollout import CannotActError, Job, RandomPolicy, rollout
 from envs.worlds import EnvironmentSpec, WorldError, Worlds
 
 
@@ -70,10 +70,17 @@ def test_an_episode_longer_than_the_model_knows_is_named_and_the_others_are_as_t
         play("endless")
 
 
-def test_a_policy_used_wrongly_is_no_worlds_failure(run):  # noqa: F811
-    policy = ReturnConditionedPolicy(load_run(run).model)
-    with Worlds(Hostile, 1) as worlds, pytest.raises(PolicyError, match="target return must be finite, not nan"):
-        rollout(worlds, policy, [Job(0, float("nan"))], on_failure=lambda episode: None)
+def test_a_policy_used_wrongly_is_no_worlds_failure():
+    class Wrong(RandomPolicy):
+        asked = 0
+
+        def choose(self, observations, infos):
+            self.asked += 1
+            assert self.asked == 1
+            raise CannotActError("used wrongly")
+
+    with Worlds(Hostile, 1) as worlds, pytest.raises(CannotActError, match="used wrongly"):
+        rollout(worlds, Wrong(Hostile.action_space), [Job(0, 0)], on_failure=lambda episode: None)
 
 
 def test_where_every_episode_of_a_world_fails_there_is_no_result(run, tmp_path, capsys):  # noqa: F811

@@ -74,7 +74,7 @@ CHILD = """
 
 def fuzz_in_a_process(kind: str, count: int, folder: Path, seed: int) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(CHILD), kind, str(count), str(folder), str(seed)]
-    done = subprocess.run(script, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(script, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
