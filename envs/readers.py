@@ -23,7 +23,6 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.hdf5 import PlainArrays
 from envs.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
 from envs.worlds import EnvironmentSpec, WorldError
@@ -214,7 +213,7 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | Dat
     }
     kinds = [leaf_spaces(header.spaces[kind]) for kind in SPACES]
     flags = ("rewards", "terminations", "truncations")
-    with _hdf5_file(path) as file, path.open("rb") as raw:
+    with _hdf5_file(path) as file:
         room, plainly = most_bytes(path), path.stat().st_size
         numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
         for name, number in numbers.items():
@@ -223,7 +222,7 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | Dat
         named = {int(number): name for name, number in numbers.items()}
         if twice := numbers.keys() - set(named.values()):
             raise DataError(f"{path}: {min(twice)}: the same episode as {named[int(numbers[min(twice)])]}")
-        plain = PlainArrays(file, raw, [*names["observations"].values(), *names["actions"].values(), *flags])
+        plain = _PlainArrays(file, [*names["observations"].values(), *names["actions"].values(), *flags])
         for _, group in sorted(named.items()):
             found = plain.read(group)
             plainly -= sum(array.nbytes for array in found.values())
@@ -248,6 +247,79 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | Dat
             if room < 0:
                 raise DataError(f"{path}: {group}: {_too_much(path)}")
             yield episode
+
+
+class _PlainArrays:
+    """Arrays of numbers in an HDF5 file, by its library's own calls: h5py's objects cost more time than the numbers.
+
+    Only what is plain: reached by hard links alone, without a filter, all of it in this very file. The rest, what is
+    broken included, is left to those who look closer.
+    """
+
+    FILTERED_OR_ELSEWHERE = 1 << 11 | 1 << 7
+    """Messages of an object's header (HDF5's file format, IV.A.2): a filter pipeline, a list of external files."""
+
+    def __init__(self, file: Any, names: Iterable[str]):
+        """names: where the arrays are, below each episode's group."""
+        import h5py
+
+        self._h5py, self._root = h5py, file.id
+        self._tree: dict[bytes, Any] = {}  # {b"observations": {b"arm": {}}}
+        for name in names:
+            inside = self._tree
+            for part in name.split("/"):
+                inside = inside.setdefault(part.encode(), {})
+        self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
+        self._links = self._hard_links(self._root)
+        self.unknown = ""  # what stands beside the arrays that were asked for, where it should not
+
+    def read(self, group: str) -> dict[str, NDArray[Any]]:
+        """The plain ones of a group, by their names below it."""
+        found: dict[str, NDArray[Any]] = {}
+        self.unknown = ""
+        if group.encode() in self._links:
+            self._read_below(self._root, group.encode(), self._tree, "", found)
+        return found
+
+    def _read_below(
+        self, parent: Any, group: bytes, tree: dict[bytes, Any], prefix: str, found: dict[str, Any]
+    ) -> None:
+        try:
+            below = self._h5py.h5g.open(parent, group)
+            links = self._hard_links(below)
+            if prefix and (unknown := links - tree.keys()):
+                expected = ", ".join(sorted(name.decode() for name in tree))
+                self.unknown = f"{prefix[:-1]}: {min(unknown).decode()!r} in it, expected {expected}"
+            for name in (name for name in tree if name in links):  # in Minari's own order: one after the other on disk
+                where = prefix + name.decode()
+                if tree[name]:
+                    self._read_below(below, name, tree[name], f"{where}/", found)
+                elif (array := self._array(below, name)) is not None:
+                    found[where] = array
+        except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError, MemoryError):
+            return  # whatever is wrong is said by those who look closer
+
+    def _array(self, parent: Any, name: bytes) -> NDArray[Any] | None:
+        h5 = self._h5py
+        node = h5.h5d.open(parent, name)
+        if h5.h5o.get_info(node).hdr.mesg.present & self.FILTERED_OR_ELSEWHERE:
+            return None
+        stored, shape = node.get_type(), node.shape
+        known = self._types.get(name)
+        if known is None or not known[0].equal(stored):
+            known = self._types[name] = stored, stored.dtype  # to work a type out is slower than to compare it
+        kind = known[1]
+        size = math.prod(shape) * kind.itemsize
+        if kind.kind not in "biuf" or size == 0 or node.get_storage_size() < size:
+            return None
+        array = np.empty(shape, kind)
+        node.read(h5.h5s.ALL, h5.h5s.ALL, array, stored)
+        return array
+
+    def _hard_links(self, group: Any) -> set[bytes]:
+        kinds: dict[bytes, int] = {}
+        group.links.iterate(lambda name, link: kinds.__setitem__(name, link.type), info=True)
+        return {name for name, kind in kinds.items() if kind == self._h5py.h5l.TYPE_HARD}
 
 
 def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | DataError]:

@@ -1,9 +1,7 @@
 """Recorded episodes: what Minari wrote is read as Minari reads it, and what is broken is refused by name."""
 
-import io
 import json
 import shutil
-import struct
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -19,7 +17,6 @@ from minari.data_collector import EpisodeBuffer
 
 from envs import readers
 from envs.datasets import Dataset, load
-from envs.hdf5 import PlainArrays
 from envs.readers import PACKAGED, DataError
 from envs.spaces import space_to_json, to_leaves
 
@@ -151,155 +148,14 @@ def elsewhere(file, path):
     yield lambda: file["episode_1"].create_virtual_dataset("rewards", layout)
 
 
-def quickly(path, names, group="episode_1"):
-    """What is read without the library's calls for an array."""
-    with h5py.File(path) as file, path.open("rb") as raw:
-        return PlainArrays(file, raw, names).read(group)
-
-
-@pytest.mark.parametrize("number", range(6))
-def test_the_quick_way_reads_nothing_that_is_filtered_linked_or_elsewhere(folder, number):
+def test_the_quick_way_reads_nothing_that_is_filtered_linked_or_elsewhere(folder):
     path = folder / "data" / "main_data.hdf5"
-    assert "rewards" in quickly(path, ["rewards"])
     with h5py.File(path, "a") as file:
-        list(elsewhere(file, path))[number]()
-    assert quickly(path, ["rewards", "actions"]).keys() == {"actions"}
-
-
-LAYOUTS = {
-    "in one piece": {},
-    "in one chunk": {"chunks": (7, 3)},
-    "in chunks that reach past the end": {"chunks": (2, 2)},
-    "in chunks larger than it": {"chunks": (9, 5), "maxshape": (None, None)},
-    "in more chunks than one node lists": {"chunks": (1, 1), "data": np.arange(130.0).reshape(26, 5)},
-    "without a value anywhere": {"chunks": (2, 2), "data": None, "shape": (7, 3), "dtype": "f8"},
-    "in a header of another version": {"libver": "latest"},
-    "behind a user block": {"userblock_size": 512},
-    "with an attribute": {"attribute": 1.5},
-    "of a type that stands elsewhere": {"named": True},
-}
-UNREAD = list(LAYOUTS)[4:]
-"""Of them, what the quick way leaves to the library."""
-
-
-@pytest.mark.parametrize("kind", ["<f8", ">f4", "<f2", "<i8", ">u2", "i1", "?"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_the_quick_way_reads_is_what_the_library_reads(tmp_path, layout, kind):
-    path, how = tmp_path / "file.hdf5", dict(LAYOUTS[layout])
-    opening = {name: how.pop(name) for name in ("libver", "userblock_size") if name in how}
-    attribute, named = how.pop("attribute", None), how.pop("named", False)
-    if "shape" not in how:
-        how["data"] = np.asarray(how.get("data", np.arange(21.0).reshape(7, 3)) % 100).astype(kind)
-    with h5py.File(path, "w", **opening) as file:
-        if named:
-            file["type"] = np.dtype(kind)
-            how["dtype"] = file["type"]
-        node = file.create_dataset("episode_1/part/x", **how)
-        if attribute is not None:
-            node.attrs["unit"] = attribute
-    found = quickly(path, ["part/x"])
-    assert found.keys() == (set() if layout in UNREAD else {"part/x"})
-    for array in found.values():
-        with h5py.File(path) as file:
-            np.testing.assert_array_equal(array, file["episode_1/part/x"][()], strict=True)
-
-
-def test_numbers_of_no_numpy_type_are_left_to_the_library(tmp_path):
-    """Twelve bits in sixteen, which numpy has no type for, and bf16."""
-    twelve, brain = h5py.h5t.STD_U16LE.copy(), h5py.h5t.IEEE_F16LE.copy()
-    twelve.set_precision(12)
-    brain.set_fields(15, 7, 8, 0, 7)
-    brain.set_ebias(127)
-    for number, kind in enumerate((twelve, brain)):
-        path = tmp_path / f"{number}.hdf5"
-        with h5py.File(path, "w") as file:
-            h5py.h5d.create(file.create_group("episode_1").id, b"x", kind, h5py.h5s.create_simple((5,)))
-            file["episode_1/x"][:] = np.arange(5)
-        assert quickly(path, ["x"]) == {}
-
-
-def entry(number):
-    """Where one of an array's pieces of rank 2 is listed, in the node of all."""
-    return 24 + 40 * number
-
-
-DAMAGE = {
-    "a header of another version": ("header", 0, "<B", 2),
-    "a message less": ("header", 2, "<H", 4),
-    "a shape of another version": ("header", 24, "<B", 2),
-    "more numbers than the file has bytes": ("header", 32, "<Q", 2**26),
-    "a filter": ("header", 16, "<H", 11),
-    "a layout of another version": ("layout", 0, "<B", 4),
-    "pieces of another rank": ("layout", 2, "<B", 4),
-    "pieces with a side of nothing": ("layout", 11, "<I", 0),
-    "a node of another kind": ("tree", 0, "<4s", b"SNOD"),
-    "a tree of groups": ("tree", 4, "<B", 0),
-    "a node that lists nodes": ("tree", 5, "<B", 1),
-    "a piece less": ("tree", 6, "<H", 7),
-    "a node beside it": ("tree", 16, "<Q", 800),
-    "a piece of another size": ("tree", entry(0), "<I", 24),
-    "a filter passed over": ("tree", entry(1) + 4, "<I", 1),
-    "a piece twice": ("tree", entry(1) + 16, "<Q", 0),
-    "a piece past the end": ("tree", entry(7) + 8, "<Q", 8),
-    "a piece between two": ("tree", entry(2) + 8, "<Q", 1),
-    "a piece at the file's end": ("tree", entry(0) + 32, "<Q", None),
-    "a piece nowhere": ("tree", entry(0) + 32, "<Q", 2**64 - 1),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_an_array_whose_header_is_damaged_is_left_to_the_library(tmp_path, damage):
-    path = tmp_path / "file.hdf5"
-    with h5py.File(path, "w") as file:
-        for name in "xy":
-            file.create_dataset(f"episode_1/{name}", data=np.arange(21.0).reshape(7, 3), chunks=(2, 2))
-        header = h5py.h5o.get_info(file["episode_1/x"].id).addr
-    assert quickly(path, ["y", "x"]).keys() == {"x", "y"}  # so the library has said what the type is by then
-    content = bytearray(path.read_bytes())
-    layout = content.index(struct.pack("<BBB", 3, 2, 3), header)
-    places = {"header": header, "layout": layout, "tree": struct.unpack_from("<Q", content, layout + 3)[0]}
-    where, offset, kind, value = DAMAGE[damage]
-    struct.pack_into(kind, content, places[where] + offset, len(content) - 31 if value is None else value)
-    path.write_bytes(content)
-    tracemalloc.start()
-    assert quickly(path, ["y", "x"]).keys() == {"y"}
-    assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    tracemalloc.stop()
-
-
-def test_addresses_that_count_from_elsewhere_than_the_first_byte_are_left_to_the_library(tmp_path):
-    """A user block that holds the copy of a header where, counted from the first byte, the header would be."""
-    path = tmp_path / "file.hdf5"
-    with h5py.File(path, "w", userblock_size=4096) as file:
-        file["episode_1/x"] = np.arange(5.0)
-        address = h5py.h5o.get_info(file["episode_1/x"].id).addr
-    content = bytearray(path.read_bytes())
-    content[address : address + 512] = content[address + 4096 : address + 4096 + 512]
-    path.write_bytes(content)
-    assert quickly(path, ["x"]) == {}
-
-
-def test_a_soft_link_is_no_address_whatever_its_length(tmp_path):
-    path = tmp_path / "file.hdf5"
-    with h5py.File(path, "w") as file:
-        file["episode_1/x"] = np.arange(5.0)
-        address = h5py.h5o.get_info(file["episode_1/x"].id).addr
-        for extra in (-1, 0):
-            file[f"episode_1/y{extra}"] = h5py.SoftLink("x" * (address + extra))
-    assert quickly(path, ["x", "y0", "y-1"]).keys() == {"x"}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_damaged_file_is_read_the_quick_way_or_not_at_all(folder, seed):
-    """A byte in a hundred is another one, links apart: nothing is raised, and no array is larger than the file."""
-    path, draw = folder / "data" / "main_data.hdf5", np.random.default_rng(seed)
-    whole = np.frombuffer(path.read_bytes(), np.uint8)
-    with h5py.File(path) as file, path.open("rb") as raw:
-        plain = PlainArrays(file, raw, ["observations", "actions", "rewards"])
-        damaged = np.where(draw.random(len(whole)) < 0.01, draw.integers(0, 256, len(whole)), whole).astype(np.uint8)
-        plain._raw = io.BytesIO(damaged.tobytes())
-        found = [array for number in range(3) for array in plain.read(f"episode_{number}").values()]
-    assert all(array.nbytes <= len(whole) for array in found)
+        assert "rewards" in readers._PlainArrays(file, ["rewards"]).read("episode_1")
+        for count, put in enumerate(elsewhere(file, path)):
+            put()
+            assert readers._PlainArrays(file, ["rewards", "actions"]).read("episode_1").keys() == {"actions"}, count
+            del file["episode_1/rewards"]
 
 
 def test_arrow_of_other_writers_is_read(root):
