@@ -238,9 +238,9 @@ class ReturnConditionedPolicy:
         act = self._act if self._cached is None else partial(self._act_cached, self._cached)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._halved):
             for worlds, outputs in act(list(observations)):
-                arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+                arrays = {name: _inside(x.cpu().numpy(), self._action_spaces[name]) for name, x in outputs.items()}
                 for row, world in worlds.items():
-                    action = {name: _inside(array[row], self._action_spaces[name]) for name, array in arrays.items()}
+                    action = {name: array[row] for name, array in arrays.items()}
                     self._histories[world].set_action(action)
                     actions[world] = from_leaves(self.model.action_space, action)
         return actions
@@ -297,7 +297,8 @@ class ReturnConditionedPolicy:
                 raise SpaceError(f"observation {name}: shape {row.shape}, expected {self._observations[name].shape}")
             if not np.isfinite(row).all():
                 raise SpaceError(f"observation {name} is not finite: {row}")
-        return state, allowed_choices(self.model.action_space, action_mask)
+        free = action_mask is None
+        return state, self._anything if free else allowed_choices(self.model.action_space, action_mask)
 
     def _allowed(self, histories: list[History]) -> dict[str, torch.Tensor]:
         """What may be chosen, for each leaf of choices (rows, N, M); in idle rows anything."""
@@ -338,7 +339,7 @@ class ReturnConditionedPolicy:
 
 
 def _inside(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
-    """An action leaf in its space's own type and bounds, which float32 arithmetic may miss by a last bit.
+    """Actions of a leaf, stacked, in its space's own type and bounds, which float32 may miss by a last bit.
 
     Integers are the nearest ones, not the next towards zero.
     """

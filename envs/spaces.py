@@ -102,8 +102,10 @@ def choices(leaf: Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return np.array([leaf.n], np.int64), np.array([leaf.start], np.int64)
     if isinstance(leaf, spaces.MultiDiscrete):
         return leaf.nvec.ravel().astype(np.int64), leaf.start.ravel().astype(np.int64)
-    bits = int(np.prod(leaf.shape, dtype=int)) if isinstance(leaf, spaces.MultiBinary) else 0
-    return np.full(bits, 2), np.zeros(bits, np.int64)
+    if isinstance(leaf, spaces.MultiBinary):
+        bits = int(np.prod(leaf.shape, dtype=int))
+        return np.full(bits, 2), np.zeros(bits, np.int64)
+    return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 def least(leaf: Space[Any]) -> NDArray[Any]:
