@@ -1,6 +1,9 @@
 """The table of speeds: what a row says of two works whose times are known."""
 
 import json
+import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +44,31 @@ def test_a_row_that_the_machine_cannot_measure_says_so(monkeypatch):
     assert line["ratio"] is None
     assert line["met"] is None
     assert "not measured: this processor has no bf16 products" in speed.table([line])
+
+
+def processor_seconds(arguments):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+FIRST_STEP = """
+import sys, time
+from pathlib import Path
+from envs.datasets import load
+dataset = load("hopper/replay-v0")
+from dt.presets import paper_hopper
+from dt.training import prepare
+started = time.process_time()
+trainer = prepare(dataset, paper_hopper(), Path("none"))
+trainer._one_step()
+print(time.process_time() - started)
+"""
+
+
+def test_help_is_there_within_two_seconds_and_the_first_step_within_five():
+    """In processor time, which other programs lengthen least; the dataset is loaded and torch is not yet used."""
+    assert processor_seconds(["-m", "dt", "--help"]) < 2
+    done = subprocess.run([sys.executable, "-c", FIRST_STEP], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 5
