@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from benchmarks.gym import read_rows
-from transformer.checkpoint import read_json, write_json
+from transformer.checkpoint import CheckpointError, read_json, write_json
 
 METHODS = ("token", "decoupled", "single")
 """Conditionings that hear what is asked, each with a colour of its own."""
@@ -134,7 +134,12 @@ def main() -> None:
     options = tyro.cli(Options, config=(OmitArgPrefixes,), description=__doc__)
     rows: list[Row] = read_json(options.results)["rows"] if options.results.exists() else []
     if options.runs:
-        rows = merged(rows, [row_of(folder) for folder in options.runs])
+        try:
+            rows = merged(rows, [row_of(folder) for folder in options.runs])
+        except CheckpointError as error:
+            raise SystemExit(
+                f"{error}; `dt evaluate RUN --json RUN/results/last.json` writes a run's results"
+            ) from None
         options.results.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.results, {"schema": 1, "rows": rows})
     rows = [*of_the_gym_table(list(read_rows(options.gym).values())), *rows]

@@ -57,6 +57,12 @@ class Options:
     """Seeds of the trainings; the data is the same for all."""
     steps: int = 3_000
     """Gradient steps of each training."""
+    width: int = 32
+    """Width of the models; `token` needs 64."""
+    num_heads: int = 1
+    """Attention heads of each of their two layers; `token` needs 4."""
+    dropout: float = 0.1
+    """Their dropout."""
     played: int = 300
     """Episodes that score it, asked for a return of 1."""
     runs: Path = Path("runs/key-to-door")
@@ -67,19 +73,21 @@ class Options:
     """Where the success is drawn."""
 
 
-def recipe(method: Method, steps: int, seed: int) -> Config:
+def recipe(method: Method, seed: int, options: Options) -> Config:
     """The whole episode is the context, as in the paper; a small model, so that one core is enough."""
     return Config(
         model=ModelConfig(
             conditioning=CONDITIONING[method],
-            width=32,
+            width=options.width,
             num_layers=2,
+            num_heads=options.num_heads,
+            dropout=options.dropout,
             activation="gelu",
             context_length=3 * ROOM_STEPS,
             max_timesteps=3 * ROOM_STEPS,  # the successes alone may all be shorter
         ),
         training=TrainingConfig(
-            steps=steps, learning_rate=2e-3, warmup_steps=100, gradient_clip=1.0, evaluate_every=0, seed=seed
+            steps=options.steps, learning_rate=2e-3, warmup_steps=100, gradient_clip=1.0, evaluate_every=0, seed=seed
         ),
     )
 
@@ -93,13 +101,13 @@ def score(method: Method, played: list[Played], seed: int, options: Options) -> 
         options.runs / name,
         time.time(),
     )
-    run = train(dataset, recipe(method, options.steps, seed), folder, resume=folder.exists())
+    run = train(dataset, recipe(method, seed, options), folder, resume=folder.exists())
     (result,) = evaluate(ReturnConditionedPolicy(run.model), WORLD, [1.0], episodes=options.played)
     return {
         "method": method,
         "episodes": len(played),
         "seed": seed,
-        "steps": options.steps,
+        **{name: getattr(options, name) for name in ("steps", "width", "num_heads", "dropout")},
         "successes_in_data": int(dataset.returns.sum()),
         "played": options.played,
         "success": result.mean_return,

@@ -60,10 +60,14 @@ def run(module, monkeypatch, tmp_path, *options: str) -> dict:
 
 def test_key_to_door_fills_what_is_missing_and_no_more(monkeypatch, tmp_path, capsys):
     few = ("--episodes", "90", "--seeds", "0", "--steps", "2", "--played", "3")
+    few += ("--width", "24", "--num-heads", "3", "--dropout", "0.2")
     first = run(key_to_door, monkeypatch, tmp_path, *few, "--methods", "none-best")
     (row,) = first["rows"]
     assert (row["method"], row["episodes"], row["seed"], row["steps"]) == ("none-best", 90, 0, 2)
-    trained_on = json.loads((tmp_path / "runs" / "none-best-90-s0" / "run.json").read_text())["dataset"]
+    assert (row["width"], row["num_heads"], row["dropout"]) == (24, 3, 0.2)
+    run_json = json.loads((tmp_path / "runs" / "none-best-90-s0" / "run.json").read_text())
+    model, trained_on = run_json["config"]["model"], run_json["dataset"]
+    assert (model["width"], model["num_heads"], model["dropout"]) == (24, 3, 0.2)
     assert row["successes_in_data"] == trained_on["episodes"] >= 1  # the successes alone
     assert trained_on["maximum"] == 1
 
@@ -138,6 +142,11 @@ def test_asked_against_achieved_keeps_a_row_a_run_and_draws_means_and_ranges_ove
     command(*first)
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     assert "4 rows of 3 datasets" in capsys.readouterr().out
+    before = results.read_text()
+    (first[0] / "results" / "last.json").unlink()
+    with pytest.raises(SystemExit, match=r"s1/results/last.json: no such file; `dt evaluate RUN --json"):
+        command(*first)
+    assert results.read_text() == before
 
 
 def test_a_panel_marks_the_diagonal_and_the_best_of_the_data():
