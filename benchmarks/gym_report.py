@@ -90,10 +90,13 @@ def _rank_correlation(row: Row) -> float:
 
 
 def _overall(rows: Sequence[Row]) -> str:
-    """Interquartile means of the normalised scores over what all main methods that were run have, with intervals."""
-    methods = [method for method in MAIN if any(row["method"] == method for row in rows)]
-    have = [{(row["dataset"], row["seed"]) for row in rows if row["method"] == method} for method in methods]
-    common = sorted(set.intersection(*have))
+    """Interquartile means of the normalised scores over what the main methods run so far all have."""
+    have = {method: {(row["dataset"], row["seed"]) for row in rows if row["method"] == method} for method in MAIN}
+    most = max(map(len, have.values()))
+    methods = [
+        method for method, pairs in have.items() if len(pairs) * 2 >= most
+    ]  # one just begun would leave no pairs
+    common = sorted(set.intersection(*(have[method] for method in methods)))
     lines = [
         f"**All datasets**, the {len(common)} pairs of dataset and seed that every main method here has",
         "",
