@@ -8,6 +8,7 @@ own that it held above what it began with (pages of mapped files, which the syst
 """
 
 import argparse
+import gc
 import multiprocessing
 import os
 import platform
@@ -68,6 +69,7 @@ def in_a_process(work: Callable[[], float]) -> Point:
     """What the work says it took, in seconds, and the memory above the beginning, measured in a fork of this one."""
 
     def measure(answer: Any) -> None:
+        gc.collect()  # else what the parent left to be collected would count against the work
         before = own_bytes()
         with most_bytes() as most:
             seconds = work()

@@ -1,5 +1,6 @@
 """What the benchmark of growth measures, of work whose time and memory are known."""
 
+import gc
 import os
 import time
 
@@ -30,6 +31,21 @@ def test_a_point_is_what_the_work_says_and_the_most_memory_it_held():
     assert small[1] == pytest.approx(20, abs=8)
     assert large[1] == pytest.approx(80, abs=8)
     assert os.getpid() == before
+
+
+def test_garbage_of_the_process_before_counts_for_nothing():
+    def work():
+        gc.collect()
+        return holds(80)()
+
+    gc.disable()
+    try:
+        garbage = [np.ones(5_000_000)]  # 40 MB
+        garbage.append(garbage)
+        del garbage
+        assert growth.in_a_process(work)[1] == pytest.approx(80, abs=8)
+    finally:
+        gc.enable()
 
 
 def test_pages_of_a_mapped_file_are_not_a_process_s_own(tmp_path):
