@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from dt.data import Batch, TensorLeaves
 from dt.encoders import is_image
@@ -17,7 +18,7 @@ from dt.model import DecisionTransformer, last_step
 from envs.rollout import CannotActError
 from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves
 from transformer.attention import RaggedCache
-from transformer.blocks import BlockCache
+from transformer.blocks import BlockCache, twin_for_reading
 
 
 class PolicyError(CannotActError):
@@ -94,11 +95,11 @@ class CachedWindows:
         self._caches: dict[int, list[RaggedCache]] = {}  # of worlds 0 to rows - 1, the next, ...
 
     def begin(self, worlds: list[int], batch: Batch) -> TensorLeaves:
-        """Encode these worlds' windows, the first rows of the batch: head outputs of the last step, (few, 1, ...)."""
+        """Encode these worlds' windows, the first rows of the batch: head outputs of the last step, (rows, 1, ...)."""
         steps = torch.arange(self.keep + 1, device=batch.mask.device).expand(self.few, -1)
-        batch = _cut(batch, steps)
-        last, fresh = last_step(batch.mask), self._make(self.few)
-        outputs = self._forward(self.model.embed(batch), self.model.state_tokens(last), batch, last, fresh)
+        windows = _cut(batch, steps)
+        last, fresh = last_step(windows.mask), self._make(self.few)
+        x = self._transform(self.model.embed(windows), self.model.state_tokens(last), fresh)  # (few, 1, D)
         for row, world in enumerate(worlds):
             number, place = divmod(world, self.rows)
             if number not in self._caches:
@@ -106,7 +107,9 @@ class CachedWindows:
             for old, new in zip(self._caches[number], fresh, strict=True):
                 old.keys[place], old.values[place] = new.keys[row], new.values[row]
                 old.lengths[place] = self.model.state_tokens(last[row, 0]) + 1
-        return outputs
+        # A narrow head's product of a few rows alone has, on some processors, last bits that depend on the row.
+        idle = self.rows - self.few
+        return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)))
 
     def go_on(self, number: int, batch: Batch) -> TensorLeaves:
         """One step of the worlds from `number * rows` on, whose windows the batch holds: (rows, 1, ...).
@@ -118,17 +121,18 @@ class CachedWindows:
         two = _cut(batch, torch.cat([last - 1, last], dim=1).clamp(min=0))
         now, end = torch.ones(1, dtype=torch.int64, device=last.device), int(self.model.state_tokens(torch.tensor(1)))
         tokens = self.model.embed(two)[:, end + 1 - self.model.tokens_a_step : end + 1]  # (rows, P, D)
-        outputs = self._forward(tokens, now * (tokens.shape[1] - 1), two, now, caches)
+        x = self._transform(tokens, now * (tokens.shape[1] - 1), caches)  # (rows, 1, D)
         for cache in caches:
             cache.lengths += present * tokens.shape[1]
-        return outputs
+        return self.model.read(x, two, now)
 
-    def _forward(
-        self, tokens: Tensor, read: Tensor, batch: Batch, steps: Tensor, caches: list[RaggedCache]
-    ) -> TensorLeaves:
+    def _transform(self, tokens: Tensor, read: Tensor, caches: list[RaggedCache]) -> Tensor:
+        """The Transformer's outputs at one token of each row, (B, 1, D), for tokens (B, L, D)."""
         positions = caches[0].start + torch.arange(tokens.shape[1], device=tokens.device)  # (B, L)
-        blocks = [BlockCache(cache, None) for cache in caches]
-        return self.model.read(self.model.transformer(tokens, read, positions=positions, cache=blocks), batch, steps)
+        output: Tensor = self.model.transformer(
+            tokens, read, positions=positions, cache=[BlockCache(cache, None) for cache in caches]
+        )
+        return output
 
     def _make(self, count: int) -> list[RaggedCache]:
         config = self.model.config
@@ -159,7 +163,8 @@ class ReturnConditionedPolicy:
     temperature: 0 takes the likeliest of discrete actions; above it they are drawn from softmax(logits / temperature).
     Each episode draws from a generator of its own seed. A Box has nothing to draw: its action is the model's.
     rows: windows in each call of the model. Every call has this one shape, idle rows filled: the last bits of a matrix
-    product depend on its number of rows, so only then does a world's return not depend on how many play beside it.
+    product depend on its number of rows, so only then does a world's return not depend on how many play beside it. With
+    fewer than 16, some processors' products differ in the last bit from row to row as well.
     precision: bf16 is faster where the hardware has such products, and its actions are a little different.
     cached: keys and values are remembered from step to step, which is several times as fast and not the same policy:
     the window grows from half the context length to all of it, and is then encoded anew from its last half, so that
@@ -177,7 +182,7 @@ class ReturnConditionedPolicy:
     ):
         if not 0 <= temperature < np.inf:
             raise PolicyError(f"temperature must be 0 or more and finite, not {temperature}")
-        self.model, self.rows, self.temperature = model.eval(), rows, temperature
+        self.model, self.rows, self.temperature = twin_for_reading(model.eval()), rows, temperature
         self.device = model.return_scale.device
         leaves = leaf_spaces(model.observation_space)
         self._images = {name for name, leaf in leaves.items() if is_image(leaf)}
@@ -189,7 +194,7 @@ class ReturnConditionedPolicy:
         self._anything = allowed_choices(model.action_space)
         self._histories: dict[int, History] = {}
         self._halved = precision == "bf16"
-        self._cached = CachedWindows(model, rows, self._halved) if cached else None
+        self._cached = CachedWindows(self.model, rows, self._halved) if cached else None
         self._idle = self._history(0.0, 0)
         self._idle.allowed = self._anything
 
@@ -269,13 +274,7 @@ class ReturnConditionedPolicy:
         self, step: Callable[[Any, Batch], TensorLeaves], which: Any, histories: list[History]
     ) -> TensorLeaves:
         outputs = step(which, self._batch(histories))
-        count = len(next(iter(outputs.values())))
-        allowed, noise = self._allowed(histories), self._noise(histories)
-        return self.model.choose(
-            outputs,
-            {name: x[:count] for name, x in allowed.items()},
-            None if noise is None else {name: x[:count] for name, x in noise.items()},
-        )
+        return self.model.choose(outputs, self._allowed(histories), self._noise(histories))
 
     def receive(self, world: int, reward: float) -> None:
         """The reward that the last action in this world earned."""
