@@ -3,12 +3,15 @@
 import gzip
 import itertools
 import json
+import os
 import random
+import signal
 
 import pytest
 import torch
 
 from transformer import LanguageConfig, LanguageModel, load_gpt2, save_gpt2
+from transformer.checkpoint import checkpoints, step_of
 from transformer.cli import main
 from transformer.generation import Sampling, generate
 from transformer.programs import bleu, load_text_run, next_token_loss, translate
@@ -22,6 +25,7 @@ from transformer.text import (
     read_lines,
     subword_tokenizer,
 )
+from transformer.training import Trainer
 
 CPU = torch.device("cpu")
 SMALL = ["--width", "32", "--num-layers", "1", "--num-heads", "2", "--dropout", "0.1", "--precision", "float32"]
@@ -202,6 +206,22 @@ def test_a_text_run_that_was_cut_goes_on_bit_for_bit(text_file, tmp_path):
     assert told == [line for line in log_of(cut) if line["step"] in ours]
     assert evaluated[-1]["kind"] == "evaluation"
     assert evaluated[-1] in log_of(cut)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_its_exit_code(text_file, tmp_path, monkeypatch, capsys, number, code):
+    one_step = Trainer._one_step
+
+    def stepping(self):
+        if self.step == 3:
+            os.kill(os.getpid(), number)
+        return one_step(self)
+
+    monkeypatch.setattr(Trainer, "_one_step", stepping)
+    run = tmp_path / "run"
+    assert main(["train-characters", str(text_file), "--output", str(run), *SMALL, "--steps", "9"]) == code
+    assert f"stopped by {number.name} after step 4; --resume goes on from there" in capsys.readouterr().err
+    assert [step_of(path) for path in checkpoints(run)] == [4]
 
 
 def test_a_translator_learns_and_translates(interpreter, pair_files, capsys, tmp_path):
