@@ -1,14 +1,22 @@
-"""The command line, in which the last process dies before its seventh step when torchrun starts it first."""
+"""The command line, in which the last process dies before its seventh step when torchrun starts it first.
+
+When it starts it again the first process comes last, so that the other looks for it where it was before.
+"""
 
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
+from torch import distributed
 from torchrun_program import ONE_STEP
 
 from dt.cli import main
 from transformer import processes
 from transformer.training import Trainer
+
+INIT = distributed.init_process_group
 
 
 def dying(self):
@@ -17,7 +25,20 @@ def dying(self):
     return ONE_STEP(self)
 
 
+def meeting(*arguments, **options):
+    other = Path(sys.argv[-1]).with_name("here")
+    if os.environ["RANK"] == "1":
+        other.touch()
+    elif processes.restarted():
+        while not other.exists():
+            time.sleep(0.05)
+        time.sleep(1)
+    INIT(*arguments, **options)
+    if os.environ["RANK"] == "1":
+        other.unlink()
+
+
 if __name__ == "__main__":
-    Trainer._one_step = dying
+    Trainer._one_step, distributed.init_process_group = dying, meeting
     assert main(["evaluate", "no-run"]) == 2  # is for one process: each says so, all but one in vain
     sys.exit(main())
