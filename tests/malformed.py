@@ -270,10 +270,20 @@ def item(value: Any, row: int) -> Callable[[list[Any]], list[Any]]:
     return lambda old: [*old[:row], value, *old[row + 1 :]]
 
 
+def more_rows(content: bytes) -> bytes:
+    """An Arrow file that says of its six rows, in every count of them, that they are a million."""
+    batch = list(pyarrow.ipc.MessageReader.open_stream(pyarrow.py_buffer(content).slice(8)))[1]
+    metadata = batch.metadata.to_pybytes()
+    six, million = (number.to_bytes(8, "little") for number in (6, 1_000_000))
+    assert six in metadata
+    return content.replace(metadata, metadata.replace(six, million))
+
+
 A = "minari arrow"
 case(A, "cut in half", bytes_of("1/part-0.arrow", half, "arrow"), "1: cannot be read as Arrow")
 case(A, "no Arrow", bytes_of("1/part-0.arrow", lambda _: b"observations", "arrow"), "1: cannot be read as Arrow")
 case(A, "without its end", bytes_of("1/part-0.arrow", lambda old: old[:-6], "arrow"), "1: cannot be read as Arrow")
+case(A, "more rows than numbers", bytes_of("1/part-0.arrow", more_rows, "arrow"), "1: cannot be read as Arrow")
 case(A, "a column twice", arrow(lambda x: x.append_column("rewards", x["rewards"])), "1: two columns 'rewards' in it")
 case(A, "no file", remove("1/part-0.arrow"), "1: no .arrow file in it")
 case(A, "one episode less", described("arrow", total_episodes=4), "3: no such episode, metadata.json says 4")
