@@ -22,7 +22,7 @@ class ModelConfig(TransformerConfig):
     """How the return-to-go enters: a token before each state (the paper); as a modulation of the state's output by
     adaptive layer norm, with no token of its own (Wang et al. 2026, arXiv 2601.15953); not at all (none), which is
     behaviour cloning; or, with one token a step that holds the state and the action before it, as in decoupled
-    (single, on trial)."""
+    (single)."""
     context_length: int = 20
     """Steps the model sees, K in the paper."""
     frame_stack: int = 1
