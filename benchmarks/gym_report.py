@@ -147,21 +147,25 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     datasets = [dataset for dataset in DATASETS if any(row["dataset"] == dataset for row in rows)]
+    columns = min(3, len(datasets))
+    height = -(-len(datasets) // columns)
     figure, grid = pyplot.subplots(
-        1, len(datasets), figsize=(1.5 + 4.5 * len(datasets), 4.6), layout="constrained", squeeze=False
+        height, columns, figsize=(4.8 * columns, 5.2 * height), layout="constrained", squeeze=False
     )
-    for axes, dataset in zip(grid[0], datasets, strict=True):
+    for axes in grid.flat[len(datasets) :]:
+        axes.set_axis_off()
+    for axes, dataset in zip(grid.flat, datasets, strict=False):
         here = [row for row in rows if row["dataset"] == dataset]
         for i, method in enumerate((*MAIN, "huggingface")):
             runs = [row["last"]["results"] for row in here if row["method"] == method]
             if runs:
                 _curve(axes, runs, f"C{i}", f"{NAMES[method]} ({len(runs)} seed{'s' if len(runs) > 1 else ''})")
         maximum = here[0]["maximum"]
-        axes.axvline(maximum, color="C3", lw=1, ls=":", label="best return in the data")
+        axes.axvline(maximum, color="0.2", lw=1, ls=":", label="best return in the data")
         axes.plot([0, maximum], [0, maximum], "--", color="0.5", lw=1, label="achieved = asked")
-        axes.set(xlabel="return asked for", ylabel="mean return achieved", title=dataset)
+        axes.set(xlabel="return asked for", ylabel="mean return achieved", title=dataset.replace("+", "\n+ "))
         axes.grid(alpha=0.25)
-        axes.legend(loc="upper left", fontsize="x-small")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize="x-small")  # beside no curve
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -25,20 +25,21 @@ def dying(self):
     return ONE_STEP(self)
 
 
-def meeting(*arguments, **options):
-    other = Path(sys.argv[-1]).with_name("here")
+def joining(*arguments, **options):
+    """As torch does it, but in a second attempt the first process waits until the other has been looking for it."""
+    other_looks = Path(sys.argv[-1]).with_name("other-looks")
     if os.environ["RANK"] == "1":
-        other.touch()
+        other_looks.touch()
     elif processes.restarted():
-        while not other.exists():
+        while not other_looks.exists():
             time.sleep(0.05)
         time.sleep(1)
     INIT(*arguments, **options)
     if os.environ["RANK"] == "1":
-        other.unlink()
+        other_looks.unlink()
 
 
 if __name__ == "__main__":
-    Trainer._one_step, distributed.init_process_group = dying, meeting
+    Trainer._one_step, distributed.init_process_group = dying, joining
     assert main(["evaluate", "no-run"]) == 2  # is for one process: each says so, all but one in vain
     sys.exit(main())
