@@ -29,7 +29,7 @@ from minari.dataset.minari_storage import MinariStorage
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded
+from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded, train
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.many import Stack
@@ -240,17 +240,25 @@ def single_bf16() -> tuple[Work, Work]:
 # Many runs as one program, beside the same runs one after the other.
 
 
-def many_runs(conditioning: str, num_runs: int, batch_size: int, **shape: int) -> tuple[Work, Work]:
-    """A step of every run: stacked, and one by one."""
+def runs_to_train(
+    conditioning: str, num_runs: int, batch_size: int, device: str = "cpu", **shape: int
+) -> list[Trainer]:
+    """New runs on the dataset that ships, one for each seed, in the precision that the device is best at."""
     dataset = replace(load("hopper/replay-v0"), environment=None)
     model = ModelConfig(conditioning=conditioning, **shape)  # type: ignore[arg-type]
+    precision: Literal["bf16", "float32"] = "bf16" if device == "cuda" else "float32"
+    settings = TrainingConfig(batch_size=batch_size, device=device, precision=precision)
+    configs = [
+        Config(model=model, training=replace(settings, seed=seed), data=DataConfig(held_out=0.0))
+        for seed in range(num_runs)
+    ]
+    return [prepare(dataset, config, Path("runs/none")) for config in configs]
 
-    def trainers() -> list[Trainer]:
-        settings = [TrainingConfig(batch_size=batch_size, device="cpu", seed=seed) for seed in range(num_runs)]
-        configs = [Config(model=model, training=each, data=DataConfig(held_out=0.0)) for each in settings]
-        return [prepare(dataset, config, Path("runs/none")) for config in configs]
 
-    alone, stack = trainers(), Stack(trainers())
+def many_runs(conditioning: str, num_runs: int, batch_size: int, **shape: int) -> tuple[Work, Work]:
+    """A step of every run: stacked, and one by one."""
+    alone = runs_to_train(conditioning, num_runs, batch_size, **shape)
+    stack = Stack(runs_to_train(conditioning, num_runs, batch_size, **shape))
 
     def together() -> int:
         stack._one_step()
@@ -279,6 +287,48 @@ def many_decoupled() -> tuple[Work, Work]:
 @row("many", "4 runs, token, batch 64", unit="steps", peer="the same, one by one", goal=1.0)
 def many_token() -> tuple[Work, Work]:
     return many_runs("token", 4, 64)
+
+
+# On a GPU: the step as a graph, the data and the windows on the device, beside Hugging Face's whole training loop.
+
+
+def stacked(num_runs: int, device: torch.device, steps: int = 50) -> tuple[Work, Work]:
+    """So many steps of runs of the paper's size at once, and as many of theirs, both in the device's best precision."""
+    stack = Stack(runs_to_train("token", num_runs, 64, device.type))
+    dataset, _, theirs = decision_models("token")
+    data, config = TrajectoryDataset(dataset, 20, device), replace(stack.config, steps=steps)
+    theirs.to(device)
+
+    def we() -> int:
+        for _ in range(steps):
+            stack._one_step()
+            stack.step += 1
+        stack.losses.tolist()  # which waits for the device
+        return num_runs * steps
+
+    def they() -> int:
+        train(theirs, data, config, device)
+        next(theirs.parameters()).sum().item()
+        return steps
+
+    return we, they
+
+
+def on_gpu(num_runs: int) -> tuple[Work, Work]:
+    """`stacked` where there is a GPU."""
+    if not torch.cuda.is_available():
+        raise Unavailable("this machine has no GPU")
+    return stacked(num_runs, torch.device("cuda"))
+
+
+@row("gpu", "one run, token, bf16, batch 64", unit="steps", peer="Hugging Face's loop, bf16", goal=10.0)
+def gpu_one() -> tuple[Work, Work]:
+    return on_gpu(1)
+
+
+@row("gpu", "27 runs at once, token, bf16, batch 64", unit="steps", peer="Hugging Face's loop, bf16", goal=10.0)
+def gpu_many() -> tuple[Work, Work]:
+    return on_gpu(27)
 
 
 # Evaluation in Hopper-v5. Networks that have learned nothing fall soon, so the world goes on after a fall: then all

@@ -19,6 +19,7 @@ from dt.encoders import is_image
 from envs.cache import room
 from envs.datasets import Dataset
 from envs.spaces import leaf_spaces
+from transformer import processes
 
 TensorLeaves = dict[str, Tensor]
 """One tensor for each leaf of a space, by the leaf's name."""
@@ -98,6 +99,28 @@ class TrajectoryDataset:
     def episodes_of(self, first: Tensor) -> list[int]:
         """Numbers of the episodes that these windows come from, sorted."""
         return sorted(set((torch.searchsorted(self.offsets.cpu(), first, right=True) - 1).tolist()))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A run's batches by their step, 0, 1, ...: where their windows begin, and from that the windows."""
+
+    data: TrajectoryDataset
+    seed: int
+    batch_size: int
+
+    def starts(self, step: int) -> Tensor:
+        """First steps of this process's share of the windows, on the CPU: (B,)."""
+        return processes.share(self.data.indices(self.seed, step, self.batch_size)).contiguous()
+
+    def __call__(self, step: int) -> Batch:
+        """The windows themselves, on the data's device."""
+        return self.data.gather(self.starts(step))
+
+    def describe(self, step: int) -> str:
+        """The episodes that the windows of all processes come from, in words."""
+        episodes = self.data.episodes_of(self.data.indices(self.seed, step, self.batch_size))
+        return f"episodes {episodes[:8]}{' and others' if len(episodes) > 8 else ''}"
 
 
 def _tensor(array: NDArray[Any], device: torch.device | str) -> Tensor:

@@ -7,8 +7,8 @@ folder, which `dt evaluate` and `dt train --resume` open as any other. Dropout a
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from dt.config import Config
-from dt.data import Batch
+from dt.data import Batch, Batches
 from dt.training import prepare
 from envs.datasets import Dataset
 from envs.worlds import EnvironmentSpec
@@ -36,7 +36,15 @@ from transformer.checkpoint import (
 )
 from transformer.config import ConfigError, require
 from transformer.log import RunLog
-from transformer.training import NonFiniteError, Stopped, Trainer, _stop_signals, learning_rate_at, step_seed
+from transformer.training import (
+    NonFiniteError,
+    Stopped,
+    Trainer,
+    _stop_signals,
+    learning_rate_at,
+    named_exhaustion,
+    step_seed,
+)
 
 
 def run_folder(output: Path, dataset: Dataset, seed: int) -> Path:
@@ -111,8 +119,9 @@ class Stack:
     """Trainers of one shape whose parameters, buffers and moments are stacked: each tensor has R rows, one a run.
 
     The trainers' own models and optimisers become views of those rows, so they log, save and evaluate as ever. No step
-    waits for the device: losses and norms are read when they are logged. A step in which anything is not finite is
-    left out in all runs, and so is each later one, until that is read and raised.
+    waits for the device: it is told where the windows begin and the learning rate, and losses and norms are read when
+    they are logged. On a GPU the step's kernels are recorded once as a graph, which is then launched as one. A step in
+    which anything is not finite is left out in all runs, and so is each later one, until that is read and raised.
     """
 
     def __init__(self, trainers: Sequence[Trainer]):
@@ -120,12 +129,16 @@ class Stack:
         self.step, self.device = trainers[0].step, trainers[0].device
         _check_one_shape(trainers)
         models = [trainer.model for trainer in trainers]
+        self.batches = [_batches(trainer) for trainer in trainers]
+        self.starts = torch.zeros(len(models), self.config.batch_size, dtype=torch.int64, device=self.device)
+        self.rate = torch.zeros((), device=self.device)
         self.parameters, self.buffers = stack_module_state(models)  # by name, each (R, ...)
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
-            lr=self.config.learning_rate,
+            lr=self.rate,
             weight_decay=self.config.weight_decay,
             fused=True,
+            capturable=self.device.type == "cuda",
         )
         for name, stacked in self.parameters.items():
             own = [dict(model.named_parameters())[name] for model in models]
@@ -134,6 +147,8 @@ class Stack:
         self.norms = torch.zeros(len(models), device=self.device)
         self.broken = torch.zeros(len(models), dtype=torch.bool, device=self.device)
         self.steps_done = torch.tensor(self.step, device=self.device)
+        with self._named_exhaustion():
+            self._run = self._record() if self.device.type == "cuda" else self._update
 
     def _stack_one(self, stacked: Tensor, own: Sequence[Tensor]) -> None:
         """Moments of one parameter, stacked from the trainers' and then shared with them; so are its values."""
@@ -176,14 +191,21 @@ class Stack:
         return self.step == config.steps
 
     def _one_step(self) -> None:
-        config = self.config
-        torch.manual_seed(step_seed(config.seed, self.step))  # the first run's seed: dropout is drawn for all at once
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, config)
-        batches = default_collate([vars(trainer.batch_at(self.step)) for trainer in self.trainers])
+        """Tell the device where this step's windows begin and its learning rate, and set it to work."""
+        self.starts.copy_(torch.stack([batches.starts(self.step) for batches in self.batches]), non_blocking=True)
+        self.rate.fill_(learning_rate_at(self.step, self.config))
+        torch.manual_seed(step_seed(self.config.seed, self.step))  # the first run's seed: dropout is drawn for all
         self.trainers[0].model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            losses = vmap(self._loss, randomness="different")(self.parameters, self.buffers, batches)  # (R,)
+        with self._named_exhaustion():
+            self._run()
+
+    def _update(self) -> None:
+        """One step of every run. Nothing is known here but what the device holds, so that it can be recorded."""
+        windows = [vars(batches.data.gather(starts)) for batches, starts in zip(self.batches, self.starts, strict=True)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            losses = vmap(self._loss, randomness="different")(  # (R,)
+                self.parameters, self.buffers, default_collate(windows)
+            )
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # type: ignore[no-untyped-call]  # no run's loss depends on another's parameters
         norms = self._clip()
@@ -193,8 +215,24 @@ class Stack:
         self.optimizer.found_inf = stop.float()  # type: ignore[attr-defined]  # as GradScaler: then nothing is updated
         self.optimizer.step()
         self.losses += losses.detach()
-        self.norms = norms
+        self.norms.copy_(norms)
         self.steps_done += ~stop
+
+    def _record(self) -> Callable[[], None]:
+        """`_update` as a graph of its kernels, and what launches it. The steps of recording update nothing."""
+        self.broken.fill_(True)  # as after a step that was not finite
+        self.trainers[0].model.train()
+        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # what is set up at first use must not be recorded
+                self._update()
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            self._update()
+        for changed in (self.broken, self.losses, self.norms):
+            changed.zero_()
+        return graph.replay
 
     def _loss(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:
         """One run's mean loss; `vmap` makes it all runs'."""
@@ -210,6 +248,10 @@ class Stack:
         for gradient in gradients:
             gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
         return norms
+
+    def _named_exhaustion(self) -> AbstractContextManager[None]:
+        advice = f"train fewer runs at once than {len(self.trainers)}, or lower batch_size or context_length"
+        return named_exhaustion(f"step {self.step}", advice)
 
     def _tell_trainers(self, log: bool, score: bool, save: bool) -> None:
         """Read what the device holds, and let each trainer do what it does after such a step."""
@@ -240,6 +282,11 @@ def _open(trainer: Trainer, bar: Any) -> None:
     trainer._name_best()
     trainer._log, trainer._bar = RunLog(trainer.run, trainer.step), bar
     trainer._clock, trainer._clock_step = time.perf_counter(), trainer.step
+
+
+def _batches(trainer: Trainer) -> Batches:
+    assert isinstance(trainer.batch_at, Batches)  # as `prepare` makes it
+    return trainer.batch_at
 
 
 def _check_one_shape(trainers: Sequence[Trainer]) -> None:

@@ -15,7 +15,7 @@ from gymnasium.spaces import Space
 from torch import Tensor
 
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
-from dt.data import TrajectoryDataset
+from dt.data import Batches, TrajectoryDataset
 from dt.evaluation import (
     best_mean,
     check_environment,
@@ -143,7 +143,7 @@ def prepare(
         _check_resumable(old, document, folder)
     model.to(device)
     data = TrajectoryDataset(learned, config.model.context_length, device, frame_stack=config.model.frame_stack)
-    seed, batch_size = config.training.seed, config.training.batch_size
+    batches = Batches(data, config.training.seed, config.training.batch_size)
     targets = config.evaluation.named_targets or tuple(document["dataset"]["targets"])
 
     validation = None if held_out is None else Validation(model, learned, held_out)
@@ -156,12 +156,12 @@ def prepare(
 
     trainer = Trainer(
         model,
-        lambda step: data.gather(processes.share(data.indices(seed, step, batch_size)).contiguous()),
+        batches,
         config.training,
         folder,
         document,
         evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
-        describe=lambda step: _named(data.episodes_of(data.indices(seed, step, batch_size))),
+        describe=batches.describe,
     )
     if old is not None and before is not None:
         trainer.resume(checkpoint)
@@ -172,10 +172,6 @@ def prepare(
             _warn(f"step {int(trainer.best['step'])} was best at another evaluation: the best is sought anew from here")
             trainer.best = None
     return trainer
-
-
-def _named(episodes: list[int]) -> str:
-    return f"episodes {episodes[:8]}{' and others' if len(episodes) > 8 else ''}"
 
 
 def _held_out_scores(result: HeldOutError) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dt import many
 from dt.cli import main
+from dt.data import Batches
 from dt.many import Stack, train_many
 from dt.training import load_run, prepare, train
 from envs.writer import write_minari
 from transformer.attention import Dropout
 from transformer.checkpoint import CheckpointError, checkpoints, step_of
 from transformer.config import ConfigError
-from transformer.training import NonFiniteError, Stopped
+from transformer.training import MemoryExhaustedError, NonFiniteError, Stopped, learning_rate_at, step_seed
 
 
 def without_dropout(conditioning="decoupled", **training):
@@ -141,14 +143,14 @@ def test_a_damaged_checkpoint_is_passed_over_in_all_runs(payday, richer, tmp_pat
 def test_a_signal_leaves_a_checkpoint_of_each_run(payday, tmp_path):
     config = small(log_every=100, checkpoint_every=100)
     stack = Stack(begun([payday, replace(payday, name="payday/again-v0")], config, tmp_path))
-    batch_at = stack.trainers[0].batch_at
 
-    def interrupted(step):
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return batch_at(step)
+    class Interrupted(Batches):
+        def starts(self, step):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().starts(step)
 
-    stack.trainers[0].batch_at = interrupted
+    stack.batches[0] = Interrupted(**vars(stack.batches[0]))
     with pytest.raises(Stopped) as stopped:
         stack.train(None)
     assert stopped.value.code == 143
@@ -171,17 +173,100 @@ def test_no_step_waits_for_the_device(payday, richer, tmp_path):
         stack.losses[0].item()
 
 
-def test_one_run_that_is_not_finite_stops_all_before_the_update(payday, richer, tmp_path):
+def test_an_update_knows_only_what_the_device_holds(payday, richer, tmp_path, monkeypatch):
+    """What a recorded graph would replay: given the windows' starts, the rate and the seed, it is the same step."""
+    datasets, config = [payday, richer], small(warmup_steps=4, schedule="cosine")
+    plain, told = (Stack(begun(datasets, config, tmp_path / name)) for name in ("plain", "told"))
+    for stack in (plain, told):
+        stack._one_step()
+        stack.step += 1
+    starts, rate = [batches.starts(1) for batches in told.batches], learning_rate_at(1, config.training)
+    plain._one_step()
+
+    def asked(*_):
+        raise AssertionError("not known on the device")
+
+    for name in ("learning_rate_at", "step_seed"):
+        monkeypatch.setattr(many, name, asked)
+    monkeypatch.setattr(Batches, "starts", asked)
+    monkeypatch.setattr(Batches, "__call__", asked)
+    told.step = None
+    told.starts.copy_(torch.stack(starts))
+    told.rate.fill_(rate)
+    torch.manual_seed(step_seed(config.training.seed, 1))
+    told._update()
+    for name, weights in plain.parameters.items():
+        assert torch.equal(weights, told.parameters[name]), name
+    assert torch.equal(plain.losses, told.losses)
+
+
+def test_recording_an_update_changes_nothing(payday, richer, tmp_path, monkeypatch):
+    """All but the graph itself, on the CPU: what stands in for CUDA lets the updates run that are to be recorded."""
+    stack = Stack(begun([payday, richer], small(), tmp_path))
+    stack._one_step()
+    stack.step += 1
+    stack._tell_trainers(log=False, score=False, save=False)  # which reads and clears the losses, as at a new start
+
+    def held():
+        moments = [x for state in stack.optimizer.state.values() for x in state.values()]
+        tensors = [*stack.parameters.values(), *moments, stack.losses, stack.broken, stack.steps_done]
+        return [x.detach().clone() for x in tensors]
+
+    updates, update = [], stack._update
+
+    def counted():
+        updates.append(None)
+        update()
+
+    before, graph = held(), MagicMock()
+    for name in ("Stream", "stream", "current_stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(stack, "_update", counted)
+    assert stack._record() is graph.replay
+    torch.cuda.graph.assert_called_once_with(graph)
+    assert len(updates) == 4
+    assert all(torch.equal(p, q) for p, q in zip(before, held(), strict=True))
+    update()
+    assert not torch.equal(before[0], held()[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "single"])
+def test_the_graph_is_the_step(payday, richer, tmp_path, conditioning):
+    config = without_dropout(conditioning, device="cuda", evaluate_every=0)
+    graph, plain = (Stack(begun([payday, richer], config, tmp_path / name)) for name in ("graph", "plain"))
+    plain._run = plain._update
+    for stack in (graph, plain):
+        for _ in range(5):
+            stack._one_step()
+            stack.step += 1
+    assert torch.equal(graph.steps_done, plain.steps_done)
+    torch.testing.assert_close(graph.losses, plain.losses)
+    for name, weights in plain.parameters.items():
+        torch.testing.assert_close(graph.parameters[name], weights, rtol=1e-4, atol=1e-6)
+
+
+def test_too_little_memory_says_what_to_lower(payday, tmp_path, monkeypatch):
+    stack = Stack(begun([payday], small(), tmp_path))
+    monkeypatch.setattr(stack.batches[0].data, "gather", lambda starts: torch.empty(2**60))
+    with pytest.raises(MemoryExhaustedError, match="step 0: out of memory; train fewer runs at once than 1, or lower"):
+        stack.train(None)
+
+
+def test_one_run_that_is_not_finite_stops_all_before_the_update(payday, richer, tmp_path, monkeypatch):
     config = small(log_every=4, checkpoint_every=100)
     stack, after = Stack(begun([payday, richer], config, tmp_path)), []
-    trainers, batch_at = stack.trainers, stack.trainers[1].batch_at
+    trainers, data = stack.trainers, stack.batches[1].data
+    gather = data.gather
 
-    def poisoned(step):
+    def poisoned(starts):
         after.append([p.detach().clone() for p in stack.parameters.values()])
-        batch = batch_at(step)
-        return replace(batch, returns_to_go=batch.returns_to_go * float("nan")) if step == 1 else batch
+        batch = gather(starts)
+        return replace(batch, returns_to_go=batch.returns_to_go * float("nan")) if len(after) == 2 else batch
 
-    trainers[1].batch_at = poisoned
+    monkeypatch.setattr(data, "gather", poisoned)
     with pytest.raises(NonFiniteError, match=r"step 1: \S*richer-v0: loss or gradient is not finite \(episodes \[\d+"):
         stack.train(None)
     assert len(after) == 4  # it is read when the log is written

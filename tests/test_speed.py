@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from benchmarks import speed
 
@@ -44,6 +45,18 @@ def test_a_row_that_the_machine_cannot_measure_says_so(monkeypatch):
     assert line["ratio"] is None
     assert line["met"] is None
     assert "not measured: this processor has no bf16 products" in speed.table([line])
+
+
+def test_the_rows_of_a_gpu_do_their_work_on_another_device_too(monkeypatch):
+    steps = []
+    monkeypatch.setattr(speed.Stack, "_update", lambda stack: steps.append(stack.starts.clone()))
+    monkeypatch.setattr(speed, "train", lambda *rest: steps.append(rest[2].steps))
+    ours, theirs = speed.stacked(2, torch.device("cpu"), steps=3)
+    assert (ours(), theirs()) == (6, 3)
+    assert len(steps) == 4
+    assert steps[-1] == 3
+    assert all(starts.shape == (2, 64) for starts in steps[:3])
+    assert len({tuple(row.tolist()) for starts in steps[:3] for row in starts}) == 6
 
 
 def processor_seconds(arguments):

@@ -305,15 +305,9 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config)
-        try:
+        advice = f"lower batch_size {config.batch_size} or context_length, or turn activation_checkpointing on"
+        with named_exhaustion(f"step {self.step}", advice):
             loss, norm = self._gradient()
-        except (RuntimeError, MemoryError) as error:  # on a CPU torch says it in words alone
-            if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
-                raise
-            raise MemoryExhaustedError(
-                f"step {self.step}: out of memory; lower batch_size {config.batch_size} or context_length, or turn "
-                f"activation_checkpointing on ({str(error).splitlines()[0]})"
-            ) from None
         if not (math.isfinite(norm) and math.isfinite(loss)):
             where = f" ({self.describe(self.step)})" if self.describe else ""
             raise NonFiniteError(f"step {self.step}: loss {loss}, gradient norm {norm}{where}; nothing was updated")
@@ -377,6 +371,18 @@ class Trainer:
         for i, (name, _) in enumerate(self.model.named_parameters()):
             state[i] = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+@contextmanager
+def named_exhaustion(where: str, advice: str) -> Iterator[None]:
+    """Raise what torch says when memory is used up as a `MemoryExhaustedError` that tells where, and what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # on a CPU torch says it in words alone
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        raise MemoryExhaustedError(f"{where}: out of memory; {advice} ({reason})") from None
 
 
 @contextmanager
