@@ -166,7 +166,7 @@ class ContinuousHead(nn.Module):
         super().__init__()
         self.shape, self.padding = space.shape, 0
         self.linear = nn.Linear(width, math.prod(space.shape))
-        bounded = torch.from_numpy(np.isfinite(space.low) & np.isfinite(space.high)).flatten()  # (A,)
+        bounded = torch.from_numpy(_bounded(space)).flatten()  # (A,)
         low, high = (torch.from_numpy(np.asarray(x, np.float64)).flatten() for x in (space.low, space.high))
         self.register_buffer("bounded", bounded)
         self.register_buffer("center", torch.where(bounded, (low + high) / 2, 0.0).float())
@@ -200,6 +200,14 @@ class ContinuousHead(nn.Module):
     def choose(self, output: Tensor, allowed: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """(B, A) -> actions (B, *leaf) in the space's own units; there is nothing to mask or to draw."""
         return (output * self.scale + self.center).reshape(-1, *self.shape)
+
+
+def _bounded(space: spaces.Box) -> NDArray[np.bool_]:
+    """Which dimensions the space bounds at both ends: *leaf. The ends of an integer type are no bounds."""
+    low, high = (np.asarray(x) for x in (space.low, space.high))
+    if low.dtype.kind == "i":
+        return np.asarray((low > np.iinfo(low.dtype).min) & (high < np.iinfo(high.dtype).max))
+    return np.asarray(np.isfinite(low) & np.isfinite(high))
 
 
 class DiscreteHead(nn.Module):

@@ -120,6 +120,7 @@ OBSERVATIONS = {
 }
 ACTIONS = {
     "box": spaces.Box(-2, np.array([[2.0, 5.0]]), (1, 2), np.float64),
+    "number": spaces.Box(-2, 5, (), np.float32),
     "unbounded box": spaces.Box(-np.inf, np.inf, (3,), np.float32),
     "discrete": spaces.Discrete(3, start=5),
     "multi-discrete": spaces.MultiDiscrete([2, 5], start=[7, -1]),

@@ -405,3 +405,14 @@ def test_a_stack_of_frames_needs_images():
         model_for(echo_dataset("box", "box"), frame_stack=4)
     with pytest.raises(ConfigError, match="frame_stack must be at least 1, not 0"):
         ModelConfig(frame_stack=0)
+
+
+def test_the_ends_of_an_integer_type_are_no_bounds():
+    ends = np.iinfo(np.int64)
+    box = spaces.Box(np.array([ends.min, -4]), np.array([ends.max, 6]), (2,), np.int64)
+    head, actions = ContinuousHead(box, 8), np.array([[10, 1], [30, 1]])
+    head.fit(actions)
+    assert head.bounded.tolist() == [False, True]
+    assert (head.center.tolist(), head.scale.tolist()) == ([20.0, 1.0], [10.0, 5.0])
+    loss = head.loss(torch.tensor([[[-1.0, 0.0], [0.5, 0.0]]]), torch.from_numpy(actions)[None])
+    assert loss[0].tolist() == pytest.approx([0.0, 0.125])
