@@ -3,10 +3,11 @@
 import numpy as np
 from tqdm import tqdm
 
+from dt.config import RECORDING_SEED
 from envs import Dataset, EnvironmentSpec, Job, Played, RandomPolicy, Worlds, from_episodes, rollout
 
-RECORDING_SEED, ACTION_SEED = 10_000_000, 20_000_000
-"""Seeds of the worlds that are recorded, which no evaluation plays, and of the actions in them."""
+ACTION_SEED = 20_000_000
+"""Seed of the first episode's actions."""
 
 
 def record(environment: EnvironmentSpec, episodes: int) -> list[Played]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from dt.config import FINAL_SEED, Config, EvaluationConfig
+from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
 from transformer import processes
 from transformer.config import ConfigError
@@ -176,9 +176,12 @@ class Record:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of a run."""
     trust: bool = False
-    """Open a Stable-Baselines3 file: it is pickle, which may run any code."""
-    seed: int = FINAL_SEED
-    """Episode i, of each target where a run is asked for several, starts from world seed SEED + i."""
+    """Open files of Stable-Baselines3's: they are pickle, which may run any code."""
+    vec_normalize: Annotated[str | None, arg(metavar="FILE")] = None
+    """What VecNormalize.save wrote, for a policy that was trained on observations so scaled; needs --trust."""
+    seed: int = RECORDING_SEED
+    """Episode i, of each target where a run is asked for several, starts from world seed SEED + i; models are scored on
+    other ones."""
     world: WorldSettings = field(default_factory=WorldSettings)
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
 

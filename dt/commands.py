@@ -199,6 +199,7 @@ def record_episodes(options: "Record", command: str) -> None:
         seed=options.seed,
         checkpoint=options.checkpoint,
         trust=options.trust,
+        vec_normalize=options.vec_normalize,
     )
     failed: list[Played] = []
     with tqdm(total=len(chosen.jobs), unit="episode", desc="record") as bar:

@@ -10,6 +10,9 @@ from transformer.config import ConfigError, TrainingConfig, TransformerConfig, r
 WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
 """World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
 
+RECORDING_SEED = 10_000_000
+"""World seeds of recordings: no model is scored on the starts that it learned from."""
+
 SWEEP_OFFSET = 3_000_000
 """A target is chosen on the world seeds that lie so far past those that it is scored on."""
 

@@ -206,7 +206,8 @@ def _bounded(space: spaces.Box) -> NDArray[np.bool_]:
     """Which dimensions the space bounds at both ends: *leaf. The ends of an integer type are no bounds."""
     low, high = (np.asarray(x) for x in (space.low, space.high))
     if low.dtype.kind == "i":
-        return np.asarray((low > np.iinfo(low.dtype).min) & (high < np.iinfo(high.dtype).max))
+        ends = np.iinfo(str(low.dtype))
+        return np.asarray((low > ends.min) & (high < ends.max))
     return np.asarray(np.isfinite(low) & np.isfinite(high))
 
 

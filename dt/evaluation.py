@@ -86,9 +86,11 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, world_t
         ("observation", model.observation_space, about.observation_space),
         ("action", model.action_space, about.action_space),
     ):
-        difference = same_space(recorded, present)
+        difference = same_space(recorded, present, unbounded_fits=kind == "observation")
         if difference:
-            raise WorldError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}")
+            undeclared = same_space(recorded, present, unbounded_fits=True) is None
+            remedy = f"; dt train --environment {spec.id} takes the world's for data that declares none" * undeclared
+            raise WorldError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}{remedy}")
     limit, rows = spec.step_limit, model.max_timesteps
     if limit is not None and limit > rows:
         raise WorldError(

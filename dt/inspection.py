@@ -166,6 +166,6 @@ def _field_lines(label: str, space: spaces.Space, leaves: Leaves) -> Iterator[st
 def _environment(dataset: Dataset) -> str:
     spec = dataset.environment
     if spec is None:
-        return "none named: trains, and plays with --environment"
+        return "none named: dt train --environment ID names one to play in"
     limit = f", at most {spec.max_episode_steps} steps" if spec.max_episode_steps else ""
     return f"{spec.id}{limit}"

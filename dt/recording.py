@@ -17,7 +17,7 @@ from envs.datasets import Dataset, from_episodes
 from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
-from envs.worlds import EnvironmentSpec, WorldError, Worlds
+from envs.worlds import About, EnvironmentSpec, WorldError, Worlds
 from transformer.config import ConfigError
 
 ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
@@ -38,11 +38,11 @@ class Player:
 class SavedPolicy:
     """A Stable-Baselines3 model, its actions drawn as in its training; the request of an episode seeds them.
 
-    It draws from one stream, so it plays in one world at a time.
+    It draws from one stream, so it plays in one world at a time. scaled: what it was trained to see of an observation.
     """
 
-    def __init__(self, model: Any):
-        self._model = model
+    def __init__(self, model: Any, scaled: Callable[[Any], Any]):
+        self._model, self._scaled = model, scaled
 
     def begin(self, world: int, request: Any, seed: int) -> None:
         """An episode whose actions have the request as their seed."""
@@ -50,7 +50,7 @@ class SavedPolicy:
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         """The model's action in each world."""
-        return {world: self._model.predict(observation)[0] for world, observation in observations.items()}
+        return {world: self._model.predict(self._scaled(observation))[0] for world, observation in observations.items()}
 
     def receive(self, world: int, reward: float) -> None:
         """Nothing to learn."""
@@ -64,8 +64,11 @@ def player(
     seed: int,
     checkpoint: Literal["last", "best"] = "last",
     trust: bool = False,
+    vec_normalize: str | None = None,
 ) -> Player:
     """What `dt record --policy` names: "random", a run's folder, or with `trust` a Stable-Baselines3 file.
+
+    vec_normalize: the file of the VecNormalize that such a policy saw its observations through.
 
     A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
     many in all. Episode i starts from the world's seed `seed + i`.
@@ -73,7 +76,10 @@ def player(
     if config.target_return == "auto":
         raise ConfigError("--target-return auto chooses what is scored; a recording asks for returns that are named")
     told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
-    if policy != "random" and (Path(policy) / "run.json").exists():
+    of_saved = policy != "random" and not (Path(policy) / "run.json").exists()
+    if vec_normalize is not None and not of_saved:
+        raise ConfigError(f"--vec-normalize is of a Stable-Baselines3 policy, and {policy} is none")
+    if policy != "random" and not of_saved:
         return _run_player(Path(policy), environment, config, seed, checkpoint, told)
     if config.named_targets:
         raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
@@ -86,16 +92,17 @@ def player(
         told = {"algorithm_name": "random", "description": "Actions drawn at random", "recorded": told}
         return Player(RandomPolicy(world.action_space), jobs, config.num_worlds, told)
     model = _open_saved(Path(policy), trust)
+    scaled = _scaling(policy, model, vec_normalize, world)
     try:
-        model.predict(world.observation_space.sample())
+        model.predict(scaled(world.observation_space.sample()))
     except Exception as error:  # its network and the space may differ in any way
         raise ConfigError(f"--policy {policy}: does not act in {environment.id}: {reason(error)}") from None
     if model.action_space != world.action_space:
         raise ConfigError(f"--policy {policy}: acts in {model.action_space}, {environment.id} in {world.action_space}")
     name = f"stable_baselines3.{type(model).__name__}"
-    told = {**told, "learner_steps": model.num_timesteps, "learner_seed": model.seed}
+    told = {**told, "learner_steps": model.num_timesteps, "learner_seed": model.seed, "vec_normalize": vec_normalize}
     return Player(
-        SavedPolicy(model),
+        SavedPolicy(model, scaled),
         jobs,
         1,
         {
@@ -186,6 +193,34 @@ def play(
 
 def _stacked(rows: list[Leaves]) -> Leaves:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _scaling(policy: str, model: Any, path: str | None, world: About) -> Callable[[Any], Any]:
+    """What a saved policy was trained to see of an observation: it, or VecNormalize's view of it by a file of its own.
+
+    Behind VecNormalize a learner also keeps an observation as it was, which tells that the file is needed.
+    """
+    if path is None:
+        if model._last_original_obs is not None:
+            raise ConfigError(
+                f"--policy {policy}: it was trained behind VecNormalize; --vec-normalize FILE names what "
+                "VecNormalize.save wrote"
+            )
+        return lambda observation: observation
+    from gymnasium import Env
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    class Spaces(Env):
+        """All that VecNormalize needs of an environment."""
+
+        observation_space, action_space = world.observation_space, world.action_space
+
+    try:
+        statistics = VecNormalize.load(path, DummyVecEnv([Spaces]))
+        statistics.normalize_obs(world.observation_space.sample())
+    except Exception as error:  # unpickling may raise anything
+        raise ConfigError(f"--vec-normalize {path}: cannot be used in this environment ({reason(error)})") from None
+    return statistics.normalize_obs
 
 
 def _open_saved(path: Path, trust: bool) -> Any:

@@ -194,8 +194,11 @@ def misfit(space: Space[Any], value: Any) -> str | None:
     return None
 
 
-def same_space(recorded: Space[Any], present: Space[Any]) -> str | None:
-    """None when values recorded in one space fit the other; else what differs. A number's width does not count."""
+def same_space(recorded: Space[Any], present: Space[Any], *, unbounded_fits: bool = False) -> str | None:
+    """None when values recorded in one space fit the other; else what differs. A number's width does not count.
+
+    unbounded_fits: a recorded Box without any bounds, such as one that nobody declared, fits one of any bounds.
+    """
     ours, theirs = leaf_spaces(recorded), leaf_spaces(present)
     if ours.keys() != theirs.keys():
         return f"leaves {sorted(ours)} against {sorted(theirs)}"
@@ -208,7 +211,8 @@ def same_space(recorded: Space[Any], present: Space[Any]) -> str | None:
         if leaf.shape != other.shape or np.dtype(leaf.dtype).kind != np.dtype(other.dtype).kind:
             return f"{name}: {leaf} against {other}"
         if isinstance(leaf, spaces.Box) and isinstance(other, spaces.Box):
-            if not _same_bounds(leaf, other):
+            free = unbounded_fits and np.isinf(leaf.low).all() and np.isinf(leaf.high).all()
+            if not free and not _same_bounds(leaf, other):
                 return f"{name}: bounds {leaf} against {other}"
         elif isinstance(leaf, LEAF_KINDS):
             if any((a != b).any() for a, b in zip(choices(leaf), choices(other), strict=True)):

@@ -4,6 +4,7 @@ import functools
 import json
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium import spaces
 from test_cli import run, trained  # noqa: F401
@@ -11,7 +12,9 @@ from test_processes import Hostile
 from test_training import log_without_clock, small
 
 from dt.cli import main
-from dt.config import WAY_SEED
+from dt.config import RECORDING_SEED, WAY_SEED, ModelConfig
+from dt.evaluation import check_environment
+from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from dt.training import load_run, train
 from envs.datasets import load
@@ -107,11 +110,20 @@ def test_training_goes_on_and_an_evaluation_with_failures_chooses_no_best(payday
 def test_a_recording_leaves_out_what_failed_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     command = ["record", "Hostile-v0", "hostile/some-v0", "--policy", "random", "--episodes", "4"]
-    assert main([*command, *harmed("observation", 2)]) == 4
+    assert main([*command, *harmed("observation", RECORDING_SEED + 2)]) == 4
     assert "dt: 1 of 4 episodes failed and are not in the dataset" in capsys.readouterr().err
     assert load("hostile/some-v0").num_episodes == 3
     told = json.loads((tmp_path / "hostile" / "some-v0" / "data" / "metadata.json").read_text())["recorded"]
-    assert "seed 2, step 3: observation value is not finite" in json.dumps(told)
+    assert f"seed {RECORDING_SEED + 2}, step 3: observation value is not finite" in json.dumps(told)
+
+
+def test_missing_bounds_keep_a_run_from_playing_in_its_actions_alone():
+    """The model never uses an observation's; an action past the world's would be an error of the world."""
+    config, free = ModelConfig(width=8, num_layers=1), functools.partial(spaces.Box, -np.inf, np.inf)
+    check_environment(EnvironmentSpec("CartPole-v1"), DecisionTransformer(config, free((4,)), spaces.Discrete(2), 1000))
+    steering = DecisionTransformer(config, free((2,)), free((1,)), 1000)
+    with pytest.raises(WorldError, match=r"action space .*; dt train --environment MountainCarContinuous-v0 takes the"):
+        check_environment(EnvironmentSpec("MountainCarContinuous-v0"), steering)
 
 
 def test_a_world_of_other_spaces_is_refused_before_training(payday, tmp_path):

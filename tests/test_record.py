@@ -9,14 +9,18 @@ import minari
 import numpy as np
 import pytest
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_cli import run, trained  # noqa: F401 (fixtures)
 from test_datasets import root  # noqa: F401 (a fixture)
 from test_recording import KINDS, Diary, assert_recorded, ppo, worlds
 
 from dt.cli import main
+from dt.config import BEST_SEED, FINAL_SEED, RECORDING_SEED, SWEEP_OFFSET, WAY_SEED
 from envs import load
 from envs.scores import reference_for
 from envs.spaces import to_leaves
+
+SCORED = [start + offset for start in (WAY_SEED, BEST_SEED, FINAL_SEED) for offset in (0, SWEEP_OFFSET)]
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +119,58 @@ def test_a_saved_policy_of_pictures_in_a_dict(root, tmp_path):  # noqa: F811
     assert_recorded(load("diary/pictures-v0"), Diary.pages)
 
 
+@pytest.fixture
+def scaled(tmp_path):
+    """A policy that learned behind VecNormalize, and that."""
+    env = VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]))
+    learner = PPO("MlpPolicy", env, n_steps=64, n_epochs=1, seed=0, device="cpu")
+    learner.learn(64)
+    learner.save(tmp_path / "policy.zip")
+    env.save(tmp_path / "scale.pkl")
+    return learner, env
+
+
+def test_a_policy_sees_observations_as_vec_normalize_showed_them(root, tmp_path, scaled, capsys):  # noqa: F811
+    command = ["record", "CartPole-v1", "mine/cart-v0", "--policy", str(tmp_path / "policy.zip"), "--trust"]
+    assert main(command) == 2
+    assert "policy.zip: it was trained behind VecNormalize; --vec-normalize FILE names" in capsys.readouterr().err
+    assert main([*command, "--vec-normalize", str(tmp_path / "scale.pkl"), "--episodes", "3"]) == 0
+    learner, env = scaled
+    dataset = load("mine/cart-v0")
+    for i in range(3):
+        episode = dataset.episode(i)
+        learner.set_random_seed(int(np.random.SeedSequence([RECORDING_SEED + i, 1]).generate_state(1)[0]))
+        for observation, action in zip(episode.observations["value"][:-1], episode.actions["value"], strict=True):
+            assert learner.predict(env.normalize_obs(observation))[0] == action
+    raw = [learner.predict(x, deterministic=True)[0] for x in dataset.observations["value"]]
+    assert raw != [learner.predict(env.normalize_obs(x), deterministic=True)[0] for x in dataset.observations["value"]]
+
+
+def test_what_is_no_scale_is_refused(root, tmp_path, scaled, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pkl").write_text("no pickle")
+    for policy, scale, words in (
+        ("policy.zip", "text.pkl", "--vec-normalize text.pkl: cannot be used in this environment ("),
+        ("policy.zip", "nowhere.pkl", "--vec-normalize nowhere.pkl: cannot be used in this environment ("),
+        ("random", "scale.pkl", "--vec-normalize is of a Stable-Baselines3 policy, and random is none"),
+    ):
+        capsys.readouterr()
+        assert (
+            main(["record", "CartPole-v1", "mine/x-v0", "--trust", "--policy", policy, "--vec-normalize", scale]) == 2
+        )
+        assert words in capsys.readouterr().err
+
+
+def test_a_recording_is_of_other_starts_than_a_score(root):  # noqa: F811
+    assert main(["record", "CartPole-v1", "mine/starts-v0", "--policy", "random", "--episodes", "3"]) == 0
+    world = gymnasium.make("CartPole-v1")
+    played = {tuple(world.reset(seed=first + i)[0]) for first in SCORED for i in range(3)}
+    dataset = load("mine/starts-v0")
+    recorded = {tuple(dataset.episode(i).observations["value"][0]) for i in range(3)}
+    assert recorded == {tuple(world.reset(seed=RECORDING_SEED + i)[0]) for i in range(3)}
+    assert not recorded & played
+
+
 class Boom:
     """What nobody wants unpickled."""
 
@@ -185,5 +241,5 @@ class Three(gymnasium.Env):
 def test_a_world_that_breaks_down_leaves_nothing(root, capsys):  # noqa: F811
     Diary.pages = None  # the first episode that ends cannot be written into the diary
     assert main(["record", "Diary-v0", "diary/half-v0", "--policy", "random", *kind_of("box")]) == 2
-    assert "every episode failed; the first: world 0, seed 0, step " in capsys.readouterr().err
+    assert f"every episode failed; the first: world 0, seed {RECORDING_SEED}, step " in capsys.readouterr().err
     assert not root.exists()

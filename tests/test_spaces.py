@@ -105,6 +105,14 @@ def test_spaces_that_fit(recorded, present):
     assert same_space(recorded, present) is None
 
 
+def test_what_nobody_bounded_fits_any_bounds_where_it_may():
+    free, bounded = (spaces.Box(-np.array([end, np.inf]), np.array([end, np.inf])) for end in (np.inf, 1.0))
+    assert "bounds" in same_space(free, bounded)
+    assert same_space(free, bounded, unbounded_fits=True) is None
+    assert "bounds" in same_space(bounded, free, unbounded_fits=True)
+    assert "bounds" in same_space(bounded, spaces.Box(-2, 2, (2,)), unbounded_fits=True)
+
+
 @pytest.mark.parametrize(
     ("recorded", "present", "words"),
     [
