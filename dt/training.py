@@ -131,6 +131,8 @@ def prepare(
             raise
         playable = False
         _warn(f"no evaluation here: {error}")
+    if not playable and config.evaluation.target_return:
+        _warn("target_return: there is no world to ask for it in, --environment ID names one")
     reference = reference_in(environment, dataset.environment, dataset.reference)
     config = _with_held_out(config, old, 0.0 if playable or dataset.num_episodes == 1 else HELD_OUT)
     learned, held_out = choose_episodes(dataset, config.data, config.training.seed)

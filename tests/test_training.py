@@ -507,6 +507,7 @@ def test_a_run_whose_world_is_not_here_goes_on_without_it(payday, tmp_path, caps
     assert step_of(train(far, small(steps=16, evaluate_every=4), tmp_path / "run", resume=True).checkpoint) == 16
     err = capsys.readouterr().err
     assert err.count("no evaluation here: environment FarAway-v3: not registered") == 2
+    assert err.count("target_return: there is no world to ask for it in, --environment ID names one") == 2
     assert "no score at step" not in err  # it is not tried again and again
 
 
