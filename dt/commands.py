@@ -1,5 +1,6 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from envs.worlds import EnvironmentSpec, MissingWorldError
 from envs.writer import new_folder, write_minari
 from transformer import processes
 from transformer.checkpoint import write_json
-from transformer.config import ConfigError
+from transformer.config import ConfigError, require
 from transformer.training import pick_device
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def train_runs(options: "TrainMany") -> None:
         raise ConfigError("no dataset named")
     if options.config.training.seed != 0:
         raise ConfigError(f"seed {options.config.training.seed}: train-many has --seeds")
+    limit = options.minutes
+    require(limit is None or 0 < limit < math.inf, f"minutes must be above 0 and finite, not {limit}")
     environment = environment_of(options.world)
     datasets = [load(one, download=options.download, environment=environment) for one in options.dataset]
     folders, done = train_many(
@@ -117,6 +120,7 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
 
 def ask(options: "Evaluate", asked: EnvironmentSpec | None) -> None:
     """`dt evaluate`: returns of a trained run as table, JSON, picture and films. asked: the world, if not the run's."""
+    require(0 <= options.seed < 2**32, f"seed must be at least 0 and below 2^32, not {options.seed}")
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
     if asked is None and not _has_world(run):
         _ask_without_a_world(options, run)

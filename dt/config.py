@@ -95,9 +95,9 @@ class EvaluationConfig:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(0 <= self.temperature < math.inf, f"temperature must be 0 or more and finite, not {self.temperature}")
         timeout = self.world_timeout
-        require(timeout is None or 0 < timeout < math.inf, f"world_timeout must be above 0 and finite, not {timeout}")
+        require(timeout is None or 0 < timeout <= 1e6, f"world_timeout must be above 0 and at most 1e6, not {timeout}")
         for target in self.named_targets:
-            require(target - target == 0, f"target_return must be finite, not {target}")
+            require(abs(target) <= 1e38, f"target_return must be finite and at most 1e38, not {target}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,13 +50,20 @@ def describe_dataset(dataset: Dataset) -> str:
 
 def return_histogram(returns: NDArray[np.float64], bins: int = 10, width: int = 40) -> str:
     """A histogram of returns in text, one line a bin."""
-    counts, edges = np.histogram(returns, bins=bins)
+    counts, edges = np.histogram(returns, bins=bins, range=_span(returns))
     longest = max(int(counts.max()), 1)
     lines = []
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         bar = "█" * round(width * count / longest) or ("▏" if count else "")
         lines.append(f"{low:>10.1f} to {high:>9.1f} {count:>6} {bar}")
     return "\n".join(lines)
+
+
+def _span(returns: NDArray[np.float64]) -> tuple[float, float]:
+    """From the least to the most, with room between: what differs by rounding alone cannot be cut into bins."""
+    low, high = float(returns.min()), float(returns.max())
+    least = max(1.0, 1e-9 * max(abs(low), abs(high)))
+    return (low, high) if high - low >= 1e-3 * least else (low - least / 2, high + least / 2)
 
 
 def return_scale(dataset: Dataset) -> float:
@@ -73,7 +80,8 @@ def plot_dataset(dataset: Dataset, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.hist(dataset.returns, bins=min(50, max(10, dataset.num_episodes // 5)), color="C0", alpha=0.7)
+    bins = min(50, max(10, dataset.num_episodes // 5))
+    left.hist(dataset.returns, bins=bins, range=_span(dataset.returns), color="C0", alpha=0.7)
     for target in default_targets(dataset.returns):
         left.axvline(target, color="C3", lw=1, ls=":")
     left.set(xlabel="return (dotted: suggested targets)", ylabel="episodes", title=dataset.name)

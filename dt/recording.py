@@ -18,7 +18,7 @@ from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
 from envs.worlds import About, EnvironmentSpec, WorldError, Worlds
-from transformer.config import ConfigError
+from transformer.config import ConfigError, require
 
 ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
 """Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
@@ -73,6 +73,7 @@ def player(
     A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
     many in all. Episode i starts from the world's seed `seed + i`.
     """
+    require(0 <= seed < 2**32, f"seed must be at least 0 and below 2^32, not {seed}")
     if config.target_return == "auto":
         raise ConfigError("--target-return auto chooses what is scored; a recording asks for returns that are named")
     told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}

@@ -91,10 +91,10 @@ def world_arguments(world: "WorldSettings") -> dict[str, Any]:
         import_environments(world.import_module)
     try:
         kwargs = json.loads(world.environment_kwargs or "{}")
-    except ValueError:
-        raise ConfigError(f"--environment-kwargs: not JSON: {world.environment_kwargs}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"--environment-kwargs: not JSON: {str(world.environment_kwargs)[:80]}") from None
     if not isinstance(kwargs, dict):
-        raise ConfigError(f"--environment-kwargs: not a JSON object: {world.environment_kwargs}")
+        raise ConfigError(f"--environment-kwargs: not a JSON object: {str(world.environment_kwargs)[:80]}")
     return kwargs
 
 

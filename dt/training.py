@@ -51,10 +51,14 @@ from transformer.training import (
     begun_by_this_launch,
     check_same_recipe,
     learning_rate_at,
+    named_exhaustion,
     newest_state,
     pick_device,
     settle_precision,
 )
+
+MOST_ROWS = 200_000
+"""Rows of a table of weights, one for each timestep or value of a choice, that any data may ask for."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,24 @@ def _new_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | 
     longest = int(dataset.lengths.max())
     if rows < longest:
         raise ConfigError(f"max_timesteps {rows} is less than the data's longest episode, {longest} steps")
-    return DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
+    _check_tables(dataset, config, rows)
+    spaces = dataset.observation_space, dataset.action_space
+    with named_exhaustion("the model", "lower width, num_layers, context_length or max_timesteps"):
+        return DecisionTransformer(config.model, *spaces, rows)
+
+
+def _check_tables(dataset: Dataset, config: Config, rows: int) -> None:
+    """Refuse more rows of weights than there are steps to learn them from, where a file alone asks for so many."""
+    most = max(MOST_ROWS, dataset.num_steps)
+    if config.model.max_timesteps is None and rows > most:
+        raise ConfigError(
+            f"an episode of the data's environment may last {rows} steps, the longest recorded one has "
+            f"{int(dataset.lengths.max())}: --max-timesteps N says how many the model is to know"
+        )
+    for space in (dataset.observation_space, dataset.action_space):
+        for leaf in leaf_spaces(space).values():
+            if (values := int(choices(leaf)[0].sum())) > most:
+                raise ConfigError(f"{leaf}: {values} values, and {dataset.num_steps} steps to learn them from")
 
 
 def describe(

@@ -224,10 +224,12 @@ def _given_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
     lengths = as_numbers(_array(f"{where}: lengths", given), f"{where}: lengths")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
         raise DataError(f"{where}: lengths: {lengths.dtype} of shape {lengths.shape}, expected (E,) integers")
-    lengths = lengths.astype(np.int64)  # 127 + 1 is -128 in a type as narrow as int8
     if len(lengths) == 0 or (lengths < 1).any():
         found = f"found {lengths.min()}" if len(lengths) else "found none"
         raise DataError(f"{where}: lengths: expected at least one episode of at least one step, {found}")
+    if (longest := int(lengths.max())) > steps:  # so that the sum cannot run over either
+        raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {longest} of one episode")
+    lengths = lengths.astype(np.int64)  # 127 + 1 is -128 in a type as narrow as int8
     if lengths.sum() != steps:
         raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {(int(lengths.sum()),)}")
     return lengths
@@ -312,6 +314,8 @@ def type_problem(where: str, array: NDArray[Any], space: Space[Any]) -> Iterator
     """What is wrong with the type of a leaf's numbers: floats belong to a Box of floats alone."""
     if array.dtype.kind not in ("f" if np.dtype(space.dtype).kind == "f" else "iub"):
         yield f"{where}: type {array.dtype}, the space says {space.dtype}"
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        yield f"{where}: type {array.dtype}, at most float64 is taken"
 
 
 def place(offsets: NDArray[np.int64], row: int) -> str:

@@ -96,9 +96,10 @@ class Dataset:
     def returns(self) -> NDArray[np.float64]:
         """Sum of each episode's rewards: (E,)."""
         groups = [self.offsets[i : i + 257] for i in range(0, self.num_episodes, 256)]  # all may not fit into memory
-        return np.concatenate(
-            [np.add.reduceat(self.rewards[g[0] : g[-1]].astype(float), g[:-1] - g[0]) for g in groups]
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not come out finite is refused at the door
+            return np.concatenate(
+                [np.add.reduceat(self.rewards[g[0] : g[-1]].astype(float), g[:-1] - g[0]) for g in groups]
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -350,6 +351,8 @@ def _fields(dataset: Dataset) -> Iterator[tuple[str, NDArray[Any], Space[Any]]]:
 def _type_problems(dataset: Dataset) -> Iterator[str]:
     if dataset.rewards.dtype.kind not in "fiu":
         yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers"
+    elif dataset.rewards.dtype.itemsize > 8:
+        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, at most float64 is taken"
     for label, array, leaf in _fields(dataset):
         yield from type_problem(f"{dataset.source}: {label}", array, leaf)
 
@@ -383,6 +386,8 @@ def _faults(dataset: Dataset) -> Iterator[_Fault]:
     """What numbers are bad: those that are not finite, and those that are no choice of their space."""
     if dataset.rewards.dtype.kind in "fiu" and (bad := not_finite(dataset.rewards)).any():
         yield _Fault("rewards", dataset.rewards, bad, "not finite")
+    elif (bad := not_finite(dataset.returns)).any():
+        yield _Fault("return", dataset.returns, bad, "not finite, though its rewards are", by_episode=True)
     for label, array, leaf in _fields(dataset):
         if list(type_problem("", array, leaf)):
             continue

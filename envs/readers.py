@@ -739,7 +739,7 @@ def _header(where: str, source: Path, metadata: dict[str, Any], given: Mapping[s
     except WorldError as error:
         raise DataError(f"{where}: {error}") from None
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if isinstance(low, int | float) and isinstance(high, int | float) and high > low:
+    if isinstance(low, int | float) and isinstance(high, int | float) and -1e300 < low < high < 1e300:
         reference: Reference | None = Reference(float(low), float(high), OWN_METADATA)
     else:
         reference = reference_for(environment.id if environment else None)

@@ -284,6 +284,21 @@ def watch_pictures(monkeypatch) -> list[int]:
         (["train", "{recorded}", "--max-timesteps", "15"], "up to 20 steps, the model knows 15 timesteps"),
         (["inspect", "{recorded}.missing"], "no such file or folder"),
         (["evaluate", "no-such-run"], "no-such-run: no such run"),
+        (["train", "{recorded}", "--environment-kwargs", "[" * 60_000], "--environment-kwargs: not JSON: [["),
+        (
+            ["train", "{recorded}", "--world-timeout", "1e300"],
+            "world_timeout must be above 0 and at most 1e6",
+        ),
+        (
+            ["train", "{recorded}", "--target-return", "1e300"],
+            "target_return must be finite and at most 1e38",
+        ),
+        (["train-many", "{recorded}", "--minutes", "nan"], "minutes must be above 0 and finite, not nan"),
+        (["train-many", "{recorded}", "--minutes", "-5"], "minutes must be above 0 and finite, not -5"),
+        (
+            ["record", "CartPole-v1", "mine/x-v0", "--policy", "random", "--seed", "-5"],
+            "seed must be at least 0 and below",
+        ),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(recorded, capsys, monkeypatch, arguments, words):

@@ -117,6 +117,12 @@ def test_a_recording_leaves_out_what_failed_and_says_so(tmp_path, monkeypatch, c
     assert f"seed {RECORDING_SEED + 2}, step 3: observation value is not finite" in json.dumps(told)
 
 
+def test_a_seed_that_no_world_takes_is_refused_before_any_is_made(run, capsys):  # noqa: F811
+    for seed in ("-1", str(2**32)):
+        assert main(["evaluate", str(run), "--seed", seed]) == 2
+        assert f"dt: seed must be at least 0 and below 2^32, not {seed}" in capsys.readouterr().err
+
+
 def test_missing_bounds_keep_a_run_from_playing_in_its_actions_alone():
     """The model never uses an observation's; an action past the world's would be an error of the world."""
     config, free = ModelConfig(width=8, num_layers=1), functools.partial(spaces.Box, -np.inf, np.inf)

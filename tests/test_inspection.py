@@ -89,6 +89,12 @@ def test_the_histogram_counts_every_episode():
     assert len(rows[0].split()[4]) == 40
 
 
+@pytest.mark.parametrize("returns", [[0.6, 0.6000000000000001], [2.0**53, 2.0**53 + 2], [-1e300, 1e300], [3.0]])
+def test_returns_that_hardly_differ_and_far_ones_have_a_histogram(returns):
+    lines = return_histogram(np.array(returns)).splitlines()
+    assert sum(int(line.split()[3]) for line in lines) == len(returns)
+
+
 def test_a_picture_of_a_dataset(payday, tmp_path):
     plot_dataset(payday, tmp_path / "returns.png")
     assert (tmp_path / "returns.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from gymnasium import spaces
 from test_training import assert_equal_runs, log_without_clock, small
 
 from dt.cli import main
 from dt.training import train
+from envs.worlds import EnvironmentSpec
 from transformer import checkpoint as module
 from transformer.attention import MultiHeadAttention
 from transformer.checkpoint import (
@@ -36,6 +39,7 @@ from transformer.checkpoint import (
     verify,
     write_json,
 )
+from transformer.config import ConfigError
 from transformer.log import RunLog
 from transformer.training import MemoryExhaustedError, NonFiniteError, Stopped, Trainer
 
@@ -537,6 +541,28 @@ def test_too_little_memory_says_what_to_lower(payday, tmp_path, monkeypatch):
         train(payday, small(), tmp_path / "run")
     with pytest.raises(MemoryExhaustedError, match="batch_size 1000000000000 "):
         train(payday, small(batch_size=10**12), tmp_path / "greedier")
+
+
+def test_a_model_too_large_says_what_to_lower(payday, tmp_path):
+    wide = small(conditioning="none")
+    wide = replace(wide, model=replace(wide.model, width=10**12))
+    with pytest.raises(MemoryExhaustedError, match="the model: out of memory; lower width, num_layers"):
+        train(payday, wide, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_alone_cannot_ask_for_more_weights_than_steps_to_learn_them_from(payday, tmp_path):
+    far = replace(payday, environment=EnvironmentSpec("FarAway-v3", max_episode_steps=4_000_000))
+    with pytest.raises(ConfigError, match=r"may last 4000000 steps, the longest recorded one has 10: --max-timesteps"):
+        train(far, small(), tmp_path / "run")
+    many = replace(
+        payday, observation_space=spaces.Discrete(4_000_000), observations={"value": np.zeros(600, np.int64)}
+    )
+    with pytest.raises(ConfigError, match=r"Discrete\(4000000\): 4000000 values, and 600 steps to learn them from"):
+        train(many, small(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config = small(steps=1)
+    train(far, replace(config, model=replace(config.model, max_timesteps=20)), tmp_path / "run")
 
 
 def test_another_error_of_a_step_is_its_own(payday, tmp_path, monkeypatch):
