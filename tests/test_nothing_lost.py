@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,9 +47,9 @@ from transformer.training import MemoryExhaustedError, NonFiniteError, Stopped, 
 LAST = 6
 
 
-def save(run: Path, step: int) -> None:
+def save(run: Path, step: int, size: int = 1000) -> None:
     """What `Trainer.save` does, with contents that tell their step."""
-    tensors = {name: {"weight": torch.full((1000,), float(step))} for name in ("model", "optimizer")}
+    tensors = {name: {"weight": torch.full((size,), float(step))} for name in ("model", "optimizer")}
     save_checkpoint(run, step, tensors, {"state": {"step": step}, "run": {}})
     write_json(run / "best.json", {"step": step - step % 2, "score": 0.0})
     prune(run, 2, step)
@@ -111,6 +112,41 @@ def kill_inside_a_save(tmp_path: Path, events, times: int) -> int:
 
 def test_a_save_that_is_killed_loses_nothing(tmp_path):
     assert kill_inside_a_save(tmp_path, range(0, 32, 4), times=1) == 8
+
+
+def kill_at_any_moment(tmp_path: Path, times: int) -> list[int]:
+    """Kill a process that saves without end, by the clock: also inside the writing of weights, which no hook hears.
+
+    Returns how many checkpoints each of them had finished.
+    """
+    rng, finished = random.Random(0), []
+    for i in range(times):
+        run = tmp_path / f"run-{i}"
+        save(run, 2)
+        child = os.fork()
+        if child == 0:
+            for step in range(3, 10_000):
+                save(run, step, size=500_000)
+        time.sleep(rng.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        newest = step_of(checkpoints(run)[-1])
+        assert_nothing_is_lost(run, newest + 1)
+        finished.append(newest)
+        shutil.rmtree(run)
+    return finished
+
+
+def test_a_save_killed_at_any_moment_loses_nothing(tmp_path):
+    assert len(kill_at_any_moment(tmp_path, times=12)) == 12
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1200)
+def test_many_saves_killed_at_any_moment_lose_nothing(tmp_path):
+    finished = kill_at_any_moment(tmp_path, times=500)
+    print(f"{len(finished)} processes were killed after {sum(finished)} saves")
+    assert max(finished) > 2
 
 
 @pytest.mark.torture
