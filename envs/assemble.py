@@ -15,11 +15,15 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.cache import Column, pieces
-from envs.readers import DataError, Header, RecordedEpisode, as_numbers
+from envs.fields import ENDS, NEEDED, DataError, choose_all
+from envs.readers import Header, RecordedEpisode, as_numbers
 from envs.spaces import Leaves, leaf_spaces, reason, to_leaves
 
 MOST_VALUES = 1024
 """Integers of more values than this are taken for quantities where no space is declared, and not for choices."""
+
+BESIDE = ("id", "infos")
+"""What Minari's episodes hold beside what is learned from."""
 
 _COLUMNS = ("observation_space", "observation_space", "action_space")
 """Spaces of what is kept of each episode: observations, the final ones, actions."""
@@ -116,6 +120,8 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     where = f"{header.source}"
     rewards = _column(f"{where}: rewards", arrays["rewards"])  # (N,)
     offsets, terminated, truncated = _ends(where, arrays, len(rewards))
+    if arrays.keys() & set(ENDS) == {"done"}:
+        header = replace(header, notes=(*header.notes, "done stands alone: each end counts as terminated, none as cut"))
     header, actions = _with_leaves(header, "actions", arrays["actions"])
     header, observations = _with_leaves(header, "observations", arrays["observations"])
     steps, episodes = len(rewards), len(offsets) - 1
@@ -149,23 +155,28 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
 
 def flat_arrays(name: str, episodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Episodes, as `envs.from_episodes` has them, as the arrays that `split` takes."""
-    needed, ends = ("observations", "actions", "rewards"), ("terminated", "truncated")
-    columns: dict[str, list[Any]] = {field: [] for field in (*needed, *ends)}
+    columns: dict[str, list[Any]] = {field: [] for field in (*NEEDED, "terminated", "truncated")}
     for number, episode in enumerate(episodes):
         where = f"{name}: episode {number}"
-        for field in needed:
-            if field not in episode:
-                raise DataError(f"{where}: no {field!r} in it, only {sorted(episode)}")
-            columns[field].append(_arrays(f"{where}, {field}", episode[field]))
-        for field in ends:
-            columns[field].append(_end(f"{where}, {field}", episode.get(field, False), _rows(columns["rewards"][-1])))
+        given = {key: value for key, value in episode.items() if value is not None and key not in BESIDE}
+        names = choose_all(where, given, (*NEEDED, *ENDS))
+        for field in NEEDED:
+            columns[field].append(_arrays(f"{where}, {names[field]}", given[names[field]]))
+        steps = _rows(columns["rewards"][-1])
+        ends = {field: names[field] for field in ENDS if field in names}
+        flags = {field: _end(f"{where}, {key}", given[key], steps) for field, key in ends.items()}
+        terminated, truncated, odd = _how_ended(flags, 1)
+        if odd.any():
+            raise DataError(f"{where}: {_contradiction(flags, 0)}")
+        columns["terminated"].append(terminated[0])
+        columns["truncated"].append(truncated[0])
     if not columns["rewards"]:
         raise DataError(f"{name}: no episode in it")
     lengths = [_rows(rewards) for rewards in columns["rewards"]]
     final = int(_rows(columns["observations"][0]) != lengths[0])  # 1 where the final observation is there
     rows = {"observations": [length + final for length in lengths], "actions": lengths, "rewards": lengths}
     arrays = {field: _stacked(name, field, columns[field], rows[field]) for field in rows}
-    return {**arrays, **{field: columns[field] for field in ends}, "lengths": lengths}
+    return {**arrays, "terminated": columns["terminated"], "truncated": columns["truncated"], "lengths": lengths}
 
 
 def _noting_finals(header: Header, recorded: bool) -> Header:
@@ -179,7 +190,7 @@ def _ends(
     where: str, arrays: Mapping[str, Any], steps: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Where episodes end and how: offsets (E + 1,), terminated (E,), truncated (E,)."""
-    flags = {name: _flags(f"{where}: {name}", arrays[name]) for name in ("terminated", "truncated") if name in arrays}
+    flags = {name: _flags(f"{where}: {name}", arrays[name]) for name in ENDS if name in arrays}
     if "lengths" in arrays:
         offsets = _offsets(_given_lengths(where, arrays["lengths"], steps))
     elif "episode" in arrays:
@@ -187,12 +198,38 @@ def _ends(
     elif flags:
         offsets = _offsets(_flagged_lengths(where, flags, steps))
     else:
-        raise DataError(f"{where}: nothing says where episodes end: terminated, truncated, episode or lengths")
-    nowhere = np.zeros(len(offsets) - 1, np.bool_)
+        raise DataError(f"{where}: nothing says where episodes end: terminated, truncated, done, episode or lengths")
+    episodes = len(offsets) - 1
     ends = {name: _at_ends(f"{where}: {name}", flag, offsets) for name, flag in flags.items()}
-    if "lengths" in arrays and flags.keys() == {"terminated"} and flags["terminated"].shape == nowhere.shape:
+    if "lengths" in arrays and flags.keys() == {"terminated"} and flags["terminated"].shape == (episodes,):
         ends["truncated"] = ~ends["terminated"]  # our own layout: one flag an episode tells how it ended
-    return offsets, ends.get("terminated", nowhere), ends.get("truncated", nowhere)
+    terminated, truncated, odd = _how_ended(ends, episodes)
+    if odd.any():
+        episode = int(odd.argmax())
+        raise DataError(f"{where}: episode {episode}: {_contradiction(ends, episode)}")
+    return offsets, terminated, truncated
+
+
+def _how_ended(ends: Mapping[str, NDArray[np.bool_]], episodes: int) -> tuple[NDArray[np.bool_], ...]:
+    """Whether each episode is terminated, truncated, and said to be what it is not; each (E,).
+
+    ends: one flag an episode, of those of `ENDS` that are recorded. `done` is either of the two others.
+    """
+    terminated, truncated = (ends.get(name, np.zeros(episodes, np.bool_)) for name in ("terminated", "truncated"))
+    done = ends.get("done")
+    if done is None:
+        return terminated, truncated, np.zeros(episodes, np.bool_)
+    if "terminated" not in ends:
+        terminated = done & ~truncated
+    elif "truncated" not in ends:
+        truncated = done & ~terminated
+    else:
+        return terminated, truncated, done != (terminated | truncated)
+    return terminated, truncated, np.zeros(episodes, np.bool_)
+
+
+def _contradiction(ends: Mapping[str, NDArray[np.bool_]], episode: int) -> str:
+    return ", ".join(f"{name} is {str(flags[episode]).lower()}" for name, flags in ends.items()) + " at its end"
 
 
 def _at_ends(where: str, flag: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -384,14 +421,14 @@ def _scalars(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
     return array[:, 0] if isinstance(space, spaces.Discrete) and array.shape[1:] == (1,) else array
 
 
-def _end(where: str, value: Any, steps: int) -> bool:
-    """How one episode ended, from True or False, or from (T,) of which only the last may be true."""
+def _end(where: str, value: Any, steps: int) -> NDArray[np.bool_]:
+    """How one episode ended, (1,), from True or False, or from (T,) of which only the last may be true."""
     flags = _flags(where, np.atleast_1d(_array(where, value)))
     if len(flags) not in (1, steps):
         raise DataError(f"{where}: shape {flags.shape}, expected () or {(steps,)}")
     if flags[:-1].any():
         raise DataError(f"{where}: true at step {int(flags.argmax())}, before the last step")
-    return bool(flags[-1])
+    return flags[-1:]
 
 
 def _rows(value: Any) -> int:

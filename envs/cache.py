@@ -32,8 +32,8 @@ from envs.scores import Reference
 from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
 from envs.worlds import EnvironmentSpec
 
-FORMAT = 2
-"""Version of the layout above."""
+FORMAT = 3
+"""Version of the layout above, and of what a reader makes of a file."""
 
 SMALLEST = 4 << 20
 """Bytes of a source: a smaller one is read as quickly as looked up."""

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from envs.assemble import Fields, flat_arrays, joined, left_out_notes, not_finite, outside, place, split, type_problem
 from envs.cache import CacheError, Entry
 from envs.dqn_replay import is_replay, read_replay, with_actions
-from envs.readers import SPACES, DataError, Header, find, read_flat, read_folder
+from envs.fields import DataError, choose_all
+from envs.readers import SPACES, Header, find, read_flat, read_folder
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, choices, leaf_spaces, space_to_json
 from envs.worlds import EnvironmentSpec
@@ -213,42 +214,28 @@ def _read(
 
 def from_arrays(
     *,
-    observations: Any,
-    actions: Any,
-    rewards: Any,
-    terminated: Any = None,
-    truncated: Any = None,
-    episode: Any = None,
-    lengths: Any = None,
-    next_observations: Any = None,
     observation_space: Space[Any] | None = None,
     action_space: Space[Any] | None = None,
     environment: EnvironmentSpec | None = None,
     name: str = "arrays",
+    **arrays: Any,
 ) -> Dataset:
     """A checked dataset from flat arrays of N steps, the E episodes one after the other.
 
     observations: (N, ...), or (N + E, ...) with each episode's final one at its end. actions: (N, ...). rewards: (N,).
     Arrays of a Dict space come as a dictionary of arrays, those of a Tuple space as a tuple.
     Where episodes end is told by `lengths` (E,), or `episode` (N,), the number or name of each step's episode, or by
-    `terminated` and `truncated` (N,) themselves. With one of the first two these may be (E,) as well.
+    `terminated` and `truncated`, or `done`, which is either of them, (N,) themselves. With one of the first two these
+    may be (E,) as well.
     next_observations: (N, ...); only each episode's last one is kept, as its final observation.
+    The other names that fields have in files (`envs.fields.FIELDS`: terminations, terminals, ...) are known too.
     Spaces that are not given are the environment's, or inferred; the dataset's notes say so.
     Raises `DataError` with the episode and the field.
     """
-    arrays = {
-        "observations": observations,
-        "actions": actions,
-        "rewards": rewards,
-        "terminated": terminated,
-        "truncated": truncated,
-        "episode": episode,
-        "lengths": lengths,
-        "next_observations": next_observations,
-    }
+    given = {key: array for key, array in arrays.items() if array is not None}
+    fields = {field: given[key] for field, key in choose_all(name, given).items()}
     header = _header(name, observation_space, action_space)
-    given = {field: array for field, array in arrays.items() if array is not None}
-    return _dataset(*split(_in_world(header, environment), given))
+    return _dataset(*split(_in_world(header, environment), fields))
 
 
 def from_episodes(
@@ -261,9 +248,9 @@ def from_episodes(
 ) -> Dataset:
     """A checked dataset from episodes of T steps, each a mapping.
 
-    observations: (T + 1, ...), or (T, ...) in every episode. actions: (T, ...). rewards: (T,). terminated and
-    truncated: True or False, or (T,) of which only the last may be true; left out, they are False.
-    The rest is as with `from_arrays`.
+    observations: (T + 1, ...), or (T, ...) in every episode. actions: (T, ...). rewards: (T,). terminated,
+    truncated, done: True or False, or (T,) of which only the last may be true; left out, they are False.
+    The rest is as with `from_arrays`. `id` and `infos`, which Minari's episodes have too, are left alone.
     """
     arrays = flat_arrays(name, episodes)
     header = _header(name, observation_space, action_space)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,24 +23,14 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.fields import FIELDS, choose, listed, looks_like_an_end
+from envs.fields import DataError as DataError  # which most take from here
 from envs.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
 from envs.worlds import EnvironmentSpec, WorldError
 
 PACKAGED = Path(__file__).parent / "data"
 """Datasets that ship with the package: `hopper/replay-v0` is `hopper-replay-v0.npz`."""
-
-FIELDS = {
-    "observations": ("observations", "observation"),
-    "actions": ("actions", "action"),
-    "rewards": ("rewards", "reward"),
-    "terminated": ("terminated", "terminations", "terminals"),
-    "truncated": ("truncated", "truncations", "timeouts"),
-    "episode": ("episode", "episodes", "episode_index"),
-    "lengths": ("lengths",),
-    "next_observations": ("next_observations", "next_observation"),
-}
-"""What a flat file holds, and the names that are known for each: ours and Gymnasium's first, then Minari's, D4RL's."""
 
 SPACES = ("observation_space", "action_space")
 """A recording's spaces, as Minari's metadata calls them."""
@@ -73,15 +63,6 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 MOST_METADATA = 16 << 20
 """Characters of metadata: the bounds of a picture's space may need a few millions."""
-
-
-class DataError(ValueError):
-    """A dataset that cannot be used: one line for each problem, which names the file, the episode and the field."""
-
-    def __init__(self, *problems: str):
-        more = f" (and {len(problems) - 1} more; `dt inspect` lists them)" if len(problems) > 1 else ""
-        super().__init__(problems[0] + more)
-        self.problems = problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,7 +341,7 @@ def _arrow_episode(header: Header, folder: Path) -> RecordedEpisode:
         except KeyError:
             names = batch.schema.names
             many = "two columns" if name in names else "no column"
-            raise DataError(f"{folder}: {many} {name!r} in it, only {_listed(names)}") from None
+            raise DataError(f"{folder}: {many} {name!r} in it, only {listed(names)}") from None
 
     if not batches:
         raise DataError(f"{folder}: no row in it")
@@ -508,16 +489,24 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict
             f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
         )
     arrays, unread = READERS[path.suffix](path)
+    ends = [name for name in unread if looks_like_an_end(name)]
+    if ends and not arrays.keys() & {"episode", "lengths"}:  # two episodes might be taken for one
+        raise DataError(
+            f"{path}: {ends[0]!r} looks like an end of episodes and is not read: "
+            "call it terminated, truncated or done, or take it out"
+        )
     metadata = arrays.pop("metadata", None)
     parsed = {} if metadata is None else _parse_metadata(str(path), str(metadata))
     header = _header(f"{path}: metadata", path, parsed, given)
-    return replace(header, notes=(printable(f"not read: {_listed(unread)}"),) if unread else ()), arrays
+    notes = [f"not read: {listed(unread)}"] if unread else []
+    notes += [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
+    return replace(header, notes=tuple(map(printable, notes))), arrays
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            chosen = _choose(path, file.files)
+            chosen = choose(str(path), file.files)
             if "metadata" in file.files:
                 chosen["metadata"] = "metadata"
             arrays, room = {}, most_bytes(path)
@@ -556,7 +545,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
     """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone."""
     with _hdf5_file(path) as file:
         names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
-        chosen = _choose(path, names)
+        chosen = choose(str(path), names)
         return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(names, chosen)
 
 
@@ -571,7 +560,7 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
         if twice := {name for name in names if names.count(name) > 1}:
             raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
         stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
-        chosen = _choose(path, stems)
+        chosen = choose(str(path), stems)
         if path.suffix == ".parquet":
             table = _read_parquet(
                 path, table, [name for name in names if re.sub(r"_\d+$", "", name) in chosen.values()]
@@ -668,26 +657,8 @@ READERS = {
 """The reader of each kind of flat file, by its suffix: gives arrays by field, and the names that it left alone."""
 
 
-def _choose(path: Path, names: Collection[str]) -> dict[str, str]:
-    """Which name in a file holds each field of `FIELDS`."""
-    chosen = {}
-    for wanted, known in FIELDS.items():
-        found = sorted({name for name in names if name in known})
-        if len(found) > 1:
-            raise DataError(f"{path}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
-        if found:
-            chosen[wanted] = found[0]
-        elif wanted in ("observations", "actions", "rewards"):
-            raise DataError(f"{path}: no {wanted!r} in it, only {_listed(sorted(names)) or 'nothing'}")
-    return chosen
-
-
 def _unread(names: Iterable[str], chosen: Mapping[str, str]) -> list[str]:
     return sorted(set(names) - set(chosen.values()))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 # Metadata, which Minari's folders and .npz files share.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from envs.cache import room
 from envs.datasets import Dataset, Part
-from envs.readers import DataError
+from envs.fields import DataError
 from envs.spaces import Leaves, same_space
 
 

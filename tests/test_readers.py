@@ -180,8 +180,8 @@ def test_final_observations_are_kept_where_they_are_recorded_and_never_made_up()
 
 
 def test_what_is_not_read_is_said(tmp_path):
-    path = write(tmp_path, "npz", init_qpos=np.zeros(3), timeout=np.zeros(10))
-    assert load(path).notes[0] == "not read: init_qpos, timeout"
+    path = write(tmp_path, "npz", init_qpos=np.zeros(3), goal=np.zeros(10))
+    assert load(path).notes[0] == "not read: goal, init_qpos"
     path = write(tmp_path, "csv", step=np.arange(10), note=["?"] * 10)
     assert load(path).notes[0] == "not read: note, step"
     path = write(tmp_path, "hdf5")
@@ -571,8 +571,6 @@ def test_broken_flat_files_are_refused(tmp_path, suffix, changes, words):
 
 @pytest.mark.parametrize(("changes", "words"), FLAT.values(), ids=FLAT)
 def test_broken_arrays_are_refused(changes, words):
-    if any(words[0].startswith(said) for said in ("no '", "'reward'")):
-        return  # Python itself refuses these
     problem(lambda: from_arrays(**changed(numbers(), changes), name="mine"), "mine: ", *words)
 
 
@@ -668,7 +666,7 @@ def test_broken_lists_are_refused(tmp_path, lists, words):
 
 
 EPISODES = {
-    "no reward": ({"rewards": None}, "episode 1: no 'rewards' in it, only ['actions', 'observations', 'terminated'"),
+    "no reward": ({"rewards": None}, "episode 1: no 'rewards' in it, only actions, observations, terminated"),
     "NaN": ({"observations": put(NAN, 2, 1)}, "episode 1, step 2, observations[1]: nan is not finite"),
     "too few actions": ({"actions": lambda old: old[1:]}, "episode 1, actions: shape (4, 2), expected (5, 2)"),
     "final observation in one": (

@@ -1,0 +1,72 @@
+"""What the fields of a recording are called, in files and in Python, and which name holds which of them."""
+
+import re
+from collections.abc import Collection, Iterable
+
+FIELDS = {
+    "observations": ("observations", "observation"),
+    "actions": ("actions", "action"),
+    "rewards": ("rewards", "reward"),
+    "terminated": ("terminated", "termination", "terminations", "terminal", "terminals"),
+    "truncated": ("truncated", "truncation", "truncations", "timeout", "timeouts"),
+    "done": ("done", "dones"),
+    "episode": ("episode", "episodes", "episode_index"),
+    "lengths": ("lengths",),
+    "next_observations": ("next_observations", "next_observation"),
+}
+"""What flat data holds, and the names that are known for each: ours and Gymnasium's first, then Minari's, D4RL's.
+
+`done` is Gym's old flag: terminated or truncated.
+"""
+
+NEEDED = ("observations", "actions", "rewards")
+"""The fields that there is no dataset without."""
+
+ENDS = ("terminated", "truncated", "done")
+"""The flags that tell where an episode ends, and how."""
+
+_END = re.compile(
+    r"(^|[^a-z])(dones?|terminals?|terminat\w*|truncat\w*|time_?d?_?outs?|is_last|episode_ends?)$", re.IGNORECASE
+)
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used: one line for each problem, which names the file, the episode and the field."""
+
+    def __init__(self, *problems: str):
+        more = f" (and {len(problems) - 1} more; `dt inspect` lists them)" if len(problems) > 1 else ""
+        super().__init__(problems[0] + more)
+        self.problems = problems
+
+
+def choose(where: str, names: Collection[str], fields: Iterable[str] = FIELDS) -> dict[str, str]:
+    """Which of these names holds each of the fields that are there; `DataError` where a needed one is not."""
+    chosen = {}
+    for wanted in fields:
+        found = sorted({name for name in names if name in FIELDS[wanted]})
+        if len(found) > 1:
+            raise DataError(f"{where}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
+        if found:
+            chosen[wanted] = found[0]
+        elif wanted in NEEDED:
+            raise DataError(f"{where}: no {wanted!r} in it, only {listed(sorted(names)) or 'nothing'}")
+    return chosen
+
+
+def choose_all(where: str, names: Collection[str], fields: Collection[str] = tuple(FIELDS)) -> dict[str, str]:
+    """The same, and `DataError` for a name that is none of these fields: what Python hands over is not left alone."""
+    chosen = choose(where, names, fields)
+    if unknown := set(names) - set(chosen.values()):
+        known = ", ".join(name for field in fields for name in FIELDS[field])
+        raise DataError(f"{where}: {min(unknown)!r} is not known; known are {known}")
+    return chosen
+
+
+def looks_like_an_end(name: str) -> bool:
+    """Whether a name, none of `FIELDS`, may well be an episode's end: is_terminal, next.done, TimeLimit.truncated."""
+    return bool(_END.search(name))
+
+
+def listed(names: list[str]) -> str:
+    """Up to twelve names, and how many more there are."""
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
