@@ -1,7 +1,7 @@
 """Recorded numbers brought into one form: flat arrays over all steps, and where each episode ends.
 
-`split` takes flat arrays, `joined` takes episodes one by one. Both look at shapes, and infer the spaces that nobody
-declares; what the numbers themselves are is looked at in `envs.datasets`.
+`split` takes flat arrays, and has the spaces inferred that nobody declares; `joined` takes episodes one by one. Both
+look at shapes; what the numbers themselves are is looked at in `envs.datasets`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from envs.cache import Column, pieces
 from envs.fields import ENDS, NEEDED, DataError, choose_all
+from envs.inference import infer, inferred_notes, is_whole
 from envs.readers import Header, RecordedEpisode, as_numbers
 from envs.spaces import Leaves, leaf_spaces, reason, to_leaves
-
-MOST_VALUES = 1024
-"""Integers of more values than this are taken for quantities where no space is declared, and not for choices."""
 
 BESIDE = ("id", "infos")
 """What Minari's episodes hold beside what is learned from."""
@@ -295,9 +293,9 @@ def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves
     where, name = f"{header.source}: {field}", f"{field[:-1]}_space"
     space, value = header.spaces.get(name), _arrays(where, value)
     if space is None:
-        space = _inferred(value, field)
-        note = f"{name} is declared nowhere and inferred: {' '.join(str(space).split())} (--spaces says otherwise)"
-        header = replace(header, notes=(*header.notes, note), spaces={**header.spaces, name: space})
+        space = infer([value], field)
+        notes = (*header.notes, *inferred_notes(space, value, field))
+        header = replace(header, notes=notes, spaces={**header.spaces, name: space})
     if isinstance(space, spaces.Dict | spaces.Tuple) and isinstance(value, np.ndarray):
         raise DataError(f"{where}: one array cannot hold {space}")
     try:
@@ -307,26 +305,7 @@ def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping) and (unknown := value.keys() - space.keys()):
         raise DataError(f"{where}: {min(map(str, unknown))!r} in it, expected {', '.join(map(str, space))}")
     kinds = leaf_spaces(space)
-    return header, {leaf: _scalars(array, kinds[leaf]) for leaf, array in leaves.items()}
-
-
-def _inferred(value: Any, field: str) -> Space[Any]:
-    """The space of values (N, ...) that nobody declared: wide enough for all of them and for others like them."""
-    if isinstance(value, dict):
-        return spaces.Dict({key: _inferred(part, field) for key, part in value.items()})
-    if isinstance(value, tuple):
-        return spaces.Tuple([_inferred(part, field) for part in value])
-    shape, kind = value.shape[1:], value.dtype
-    if kind.kind == "f":
-        reach = np.abs(value).max(initial=0)
-        bound = 1.0 if field == "actions" and 0.5 < reach <= 1 else np.inf  # as most worlds have it
-        return spaces.Box(-bound, bound, shape, kind.type)
-    low, high = int(value.min(initial=0)), int(value.max(initial=0))
-    if shape in ((), (1,)) and high - low < MOST_VALUES:
-        return spaces.Discrete(high - low + 1, start=low)
-    if kind.kind == "b":
-        return spaces.Box(0, 1, shape, np.int8)
-    return spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind.type)
+    return header, {leaf: _as_choices(array, kinds[leaf]) for leaf, array in leaves.items()}
 
 
 def _row_problems(where: str, leaves: Leaves, rows: list[int], space: Space[Any]) -> Iterator[str]:
@@ -416,9 +395,13 @@ def _flags(where: str, value: Any) -> NDArray[np.bool_]:
     return array.astype(np.bool_)
 
 
-def _scalars(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
-    """Choices (N, 1), as replay buffers have them, as (N,)."""
-    return array[:, 0] if isinstance(space, spaces.Discrete) and array.shape[1:] == (1,) else array
+def _as_choices(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
+    """Choices as their space has them: (N, 1) as (N,), and whole numbers that a table or a buffer holds as floats."""
+    if isinstance(space, spaces.Discrete) and array.shape[1:] == (1,):
+        array = array[:, 0]
+    if not isinstance(space, spaces.Box) and array.dtype.kind == "f" and is_whole(array):
+        return array.astype(np.int64)
+    return array
 
 
 def _end(where: str, value: Any, steps: int) -> NDArray[np.bool_]:

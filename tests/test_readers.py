@@ -235,11 +235,19 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (10, 32, 36), dtype=np.uint
         ("observations", PICTURES, spaces.Box(0, 255, (32, 36), np.uint8)),
         ("observations", np.arange(10), spaces.Discrete(10)),
         ("observations", np.arange(10) * 1000, spaces.Box(-(2**63), 2**63 - 1, (), np.int64)),
-        ("observations", np.arange(20).reshape(10, 2) > 3, spaces.Box(0, 1, (2,), np.int8)),
+        ("observations", np.arange(20).reshape(10, 2) > 3, spaces.MultiBinary(2)),
+        ("observations", np.arange(40).reshape(10, 2, 2) > 3, spaces.MultiBinary((2, 2))),
+        ("observations", np.arange(20).reshape(10, 2), spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64)),  # quantities
         ("actions", np.linspace(-0.9, 1, 20).reshape(10, 2), spaces.Box(-1, 1, (2,), np.float64)),
         ("actions", np.linspace(-0.9, 1.3, 20).reshape(10, 2), spaces.Box(-np.inf, np.inf, (2,), np.float64)),
         ("actions", np.full((10, 2), 0.01), spaces.Box(-np.inf, np.inf, (2,), np.float64)),
         ("actions", np.arange(10)[:, None] % 4, spaces.Discrete(4)),
+        ("actions", np.arange(20).reshape(10, 2) % 3, spaces.MultiDiscrete([3, 3])),
+        ("actions", np.arange(20).reshape(10, 2).astype(np.uint8), spaces.MultiDiscrete([19, 20])),
+        ("actions", np.arange(20).reshape(10, 2) > 3, spaces.MultiBinary(2)),
+        ("actions", np.arange(20).reshape(10, 2) - 1, spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64)),
+        ("actions", np.arange(20).reshape(10, 2) * 60, spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64)),
+        ("actions", np.arange(20).reshape(10, 2).astype(np.float32) - 1, spaces.Box(-np.inf, np.inf, (2,))),
         ("actions", np.arange(10) - 3, spaces.Discrete(10, start=-3)),
         ("actions", {"a": np.arange(10) % 2}, spaces.Dict(a=spaces.Discrete(2))),
         ("actions", (np.arange(10) % 3, np.arange(10) % 2), spaces.Tuple([spaces.Discrete(3), spaces.Discrete(2)])),
@@ -252,6 +260,39 @@ def test_spaces_that_nobody_declares_are_inferred_and_said(field, values, space)
     assert any(
         note.startswith(f"{name} is declared nowhere and inferred: {type(space).__name__}") for note in dataset.notes
     )
+
+
+def test_vectors_of_nothing_are_refused_and_not_taken_for_choices():
+    for kind in (bool, int, float):
+        empty = np.zeros((10, 0), kind)
+        problem(
+            lambda empty=empty: from_arrays(**{**numbers(), "actions": empty}), "expected at least one number a step"
+        )
+
+
+def test_choices_that_are_stored_as_floats():
+    floats = {**numbers(), "actions": np.arange(10) % 2 * 1.0}
+    inferred, declared = from_arrays(**floats), from_arrays(**floats, action_space=spaces.Discrete(2))
+    assert inferred.action_space == spaces.Box(-1, 1, (), np.float64)
+    (note,) = [note for note in inferred.notes if note.startswith("actions are floats, but whole numbers: choices?")]
+    said = spaces_from_json(note.split("--spaces ")[1].strip("'"))
+    assert said == {"action_space": spaces.Discrete(2)}
+    whole = from_arrays(**{**floats, "actions": np.arange(10) % 2}, action_space=spaces.Discrete(2))
+    assert declared.fingerprint == whole.fingerprint
+    assert not any("whole numbers" in note for note in declared.notes)
+    pairs = np.arange(20.0).reshape(10, 2) % 3
+    taken = from_arrays(**{**floats, "actions": pairs}, action_space=spaces.MultiDiscrete([3, 3]))
+    assert taken.actions["value"].dtype == np.int64
+    assert any('"nvec": [3, 3]' in note for note in from_arrays(**{**floats, "actions": pairs}).notes)
+    for none in (np.zeros(10), np.arange(20.0).reshape(10, 2) - 1, np.arange(10) / 2, np.arange(10.0) * 1000):
+        assert not any("choices" in note for note in from_arrays(**{**floats, "actions": none}).notes)
+    huge = {**floats, "actions": put(1e300, 3)(floats["actions"])}
+    problem(lambda: from_arrays(**huge, action_space=spaces.Discrete(2)), "actions: type float64, the space says int64")
+
+
+def test_floats_of_a_world_of_choices(tmp_path):
+    path = write(tmp_path, "csv", action=[f"{i % 2}.0" for i in range(10)], action_0=None, action_1=None)
+    assert load(path, environment=EnvironmentSpec("CartPole-v1")).actions["value"].dtype == np.int64
 
 
 def test_pictures_stay_bytes():
