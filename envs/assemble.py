@@ -118,6 +118,8 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     where = f"{header.source}"
     rewards = _column(f"{where}: rewards", arrays["rewards"])  # (N,)
     offsets, terminated, truncated = _ends(where, arrays, len(rewards))
+    if "step" in arrays:
+        _check_order(f"{where}: step", _column(f"{where}: step", arrays["step"]), offsets)
     if arrays.keys() & set(ENDS) == {"done"}:
         header = replace(header, notes=(*header.notes, "done stands alone: each end counts as terminated, none as cut"))
     header, actions = _with_leaves(header, "actions", arrays["actions"])
@@ -140,6 +142,8 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
         last = offsets[1:] + np.arange(episodes)  # rows that hold an episode's final observation
         finals = {name: array[last] for name, array in observations.items()}
         observations = {name: np.delete(array, last, axis=0) for name, array in observations.items()}
+    if "next_observations" in arrays:
+        _check_followed(f"{where}: next_observations", observations, after, offsets)
     return _noting_finals(header, finals is not None), {
         "observations": observations,
         "final_observations": finals,
@@ -151,14 +155,63 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     }
 
 
+def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+    """Refuse rows that are not in the order of their steps' numbers; numbers that never vary tell of no order."""
+    if len(step) != offsets[-1]:
+        raise DataError(f"{where}: shape {step.shape}, expected {(int(offsets[-1]),)}")
+    wrong = ~(step[1:] > step[:-1])
+    wrong[offsets[1:-1] - 1] = False  # another episode begins there
+    if wrong.any() and (step != step[0]).any():
+        row = int(wrong.argmax()) + 1
+        raise DataError(
+            f"{where}: {place(offsets, row)} (row {row + 1}): {step[row]} after {step[row - 1]}"
+            f"{_count(wrong)}; the rows of an episode must be in the order of its steps"
+        )
+
+
+def _check_followed(where: str, seen: Leaves, after: Leaves, offsets: NDArray[np.int64]) -> None:
+    """Refuse steps whose next observation is not what the next step of their episode observes."""
+    wrong = np.zeros(int(offsets[-1]), np.bool_)
+    for name, array in seen.items():
+        at = 0
+        for rows in pieces(after[name][:-1]):
+            wrong[at : at + len(rows)] |= _differ(rows, array[at + 1 : at + 1 + len(rows)])
+            at += len(rows)
+    wrong[offsets[1:] - 1] = False  # nothing of the episode comes after its last step
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{where}: {place(offsets, row)} (row {row + 1}): not what the next row observes{_count(wrong)}; "
+            "these rows are no trajectories, or an end of episodes is not told"
+        )
+
+
+def _differ(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows (n, ...) differ by more than the coarser type's rounding: (n,)."""
+    kinds = [np.finfo(each.dtype) for each in (some, others) if each.dtype.kind == "f"]
+    if kinds:
+        coarsest = max(kinds, key=lambda kind: float(kind.eps))
+        close = {"rtol": 8 * float(coarsest.eps), "atol": float(coarsest.tiny)}
+        same = np.isclose(some.astype(np.float64), others.astype(np.float64), **close, equal_nan=True)
+    else:
+        same = some == others
+    return np.asarray(~same.reshape(len(some), -1).all(1))
+
+
+def _count(wrong: NDArray[np.bool_]) -> str:
+    return f", the first of {int(wrong.sum())}" if wrong.sum() > 1 else ""
+
+
 def flat_arrays(name: str, episodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Episodes, as `envs.from_episodes` has them, as the arrays that `split` takes."""
-    columns: dict[str, list[Any]] = {field: [] for field in (*NEEDED, "terminated", "truncated")}
+    columns: dict[str, list[Any]] = {field: [] for field in (*NEEDED, "next_observations", "terminated", "truncated")}
     for number, episode in enumerate(episodes):
         where = f"{name}: episode {number}"
         given = {key: value for key, value in episode.items() if value is not None and key not in BESIDE}
-        names = choose_all(where, given, (*NEEDED, *ENDS))
-        for field in NEEDED:
+        names = choose_all(where, given, (*NEEDED, *ENDS, "next_observations"))
+        for field in (*NEEDED, "next_observations"):
+            if field not in names:
+                continue
             columns[field].append(_arrays(f"{where}, {names[field]}", given[names[field]]))
         steps = _rows(columns["rewards"][-1])
         ends = {field: names[field] for field in ENDS if field in names}
@@ -173,6 +226,10 @@ def flat_arrays(name: str, episodes: Iterable[Mapping[str, Any]]) -> dict[str, A
     lengths = [_rows(rewards) for rewards in columns["rewards"]]
     final = int(_rows(columns["observations"][0]) != lengths[0])  # 1 where the final observation is there
     rows = {"observations": [length + final for length in lengths], "actions": lengths, "rewards": lengths}
+    if (there := len(columns["next_observations"])) == len(lengths):
+        rows["next_observations"] = lengths
+    elif there:
+        raise DataError(f"{name}: next_observations are in {there} of {len(lengths)} episodes")
     arrays = {field: _stacked(name, field, columns[field], rows[field]) for field in rows}
     return {**arrays, "terminated": columns["terminated"], "truncated": columns["truncated"], "lengths": lengths}
 

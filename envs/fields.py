@@ -12,12 +12,17 @@ FIELDS = {
     "done": ("done", "dones"),
     "episode": ("episode", "episodes", "episode_index"),
     "lengths": ("lengths",),
+    "step": ("step", "timestep", "timesteps"),
     "next_observations": ("next_observations", "next_observation"),
 }
 """What flat data holds, and the names that are known for each: ours and Gymnasium's first, then Minari's, D4RL's.
 
-`done` is Gym's old flag: terminated or truncated.
+`done` is Gym's old flag: terminated or truncated. `step`, a step's number in its episode, and `next_observations` show
+whether the rows are in order.
 """
+
+IN_ARRAYS = tuple(name for name in FIELDS if name != "step")
+"""What is sought in files that are no tables: arrays of steps there are often something else, such as a count."""
 
 NEEDED = ("observations", "actions", "rewards")
 """The fields that there is no dataset without."""

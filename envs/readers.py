@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.fields import FIELDS, choose, listed, looks_like_an_end
+from envs.fields import FIELDS, IN_ARRAYS, choose, listed, looks_like_an_end
 from envs.fields import DataError as DataError  # which most take from here
 from envs.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
@@ -506,7 +506,7 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict
 def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            chosen = choose(str(path), file.files)
+            chosen = choose(str(path), file.files, IN_ARRAYS)
             if "metadata" in file.files:
                 chosen["metadata"] = "metadata"
             arrays, room = {}, most_bytes(path)
@@ -545,7 +545,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
     """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone."""
     with _hdf5_file(path) as file:
         names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
-        chosen = choose(str(path), names)
+        chosen = choose(str(path), names, IN_ARRAYS)
         return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(names, chosen)
 
 
@@ -561,6 +561,8 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
             raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
         stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
         chosen = choose(str(path), stems)
+        if "step" in chosen and not _is_of_numbers(table, path, chosen["step"]):
+            del chosen["step"]  # a date, which says nothing of the rows' order that could be relied on
         if path.suffix == ".parquet":
             table = _read_parquet(
                 path, table, [name for name in names if re.sub(r"_\d+$", "", name) in chosen.values()]
@@ -572,6 +574,17 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
     return {field: _columns(path, table, name) for field, name in chosen.items()}, _unread(stems, chosen)
+
+
+def _is_of_numbers(table: Any, path: Path, name: str) -> bool:
+    """Whether a column of this name is there and holds numbers."""
+    from pyarrow import types
+
+    schema = table.schema if path.suffix == ".csv" else table.schema_arrow
+    if name not in schema.names:
+        return False
+    kind = schema.field(name).type
+    return types.is_integer(kind) or types.is_floating(kind)
 
 
 def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:

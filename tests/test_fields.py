@@ -112,3 +112,78 @@ def test_episodes_as_minari_names_them():
     problem(lambda: from_episodes([{**dones[0], "dones": True}]), "'done' and 'dones' are both done; keep one of them")
     with pytest.raises(DataError, match="episode 0, timeout: true at step 0, before the last step"):
         from_episodes([{**dones[0], "timeout": [True, False, False]}])
+
+
+# Rows in order.
+
+
+@pytest.mark.parametrize("name", ["step", "timestep"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_rows_are_in_the_order_of_their_steps(tmp_path, suffix, name):
+    step = np.concatenate([np.arange(length) for length in LENGTHS])
+    for fine in (step, step * 3.5, np.arange(10), np.full(10, 0.05), [f"2024-05-{9 - i:02}" for i in range(9)] + ["-"]):
+        assert ends(load(write(tmp_path, suffix, **{name: fine}))) == AS_RECORDED
+    words = "the rows of an episode must be in the order of its steps"
+    path = write(tmp_path, suffix, **{name: [0, 1, 2, 0, 2, 1, 3, 4, 1, 0]})
+    problem(lambda: load(path), f"{path}: step: episode 1, step 2 (row 6): 1 after 2, the first of 2; {words}")
+    path = write(tmp_path, suffix, **{name: [0, 1, 2, 0, 1, 2, 3, 3, 0, 1]})
+    problem(lambda: load(path), f"{path}: step: episode 1, step 4 (row 8): 3 after 3; {words}")
+
+
+def test_a_count_of_steps_in_a_file_of_arrays_is_left_alone(tmp_path):
+    assert load(write(tmp_path, "npz", step=np.array(7))).notes[0] == "not read: step"
+    problem(lambda: from_arrays(**numbers(), step=np.arange(3)), "arrays: step: shape (3,), expected (10,)")
+
+
+def followed(**changes) -> dict:
+    """Arrays with what each step leads to."""
+    arrays = {**numbers(), **changes}
+    after = np.roll(arrays["observations"], -1, axis=0)
+    after[ENDS] = 7
+    return {**arrays, "next_observations": after}
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16, np.int64, np.uint8])
+def test_what_a_step_leads_to_is_what_the_next_one_observes(kind):
+    arrays = followed(observations=(10 * numbers()["observations"] + 50).astype(kind))
+    assert (from_arrays(**arrays).final_observations["value"] == 7).all()
+    if np.dtype(kind).kind == "f":  # one of them was kept with fewer digits
+        narrower = {**arrays, "next_observations": arrays["next_observations"].astype(np.float16)}
+        assert from_arrays(**narrower).num_episodes == 3
+    arrays["next_observations"][3, 1] += 1
+    words = "arrays: next_observations: episode 1, step 0 (row 4): not what the next row observes; these rows are no"
+    problem(lambda: from_arrays(**arrays), words)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+def test_shuffled_transitions_are_no_trajectories(tmp_path, suffix):
+    order = np.random.default_rng(0).permutation(10)
+    shuffled = {name: array[order] for name, array in followed().items()}
+    path = write(tmp_path, suffix, **shuffled)
+    error = problem(lambda: load(path), f"{path}: next_observations: episode 0, step", "not what the next row observes")
+    assert "the first of" in str(error)
+    table = {f"next_observation_{i}": followed()["next_observations"][:, i] for i in range(4)}
+    assert load(write(tmp_path, "csv", **table)).final_observations["value"].tolist() == [[7.0] * 4] * 3
+    table["next_observation_2"][0] = 3
+    problem(lambda: load(write(tmp_path, "csv", **table)), "next_observations: episode 0, step 0 (row 1): not what")
+
+
+def test_the_comparison_goes_piece_by_piece(monkeypatch):
+    monkeypatch.setattr("envs.cache.PIECE", 8)  # two rows
+    assert from_arrays(**followed()).num_episodes == 3
+    for row in (0, 1, 3, 6, 8):
+        arrays = followed()
+        arrays["next_observations"][row, 3] = -7
+        problem(lambda arrays=arrays: from_arrays(**arrays), f"(row {row + 1}): not what the next row observes; these")
+    whole = {**numbers(), "observations": np.insert(numbers()["observations"], ENDS + 1, 7.0, axis=0)}
+    whole["next_observations"] = followed()["next_observations"]
+    assert (from_arrays(**whole).final_observations["value"] == 7).all()
+
+
+def test_next_observations_of_episodes():
+    arrays = followed()
+    cuts = {name: np.split(array, ENDS[:-1] + 1) for name, array in arrays.items()}
+    episodes = [{name: parts[i] for name, parts in cuts.items()} for i in range(3)]
+    assert from_episodes(episodes).final_observations["value"].tolist() == [[7.0] * 4] * 3
+    del episodes[1]["next_observations"]
+    problem(lambda: from_episodes(episodes), "episodes: next_observations are in 2 of 3 episodes")

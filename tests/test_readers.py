@@ -182,8 +182,8 @@ def test_final_observations_are_kept_where_they_are_recorded_and_never_made_up()
 def test_what_is_not_read_is_said(tmp_path):
     path = write(tmp_path, "npz", init_qpos=np.zeros(3), goal=np.zeros(10))
     assert load(path).notes[0] == "not read: goal, init_qpos"
-    path = write(tmp_path, "csv", step=np.arange(10), note=["?"] * 10)
-    assert load(path).notes[0] == "not read: note, step"
+    path = write(tmp_path, "csv", place=np.arange(10), note=["?"] * 10)
+    assert load(path).notes[0] == "not read: note, place"
     path = write(tmp_path, "hdf5")
     with h5py.File(path, "a") as file:
         file[b"\xff"] = [0]  # a name that is no text, such as damage makes
@@ -581,7 +581,7 @@ FLAT = {
         ["next_observations: shape (9, 4), expected (10, 4)"],
     ),
     "NaN at an end": (
-        {"next_observations": put(NAN, 7, 2)(np.zeros((10, 4)))},
+        {"next_observations": put(NAN, 7, 2)(np.roll(numbers()["observations"], -1, axis=0))},
         ["episode 1, final observation[2]: nan is not finite"],
     ),
     "a flag that is none": ({"terminated": put(0.5, 3)}, ["terminated: 0.5 at 3, expected true or false"]),
