@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.fields import FIELDS, IN_ARRAYS, choose, listed, looks_like_an_end
+from envs.fields import IN_ARRAYS, choose, listed, looks_like_an_end
 from envs.fields import DataError as DataError  # which most take from here
 from envs.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
@@ -515,7 +515,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
                 if room < 0:
                     raise DataError(f"{path}: {name}: {_too_much(path)}")
                 arrays[field] = np.asarray(file[name])
-            return arrays, _unread(file.files, chosen)
+            return arrays, _unread(file.files, chosen.values())
     except DataError:
         raise
     except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
@@ -546,7 +546,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
     with _hdf5_file(path) as file:
         names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
         chosen = choose(str(path), names, IN_ARRAYS)
-        return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(names, chosen)
+        return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(names, chosen.values())
 
 
 def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -563,17 +563,17 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
         chosen = choose(str(path), stems)
         if "step" in chosen and not _is_of_numbers(table, path, chosen["step"]):
             del chosen["step"]  # a date, which says nothing of the rows' order that could be relied on
+        columns = {field: _columns_of(path, names, stem, field) for field, stem in chosen.items()}
+        read = [name for each in columns.values() for name in ([each] if isinstance(each, str) else each)]
         if path.suffix == ".parquet":
-            table = _read_parquet(
-                path, table, [name for name in names if re.sub(r"_\d+$", "", name) in chosen.values()]
-            )
+            table = _read_parquet(path, table, read)
     except ImportError:
         raise DataError(f"{path}: reading CSV and Parquet needs pyarrow: pip install pyarrow") from None
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
-    return {field: _columns(path, table, name) for field, name in chosen.items()}, _unread(stems, chosen)
+    return {field: _values(path, table, each, field) for field, each in columns.items()}, _unread(names, read)
 
 
 def _is_of_numbers(table: Any, path: Path, name: str) -> bool:
@@ -608,19 +608,27 @@ def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
     return pyarrow.Table.from_batches(batches, schema)
 
 
-def _columns(path: Path, table: Any, name: str) -> NDArray[Any]:
-    """The column of this name, or those numbered name_0, name_1, ... side by side: (N,) or (N, K)."""
-    if name in table.column_names:
-        return _column(path, table.column(name), name)
-    numbered = {other for other in table.column_names if re.fullmatch(rf"{name}_\d+", other)}
+def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | list[str]:
+    """The column of this name, or those numbered name_0, name_1, ...; both may not be there."""
+    numbered = [name for name in names if re.fullmatch(rf"{stem}_\d+", name)]
+    if stem in names:
+        if numbered:
+            raise DataError(f"{path}: {stem!r} and {min(numbered)!r} are both {field}; keep one of them")
+        return stem
     for i in range(len(numbered)):
-        if f"{name}_{i}" not in numbered:
-            raise DataError(f"{path}: no column '{name}_{i}', expected {name}_0 to {name}_{len(numbered) - 1}")
-    columns = [f"{name}_{i}" for i in range(len(numbered))]
-    return np.stack([_column(path, table.column(column), column) for column in columns], axis=1)
+        if f"{stem}_{i}" not in numbered:
+            raise DataError(f"{path}: no column '{stem}_{i}', expected {stem}_0 to {stem}_{len(numbered) - 1}")
+    return [f"{stem}_{i}" for i in range(len(numbered))]
 
 
-def _column(path: Path, column: Any, name: str) -> NDArray[Any]:
+def _values(path: Path, table: Any, columns: str | list[str], field: str) -> NDArray[Any]:
+    """A field's column, or several of them side by side: (N,) or (N, K)."""
+    if isinstance(columns, str):
+        return _column(path, table.column(columns), columns, field)
+    return np.stack([_column(path, table.column(name), name, field) for name in columns], axis=1)
+
+
+def _column(path: Path, column: Any, name: str, field: str) -> NDArray[Any]:
     """One column as an array, (N,), or (N, K) from lists of K numbers; what is no number is named by its row."""
     from pyarrow import compute, types
 
@@ -644,7 +652,7 @@ def _column(path: Path, column: Any, name: str) -> NDArray[Any]:
         values, kind = np.concatenate(parts), kind.value_type
     else:
         values = np.asarray(column.to_numpy())
-    if name in FIELDS["episode"]:
+    if field == "episode":
         return values  # a number or a name
     if types.is_string(kind) or types.is_large_string(kind):
         row = next((row for row, text in enumerate(values) if not _is_number(text)), 0)
@@ -670,8 +678,8 @@ READERS = {
 """The reader of each kind of flat file, by its suffix: gives arrays by field, and the names that it left alone."""
 
 
-def _unread(names: Iterable[str], chosen: Mapping[str, str]) -> list[str]:
-    return sorted(set(names) - set(chosen.values()))
+def _unread(names: Iterable[str], read: Iterable[str]) -> list[str]:
+    return sorted(set(names) - set(read))
 
 
 # Metadata, which Minari's folders and .npz files share.

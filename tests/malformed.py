@@ -426,10 +426,13 @@ case("csv", "rows of nothing", content("flat.csv", b"episode,observation,action,
 case("csv", "no header", content("flat.csv", b"1,2,3\n4,5,6\n"), "no 'observations' in it, only 1, 2, 3")
 case("csv", "a column twice", content("flat.csv", b"reward,reward\n1,2\n"), "column 'reward' stands in it twice")
 case("parquet", "cut in half", damaged(parquet_file(), half), "cannot be read as .parquet")
-case(
-    "parquet", "ragged lists", parquet_file(observation=[[1.0, 2.0]] * 9 + [[1.0]]), "row 10, column 'observation': 1 n"
-)
-case("parquet", "lists of text", parquet_file(observation=[["a"]] * 10), "type list<element: string>, expected numbers")
+in_one = {f"observation_{i}": None for i in range(4)}
+ragged = parquet_file(**in_one, observation=[[1.0, 2.0]] * 9 + [[1.0]])
+case("parquet", "ragged lists", ragged, "row 10, column 'observation': 1 numbers")
+of_text = parquet_file(**in_one, observation=[["a"]] * 10)
+case("parquet", "lists of text", of_text, "type list<element: string>, expected numbers")
+for reader, write in (("csv", text), ("parquet", parquet_file)):
+    case(reader, "one and several", write(action=np.zeros(10)), "'action' and 'action_0' are both actions; keep one of")
 
 
 # The DQN Replay Dataset's files.

@@ -182,8 +182,8 @@ def test_final_observations_are_kept_where_they_are_recorded_and_never_made_up()
 def test_what_is_not_read_is_said(tmp_path):
     path = write(tmp_path, "npz", init_qpos=np.zeros(3), goal=np.zeros(10))
     assert load(path).notes[0] == "not read: goal, init_qpos"
-    path = write(tmp_path, "csv", place=np.arange(10), note=["?"] * 10)
-    assert load(path).notes[0] == "not read: note, place"
+    path = write(tmp_path, "csv", place_0=np.arange(10), place_1=np.arange(10), note=["?"] * 10)
+    assert load(path).notes[0] == "not read: note, place_0, place_1"
     path = write(tmp_path, "hdf5")
     with h5py.File(path, "a") as file:
         file[b"\xff"] = [0]  # a name that is no text, such as damage makes
@@ -660,6 +660,8 @@ TABLES = {
     ),
     "text in a place": ({"action_1": ["1"] * 3 + ["much"] + ["2"] * 6}, ["row 4, column 'action_1': 'much'"]),
     "two of a kind": ({"rewards": np.zeros(10)}, ["'reward' and 'rewards' are both rewards"]),
+    "one and several": ({"action": np.zeros(10)}, ["'action' and 'action_0' are both actions; keep one of them"]),
+    "one and a second": ({"reward_1": np.zeros(10)}, ["'reward' and 'reward_1' are both rewards; keep one of them"]),
     "flag that is none": ({"terminated": put(3, 2)}, ["terminated: 3 at 2, expected true or false"]),
     "infinite": ({"observation_1": put(np.inf, 9)}, ["episode 2, step 1, observations[1]: inf is not finite"]),
     "an end too early": ({"terminated": put(True, 4)}, ["terminated: episode 1, step 1: true before"]),
