@@ -54,7 +54,7 @@ class Train:
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
     skip_bad_episodes: bool = False
-    """Leave out episodes that are broken or hold NaN, infinity or no such choice, and say which and why."""
+    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     world: World = field(default_factory=World)
@@ -120,7 +120,7 @@ class Inspect:
     download: bool = False
     """Fetch the dataset from Minari's server if it is not here."""
     skip_bad_episodes: bool = False
-    """Leave out episodes that are broken or hold NaN, infinity or no such choice, and say which and why."""
+    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -157,7 +157,7 @@ class Import:
     download: bool = False
     """Fetch the source from Minari's server if it is not here."""
     skip_bad_episodes: bool = False
-    """Leave out episodes that are broken or hold NaN, infinity or no such choice, and say which and why."""
+    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
     world: World = field(default_factory=World)

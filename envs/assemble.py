@@ -143,7 +143,7 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
         finals = {name: array[last] for name, array in observations.items()}
         observations = {name: np.delete(array, last, axis=0) for name, array in observations.items()}
     if "next_observations" in arrays:
-        _check_followed(f"{where}: next_observations", observations, after, offsets)
+        _check_followed(f"{where}: next_observations", observations, after, offsets, header.missing)
     return _noting_finals(header, finals is not None), {
         "observations": observations,
         "final_observations": finals,
@@ -169,14 +169,25 @@ def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64]) -> 
         )
 
 
-def _check_followed(where: str, seen: Leaves, after: Leaves, offsets: NDArray[np.int64]) -> None:
-    """Refuse steps whose next observation is not what the next step of their episode observes."""
+def _check_followed(
+    where: str,
+    seen: Leaves,
+    after: Leaves,
+    offsets: NDArray[np.int64],
+    missing: Mapping[str, NDArray[np.int64]],
+) -> None:
+    """Refuse steps whose next observation is not what the next step of their episode observes.
+
+    What is not there, or not finite, tells nothing of that; the door judges it.
+    """
     wrong = np.zeros(int(offsets[-1]), np.bool_)
     for name, array in seen.items():
         at = 0
         for rows in pieces(after[name][:-1]):
             wrong[at : at + len(rows)] |= _differ(rows, array[at + 1 : at + 1 + len(rows)])
             at += len(rows)
+    for rows in missing.values():
+        wrong[rows] = wrong[np.maximum(rows, 1) - 1] = False
     wrong[offsets[1:] - 1] = False  # nothing of the episode comes after its last step
     if wrong.any():
         row = int(wrong.argmax())
@@ -191,10 +202,11 @@ def _differ(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
     kinds = [np.finfo(each.dtype) for each in (some, others) if each.dtype.kind == "f"]
     if kinds:
         coarsest = max(kinds, key=lambda kind: float(kind.eps))
-        close = {"rtol": 8 * float(coarsest.eps), "atol": float(coarsest.tiny)}
-        same = np.isclose(some.astype(np.float64), others.astype(np.float64), **close, equal_nan=True)
+        a, b = some.astype(np.float64), others.astype(np.float64)
+        close = np.isclose(a, b, rtol=8 * float(coarsest.eps), atol=float(coarsest.tiny))
+        same = np.asarray(close | ~np.isfinite(a) | ~np.isfinite(b))
     else:
-        same = some == others
+        same = np.asarray(some == others)
     return np.asarray(~same.reshape(len(some), -1).all(1))
 
 

@@ -154,8 +154,9 @@ def load(
     declare are this world's, or, without one, inferred from the numbers.
     cache: what was read once lies in `envs.cache` as arrays that are mapped into memory, as long as the source's files
     have their size and time; "verify" hashes those arrays first, "off" reads the source and keeps nothing.
-    skip_bad_episodes: leave out episodes with a number that is not finite or no such choice, and those of a Minari
-    dataset that cannot be read or have another shape; notes say which and why. What is wrong with all of it is refused.
+    skip_bad_episodes: leave out episodes with a number that is missing, not finite or no such choice, and those of a
+    Minari dataset that cannot be read or have another shape; notes say which and why. What is wrong with all of it is
+    refused.
     Raises `DataError` with the file, the episode and the field; `WorldError` where that world cannot be made.
     """
     given = dict(spaces or {})
@@ -292,12 +293,13 @@ def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
         told=header.told,
         **fields,
     )
-    return _checked(_without_bad(dataset, header.labels) if skip_bad else dataset)
+    left = _without_bad(dataset, header) if skip_bad else dataset
+    return _checked(left, header.missing if left is dataset else {})
 
 
-def _checked(dataset: Dataset) -> Dataset:
+def _checked(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Dataset:
     """The dataset with what is odd about it noted; what is wrong with it raises `DataError`, all of it at once."""
-    problems = [*_type_problems(dataset), *(fault.message(dataset) for fault in _faults(dataset))]
+    problems = [*_type_problems(dataset), *(fault.message(dataset) for fault in _faults(dataset, missing))]
     if problems:
         raise DataError(*problems)
     notes = [*dataset.notes, *_oddities(dataset)]
@@ -307,14 +309,14 @@ def _checked(dataset: Dataset) -> Dataset:
     return replace(dataset, notes=tuple(notes))
 
 
-def _without_bad(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
-    """The dataset without the episodes that hold a bad number, which are noted. labels: what their file calls them."""
+def _without_bad(dataset: Dataset, header: Header) -> Dataset:
+    """The dataset without the episodes that hold a bad number, which are noted."""
     from envs.selection import take  # which itself needs what is above
 
     bad: dict[int, str] = {}
-    for fault in _faults(dataset):
+    for fault in _faults(dataset, header.missing):
         for episode in fault.episodes(dataset):
-            name = labels[episode] if labels else f"episode {episode}"
+            name = header.labels[episode] if header.labels else f"episode {episode}"
             bad.setdefault(episode, f"{name}: {fault.label} {fault.why}")
     if not bad:
         return dataset
@@ -346,10 +348,10 @@ def _type_problems(dataset: Dataset) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Fault:
-    """Bad numbers of one array, whose rows are steps, or episodes."""
+    """Bad numbers of one array, whose rows are steps, or episodes; or cells of a table with no number in them."""
 
     label: str
-    array: NDArray[Any]
+    array: NDArray[Any] | None  # None of a table's column, whose rows are named too
     bad: NDArray[np.bool_]
     why: str
     by_episode: bool = False
@@ -359,6 +361,8 @@ class _Fault:
         row, *inside = (int(i) for i in np.unravel_index(self.bad.argmax(), self.bad.shape))
         where = f"episode {row}" if self.by_episode else place(dataset.offsets, row)
         count = f", the first of {int(self.bad.sum())}" if self.bad.sum() > 1 else ""
+        if self.array is None:
+            return f"{dataset.source}: {where}, row {row + 1}, {self.label}: {self.why}{count}"
         value = self.array[(row, *inside)]
         return f"{dataset.source}: {where}, {self.label}{inside or ''}: {value} is {self.why}{count}"
 
@@ -369,8 +373,12 @@ class _Fault:
         return [int(episode) for episode in np.unique(found)]
 
 
-def _faults(dataset: Dataset) -> Iterator[_Fault]:
-    """What numbers are bad: those that are not finite, and those that are no choice of their space."""
+def _faults(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Iterator[_Fault]:
+    """What numbers are bad: those that are missing, not finite, or no choice of their space."""
+    for column, rows in missing.items():
+        bad = np.zeros(dataset.num_steps, np.bool_)
+        bad[rows] = True
+        yield _Fault(f"column {column!r}", None, bad, "nothing there")
     if dataset.rewards.dtype.kind in "fiu" and (bad := not_finite(dataset.rewards)).any():
         yield _Fault("rewards", dataset.rewards, bad, "not finite")
     elif (bad := not_finite(dataset.returns)).any():

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.fields import IN_ARRAYS, choose, listed, looks_like_an_end
+from envs.fields import IN_ARRAYS, NEEDED, choose, listed, looks_like_an_end
 from envs.fields import DataError as DataError  # which most take from here
 from envs.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
@@ -79,6 +79,7 @@ class Header:
     repeats_final: bool = False  # the final observations are no observations: they fill up Minari's layout
     notes: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)  # those of `TOLD`
+    missing: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # of a table's columns the rows of no number
     labels: tuple[str, ...] = ()  # what the file calls each episode, where some were left out
 
 
@@ -498,6 +499,7 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict
     metadata = arrays.pop("metadata", None)
     parsed = {} if metadata is None else _parse_metadata(str(path), str(metadata))
     header = _header(f"{path}: metadata", path, parsed, given)
+    header = replace(header, missing=arrays.pop("missing", {}))
     notes = [f"not read: {listed(unread)}"] if unread else []
     notes += [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
     return replace(header, notes=tuple(map(printable, notes))), arrays
@@ -573,7 +575,9 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
-    return {field: _values(path, table, each, field) for field, each in columns.items()}, _unread(names, read)
+    missing: dict[str, NDArray[np.int64]] = {}
+    arrays: dict[str, Any] = {field: _values(path, table, each, field, missing) for field, each in columns.items()}
+    return {**arrays, "missing": missing}, _unread(names, read)
 
 
 def _is_of_numbers(table: Any, path: Path, name: str) -> bool:
@@ -621,43 +625,78 @@ def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | li
     return [f"{stem}_{i}" for i in range(len(numbered))]
 
 
-def _values(path: Path, table: Any, columns: str | list[str], field: str) -> NDArray[Any]:
-    """A field's column, or several of them side by side: (N,) or (N, K)."""
-    if isinstance(columns, str):
-        return _column(path, table.column(columns), columns, field)
-    return np.stack([_column(path, table.column(name), name, field) for name in columns], axis=1)
+def _values(
+    path: Path, table: Any, columns: str | list[str], field: str, missing: dict[str, NDArray[np.int64]]
+) -> NDArray[Any]:
+    """A field's column, or several of them side by side: (N,) or (N, K). missing: gets the rows where nothing is."""
+    if not isinstance(columns, str):
+        return np.stack([_values(path, table, name, field, missing) for name in columns], axis=1)
+    values, nothing = _column(path, table.column(columns), columns, field)
+    if len(nothing) and field not in (*NEEDED, "next_observations"):  # where episodes end is not known then
+        raise DataError(f"{path}: row {nothing[0] + 1}, column {columns!r}: nothing there")
+    if len(nothing):
+        missing[columns] = nothing
+    return values
 
 
-def _column(path: Path, column: Any, name: str, field: str) -> NDArray[Any]:
-    """One column as an array, (N,), or (N, K) from lists of K numbers; what is no number is named by its row."""
-    from pyarrow import compute, types
+def _column(path: Path, column: Any, name: str, field: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """One column, (N,), or (N, K) from lists of K numbers, zeros where nothing is, and the rows of those.
 
-    def refuse(row: int, what: str) -> DataError:
-        return DataError(f"{path}: row {row + 1}, column {name!r}: {what}")
+    What is no number is named by its row.
+    """
+    from pyarrow import types
 
-    if column.null_count:
-        raise refuse(column.is_null().to_pylist().index(True), "nothing there")
     kind = column.type
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        lengths = compute.list_value_length(column).to_numpy()
-        if (lengths != lengths[0]).any():
-            row = int((lengths != lengths[0]).argmax())
-            raise refuse(row, f"{lengths[row]} numbers, expected {lengths[0]}")
-        inside = compute.list_flatten(column)
-        if inside.null_count:
-            raise refuse(inside.is_null().to_pylist().index(True) // int(lengths[0]), "a list with nothing in a place")
-        return as_numbers(np.asarray(inside.to_numpy()), f"{path}: column {name!r}").reshape(len(column), -1)
+        return _lists(path, column, name)
+    nothing = np.flatnonzero(column.is_null().to_numpy())
+    if types.is_null(kind):
+        return np.zeros(len(column)), nothing
     if types.is_dictionary(kind):
+        if len(nothing):
+            raise DataError(f"{path}: row {nothing[0] + 1}, column {name!r}: nothing there")
         parts = [part.dictionary.to_numpy(zero_copy_only=False)[part.indices.to_numpy()] for part in column.chunks]
         values, kind = np.concatenate(parts), kind.value_type
     else:
-        values = np.asarray(column.to_numpy())
+        values = np.asarray(_filled(column).to_numpy())
     if field == "episode":
-        return values  # a number or a name
+        return values, nothing  # a number or a name
     if types.is_string(kind) or types.is_large_string(kind):
         row = next((row for row, text in enumerate(values) if not _is_number(text)), 0)
-        raise refuse(row, f"{values[row][:40]!r}, expected a number")
-    return as_numbers(values, f"{path}: column {name!r}")
+        raise DataError(f"{path}: row {row + 1}, column {name!r}: {values[row][:40]!r}, expected a number")
+    return as_numbers(values, f"{path}: column {name!r}"), nothing
+
+
+def _lists(path: Path, column: Any, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The same of a column of lists: nothing is where a list is missing, or any of its numbers."""
+    from pyarrow import compute
+
+    lengths = compute.fill_null(compute.list_value_length(column), -1).to_numpy()
+    there = lengths >= 0
+    size = int(lengths[there.argmax()]) if there.any() else 1
+    odd = there & (lengths != size)
+    if odd.any():
+        row = int(odd.argmax())
+        raise DataError(f"{path}: row {row + 1}, column {name!r}: {lengths[row]} numbers, expected {size}")
+    inside = compute.list_flatten(column)  # of the lists that are there
+    numbers = as_numbers(np.asarray(_filled(inside).to_numpy()), f"{path}: column {name!r}").reshape(-1, size)
+    values = np.zeros((len(column), size), numbers.dtype)
+    values[there] = numbers
+    nothing = ~there
+    nothing[there] = np.asarray(inside.is_null().to_numpy()).reshape(-1, size).any(1)
+    return values, np.flatnonzero(nothing)
+
+
+def _filled(column: Any) -> Any:
+    """A column with zeros for what is missing, so that integers stay such; text and dates are refused later."""
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_boolean(kind):
+        return compute.fill_null(column, False)
+    if types.is_string(kind) or types.is_large_string(kind):
+        return compute.fill_null(column, "")
+    return compute.fill_null(column, 0) if types.is_integer(kind) or types.is_floating(kind) else column
 
 
 def _is_number(text: str) -> bool:

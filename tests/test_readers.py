@@ -699,13 +699,81 @@ def test_broken_csv_is_refused(tmp_path, text, words):
     ("lists", "words"),
     [
         ([[1.0, 2.0]] * 7 + [[1.0]] * 3, "row 8, column 'observation': 1 numbers, expected 2"),
-        ([[1.0, 2.0]] * 7 + [[1.0, None]] * 3, "row 8, column 'observation': a list with nothing in a place"),
+        ([[1.0, 2.0]] * 7 + [[1.0, None]] * 3, "row 8, column 'observation': nothing there, the first of 3"),
         ([["a", "b"]] * 10, "column 'observation': type list<element: string>, expected numbers"),
     ],
 )
 def test_broken_lists_are_refused(tmp_path, lists, words):
     path = write(tmp_path, "parquet", observation=lists, **{f"observation_{i}": None for i in range(4)})
     problem(lambda: load(path), str(path), words)
+
+
+def hole(values, *rows):
+    """The same with nothing in these rows."""
+    return pyarrow.array([None if i in rows else value for i, value in enumerate(values)])
+
+
+HOLES = {
+    "reward": (numbers()["rewards"], lambda dataset: dataset.rewards),
+    "action": (np.arange(10) % 3, lambda dataset: dataset.actions["value"]),
+    "observation": (list(numbers()["observations"]), lambda dataset: dataset.observations["value"]),
+}
+
+
+@pytest.mark.parametrize("column", HOLES)
+def test_an_episode_with_a_hole_is_a_bad_one(tmp_path, column):
+    values, read = HOLES[column]
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    one = {f"{column}_{i}": None for i in range(4 if column == "observation" else 2)} | {column: values}
+    whole = load(write(tmp_path, "parquet", **one))
+    path = write(tmp_path, "parquet", **one | {column: hole(values, 4, 5)})
+    words = f"{path}: episode 1, step 1, row 5, column '{column}': nothing there, the first of 2"
+    problem(lambda: load(path), words)
+    left = load(path, skip_bad_episodes=True)
+    assert f"left out: episode 1: column '{column}' nothing there" in left.notes
+    assert left.num_episodes == 2
+    np.testing.assert_array_equal(read(left), read(whole)[[0, 1, 2, 8, 9]])
+    assert read(left).dtype == read(whole).dtype  # integers with a hole stay integers
+    assert left.action_space == whole.action_space
+    path = write(tmp_path, "parquet", **one | {column: hole(values, 0, 4, 9)})
+    problem(lambda: load(path, skip_bad_episodes=True), "episode 0, step 0, row 1", "nothing there, the first of 3")
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "NaN"])
+def test_a_csv_with_an_empty_cell(tmp_path, cell):
+    rows = [f"{i // 5},{i}.5,{i % 2},1,{i % 5 == 4}" for i in range(20)]
+    rows[7] = f"1,{cell},1,1,False"
+    (tmp_path / "hole.csv").write_text("\n".join(["episode,observation,action,reward,terminated", *rows]))
+    words = "hole.csv: episode 1, step 2, row 8, column 'observation': nothing there"
+    problem(lambda: load(tmp_path / "hole.csv"), words)
+    assert load(tmp_path / "hole.csv", skip_bad_episodes=True).num_episodes == 3
+    rows[7] = "1,7.5,1,1,"
+    (tmp_path / "hole.csv").write_text("\n".join(["episode,observation,action,reward,terminated", *rows]))
+    words = "hole.csv: row 8, column 'terminated': nothing there"  # where episodes end is not known
+    problem(lambda: load(tmp_path / "hole.csv", skip_bad_episodes=True), words)
+    rows[7] = "1,abc,1,1,False"
+    (tmp_path / "hole.csv").write_text("\n".join(["episode,observation,action,reward,terminated", *rows]))
+    problem(lambda: load(tmp_path / "hole.csv", skip_bad_episodes=True), "row 8, column 'observation': 'abc'")
+
+
+def test_a_list_with_a_hole_in_it_and_names_with_none(tmp_path):
+    lists = [[1.0, 2.0]] * 7 + [[1.0, None]] + [[1.0, 2.0]] * 2
+    one = {"observation": lists, **{f"observation_{i}": None for i in range(4)}}
+    left = load(write(tmp_path, "parquet", **one), skip_bad_episodes=True)
+    assert left.observations["value"].tolist() == [[1.0, 2.0]] * 5
+    path = write(tmp_path, "parquet", episode=pyarrow.array(["a"] * 3 + [None] * 5 + ["b"] * 2))
+    problem(lambda: load(path, skip_bad_episodes=True), "row 4, column 'episode': nothing there")
+
+
+@pytest.mark.parametrize("row", [3, 5, 6])
+def test_holes_beside_what_each_step_leads_to(tmp_path, row):
+    after = np.roll(numbers()["observations"], -1, axis=0)
+    table = {f"next_observation_{i}": after[:, i] for i in range(4)}
+    holes = {"observation_1": hole(numbers()["observations"][:, 1].tolist(), row)}
+    assert load(write(tmp_path, "parquet", **table, **holes), skip_bad_episodes=True).num_episodes == 2
+    arrays = {**numbers(), "observations": put(NAN, row, 1)(numbers()["observations"]), "next_observations": after}
+    write_npz(tmp_path / "nan.npz", arrays)
+    assert load(tmp_path / "nan.npz", skip_bad_episodes=True).num_episodes == 2
 
 
 EPISODES = {
