@@ -363,8 +363,8 @@ def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves
     space, value = header.spaces.get(name), _arrays(where, value)
     if space is None:
         space = infer([value], field)
-        notes = (*header.notes, *inferred_notes(space, value, field))
-        header = replace(header, notes=notes, spaces={**header.spaces, name: space})
+        notes, inferred = (*header.notes, *inferred_notes(space, value, field)), (*header.inferred, name)
+        header = replace(header, notes=notes, spaces={**header.spaces, name: space}, inferred=inferred)
     if isinstance(space, spaces.Dict | spaces.Tuple) and isinstance(value, np.ndarray):
         raise DataError(f"{where}: one array cannot hold {space}")
     try:
@@ -374,7 +374,7 @@ def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping) and (unknown := value.keys() - space.keys()):
         raise DataError(f"{where}: {min(map(str, unknown))!r} in it, expected {', '.join(map(str, space))}")
     kinds = leaf_spaces(space)
-    return header, {leaf: _as_choices(array, kinds[leaf]) for leaf, array in leaves.items()}
+    return header, {leaf: as_declared(array, kinds[leaf]) for leaf, array in leaves.items()}
 
 
 def _row_problems(where: str, leaves: Leaves, rows: list[int], space: Space[Any]) -> Iterator[str]:
@@ -464,13 +464,17 @@ def _flags(where: str, value: Any) -> NDArray[np.bool_]:
     return array.astype(np.bool_)
 
 
-def _as_choices(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
-    """Choices as their space has them: (N, 1) as (N,), and whole numbers that a table or a buffer holds as floats."""
+def as_declared(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
+    """Numbers as their space has them, where a table or a buffer has them otherwise and they are the same numbers.
+
+    Choices (N, 1) are (N,); whole numbers may be floats, and floats whole; but pictures stay the bytes that they are.
+    """
     if isinstance(space, spaces.Discrete) and array.shape[1:] == (1,):
         array = array[:, 0]
-    if not isinstance(space, spaces.Box) and array.dtype.kind == "f" and is_whole(array):
-        return array.astype(np.int64)
-    return array
+    if not isinstance(space, spaces.Box):
+        return array.astype(np.int64) if array.dtype.kind == "f" and is_whole(array) else array
+    floats = np.dtype(space.dtype).kind == "f"
+    return array.astype(space.dtype) if floats and array.dtype.kind in "iu" and array.ndim <= 2 else array
 
 
 def _end(where: str, value: Any, steps: int) -> NDArray[np.bool_]:

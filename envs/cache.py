@@ -272,6 +272,7 @@ def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
         "source": str(fields["source"]),
         "observation_space": space_to_json(fields["observation_space"]),
         "action_space": space_to_json(fields["action_space"]),
+        "inferred": list(fields["inferred"]),
         "environment": environment and environment.to_json(),
         "left_out": environment and list(environment.left_out),
         "from_file": environment and environment.from_file,
@@ -298,6 +299,7 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "actions": {leaf: found["actions", leaf] for leaf in done},
         "rewards": found["rewards", None],
         **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
+        "inferred": tuple(document["inferred"]),
         "environment": EnvironmentSpec(**world, left_out=tuple(document["left_out"]), from_file=document["from_file"])
         if world
         else None,

@@ -71,6 +71,7 @@ class Dataset:
     offsets: NDArray[np.int64]  # (E + 1,)
     terminated: NDArray[np.bool_]  # (E,)
     truncated: NDArray[np.bool_]  # (E,)
+    inferred: tuple[str, ...] = ()  # which of its spaces nobody declares: "observation_space", "action_space"
     environment: EnvironmentSpec | None = None
     reference: Reference | None = None
     notes: tuple[str, ...] = ()  # what is odd but legitimate, counted
@@ -287,6 +288,7 @@ def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
         source=header.source,
         observation_space=header.spaces["observation_space"],
         action_space=header.spaces["action_space"],
+        inferred=header.inferred,
         environment=header.environment,
         reference=header.reference,
         notes=header.notes,

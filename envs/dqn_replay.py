@@ -29,6 +29,7 @@ from gymnasium.spaces import Space
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from envs.inference import inferred_note
 from envs.readers import DataError, Header, RecordedEpisode, most_bytes
 from envs.spaces import ROOT, reason
 
@@ -79,8 +80,8 @@ def with_actions(header: Header, folder: Path) -> Header:
     if highest >= MOST_ACTIONS:
         raise DataError(f"{folder}: action {highest}, Atari has 0 to {MOST_ACTIONS - 1}")
     space = spaces.Discrete(highest + 1)
-    note = f"action_space is declared nowhere and inferred: {space} (--spaces says otherwise)"
-    return replace(header, notes=(*header.notes, note), spaces={**header.spaces, "action_space": space})
+    notes = (*header.notes, inferred_note("action_space", space))
+    return replace(header, notes=notes, spaces={**header.spaces, "action_space": space}, inferred=("action_space",))
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -47,6 +47,11 @@ def infer(values: Sequence[Any], field: str) -> Space[Any]:
     return spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind.type)
 
 
+def inferred_note(name: str, space: Space[Any]) -> str:
+    """That a space was inferred, in words. name: "observation_space" or "action_space"."""
+    return f"{name} is declared nowhere and inferred: {' '.join(str(space).split())} (--spaces says otherwise)"
+
+
 def inferred_notes(space: Space[Any], value: Any, field: str) -> Iterator[str]:
     """What is to be said where a space was inferred from a value."""
     name = f"{field[:-1]}_space"

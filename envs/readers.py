@@ -72,6 +72,7 @@ class Header:
     name: str
     source: Path | str
     spaces: Mapping[str, Space[Any]]  # those of `SPACES` that anybody declares
+    inferred: tuple[str, ...] = ()  # those of `SPACES` that are there because the numbers say so
     environment: EnvironmentSpec | None = None
     reference: Reference | None = None
     num_episodes: int | None = None  # as the metadata has it

@@ -3,14 +3,18 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.assemble import as_declared
 from envs.cache import room
 from envs.datasets import Dataset, Part
 from envs.fields import DataError
-from envs.spaces import Leaves, same_space
+from envs.inference import infer, inferred_note
+from envs.spaces import Leaves, leaf_spaces, nested, nesting, same_space
 
 
 def take(dataset: Dataset, episodes: Iterable[int], why: str) -> Dataset:
@@ -73,6 +77,8 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
 def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int = 0) -> Dataset:
     """Several datasets as one, their episodes one after the other; their spaces must be the same.
 
+    A space that was inferred from the numbers of each is inferred anew from all of them.
+
     fractions: the share of each one's episodes, drawn by the seed, or one share for all of them; none takes all.
     The world is the one that they name, if they do not name different ones; so are the reference returns.
     Raises `DataError` with the datasets' names.
@@ -84,6 +90,7 @@ def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int
     if len(datasets) == 1 and set(fractions) <= {1.0}:
         return datasets[0]
     shares = list(fractions or [1.0]) * (1 if len(fractions) == len(datasets) else len(datasets))
+    datasets, shared = _sharing_spaces(datasets)
     for other in datasets[1:]:
         _check_same_spaces(datasets[0], other)
     parts = tuple(Part.of(each, share) for each, share in zip(datasets, shares, strict=True))
@@ -93,7 +100,43 @@ def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int
     ]
     if len(taken) == 1:
         return replace(taken[0], parts=parts)
-    return _joined(taken, parts)
+    joined = _joined(taken, parts)
+    return replace(joined, notes=(*joined.notes, *shared))
+
+
+def _sharing_spaces(datasets: Sequence[Dataset]) -> tuple[Sequence[Dataset], list[str]]:
+    """The datasets with one space where the numbers of each said another, and notes of that."""
+    notes = []
+    for kind, field in (("observation_space", "observations"), ("action_space", "actions")):
+        found = [getattr(each, kind) for each in datasets]
+        if not all(kind in each.inferred for each in datasets) or not any(same_space(found[0], x) for x in found[1:]):
+            continue
+        values = [nested(space, getattr(each, field)) for space, each in zip(found, datasets, strict=True)]
+        if any(nesting(space) != nesting(found[0]) for space in found) or not _alike(datasets, field):
+            continue  # which is refused
+        space = infer(values, field)
+        datasets = [_with_space(each, kind, field, space) for each in datasets]
+        notes.append(inferred_note(kind, space))
+    return datasets, notes
+
+
+def _alike(datasets: Sequence[Dataset], field: str) -> bool:
+    """Whether the leaves of all of them have one shape."""
+    shapes = [{name: array.shape[1:] for name, array in getattr(each, field).items()} for each in datasets]
+    return all(shape == shapes[0] for shape in shapes)
+
+
+def _with_space(dataset: Dataset, kind: str, field: str, space: Space[Any]) -> Dataset:
+    """The dataset as it is where this space is declared."""
+    old = inferred_note(kind, getattr(dataset, kind))
+    notes = tuple(note for note in dataset.notes if note != old)
+    kinds = leaf_spaces(space)
+    leaves = {name: as_declared(array, kinds[name]) for name, array in getattr(dataset, field).items()}
+    changed: dict[str, Any] = {kind: space, field: leaves, "notes": notes}
+    if field == "observations" and dataset.final_observations is not None:
+        finals = dataset.final_observations
+        changed["final_observations"] = {name: as_declared(array, kinds[name]) for name, array in finals.items()}
+    return replace(dataset, **changed)
 
 
 def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
@@ -110,6 +153,7 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
         source=" + ".join(str(each.source) for each in datasets),
         observation_space=first.observation_space,
         action_space=first.action_space,
+        inferred=tuple(kind for kind in first.inferred if all(kind in each.inferred for each in datasets)),
         observations=_concatenated([each.observations for each in datasets]),
         final_observations=_concatenated([each for each in finals if each is not None]) if None not in finals else None,
         actions=_concatenated([each.actions for each in datasets]),
@@ -129,7 +173,9 @@ def _check_same_spaces(first: Dataset, other: Dataset) -> None:
     for kind in ("observation_space", "action_space"):
         difference = same_space(getattr(first, kind), getattr(other, kind))
         if difference:
-            raise DataError(f"{other.name}: its {kind} is not that of {first.name}: {difference}")
+            raise DataError(
+                f"{other.name}: its {kind} is not that of {first.name}: {difference} (--spaces declares one)"
+            )
 
 
 def _rows(leaves: Leaves, offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> Leaves:

@@ -202,7 +202,7 @@ def same_space(recorded: Space[Any], present: Space[Any], *, unbounded_fits: boo
     ours, theirs = leaf_spaces(recorded), leaf_spaces(present)
     if ours.keys() != theirs.keys():
         return f"leaves {sorted(ours)} against {sorted(theirs)}"
-    if _nesting(recorded) != _nesting(present):  # {"0": Box} and (Box,) have the same leaves
+    if nesting(recorded) != nesting(present):  # {"0": Box} and (Box,) have the same leaves
         return f"{recorded} against {present}"
     for name, leaf in ours.items():
         other = theirs[name]
@@ -264,9 +264,10 @@ def _same_bounds(a: spaces.Box, b: spaces.Box) -> bool:
         return bool(np.allclose(a.low, b.low) and np.allclose(a.high, b.high))
 
 
-def _nesting(space: Space[Any]) -> Any:
+def nesting(space: Space[Any]) -> Any:
+    """How a space is made of Dicts and Tuples; None where it is neither."""
     children = _children(space)
-    return None if children is None else (type(space), {key: _nesting(child) for key, child in children.items()})
+    return None if children is None else (type(space), {key: nesting(child) for key, child in children.items()})
 
 
 def _children(space: Space[Any]) -> dict[str, Space[Any]] | None:

@@ -295,6 +295,16 @@ def test_floats_of_a_world_of_choices(tmp_path):
     assert load(path, environment=EnvironmentSpec("CartPole-v1")).actions["value"].dtype == np.int64
 
 
+def test_whole_numbers_of_a_box_of_floats():
+    """A table's column that happens to hold whole numbers is one of integers."""
+    box = spaces.Box(-9, 9, (2,), np.float32)
+    dataset = from_arrays(**{**numbers(), "actions": np.arange(20).reshape(10, 2) % 9}, action_space=box)
+    assert dataset.actions["value"].dtype == np.float32
+    floats = spaces.Box(0, 1, (32, 36), np.float32)
+    words = "observations: type uint8, the space says float32"  # which may be meant to be divided by 255
+    problem(lambda: from_arrays(**{**numbers(), "observations": PICTURES}, observation_space=floats), words)
+
+
 def test_pictures_stay_bytes():
     dataset = from_arrays(**{**numbers(), "observations": PICTURES})
     assert dataset.observations["value"].dtype == np.uint8

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from dt.cli import main
 from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
 from dt.training import train
-from envs.datasets import Dataset, Part, from_episodes
+from envs.datasets import Dataset, Part, from_arrays, from_episodes
 from envs.readers import DataError
 from envs.scores import Reference
 from envs.selection import best_episodes, join, sample_episodes, take
@@ -171,6 +171,85 @@ def test_a_run_of_before_there_was_a_choice_goes_on(payday, tmp_path):
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ConfigError, match="top_fraction must be"):
         DataConfig(top_fraction=share)
+
+
+UNLIKE = {
+    "choices": (np.arange(12) % 2, np.arange(12) % 3 - 1, spaces.Discrete(3, start=-1)),
+    "buttons": (np.eye(12, 2, dtype=int), np.full((12, 2), 4), spaces.MultiDiscrete([5, 5])),
+    "flags and buttons": (np.eye(12, 2, dtype=bool), np.full((12, 2), 4), spaces.MultiDiscrete([5, 5])),
+    "halves": (np.full((12, 2), 0.2), np.full((12, 2), 0.9), spaces.Box(-1, 1, (2,), np.float64)),
+    "unbounded": (np.full((12, 2), 0.7), np.full((12, 2), 1.9), spaces.Box(-np.inf, np.inf, (2,), np.float64)),
+    "whole and not": (np.arange(12) % 2, np.linspace(-1, 1, 12), spaces.Box(-1, 1, (), np.float64)),
+    "by name": (
+        {"a": np.arange(12) % 2, "b": np.zeros(12)},
+        {"a": np.arange(12) % 3, "b": np.ones(12)},
+        spaces.Dict(a=spaces.Discrete(3), b=spaces.Box(-1, 1, (), np.float64)),
+    ),
+}
+
+
+def unlike(actions, name="some", **more) -> Dataset:
+    return from_arrays(
+        observations=np.arange(24.0).reshape(12, 2),
+        actions=actions,
+        rewards=np.ones(12),
+        lengths=[4, 8],
+        name=name,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("of_it", UNLIKE)
+def test_spaces_of_several_are_inferred_from_all_of_them(of_it):
+    first, second, space = UNLIKE[of_it]
+    for one, other in ((first, second), (second, first)):
+        joined = join([unlike(one), unlike(other, "other")])
+        assert joined.action_space == space
+        assert joined.inferred == ("action_space", "observation_space")
+        told = [note for note in joined.notes if "action_space is declared nowhere" in note]
+        assert told == [f"action_space is declared nowhere and inferred: {space} (--spaces says otherwise)"]
+        again = join([unlike(one, action_space=space), unlike(other, "other", action_space=space)])
+        assert again.inferred == ("observation_space",)
+        assert joined.fingerprint == again.fingerprint
+        assert joined.parts == again.parts  # so that a run which declares its space takes the same data up again
+
+
+def test_spaces_that_somebody_declares_are_not_inferred_anew():
+    one, other = unlike(np.arange(12) % 2), unlike(np.arange(12) % 3, action_space=spaces.Discrete(3))
+    with pytest.raises(DataError, match=r"against Discrete\(3\) \(--spaces declares one\)"):
+        join([one, other])
+    with pytest.raises(DataError, match="--spaces declares one"):
+        join([one, unlike(np.zeros((12, 2)))])
+    with pytest.raises(DataError, match="--spaces declares one"):
+        join([one, unlike({"a": np.arange(12) % 2})])
+
+
+def test_seen_numbers_of_several_are_inferred_from_all_of_them():
+    seen = {"actions": np.zeros((12, 2)), "rewards": np.ones(12), "lengths": [4, 8]}
+    after = np.append(np.arange(1, 12), 3)
+    one = from_arrays(observations=np.arange(12), next_observations=after, **seen)
+    other = from_arrays(observations=np.arange(12) + 0.5, next_observations=after + 0.5, **seen)
+    joined = join([one, other])
+    assert joined.observation_space == spaces.Box(-np.inf, np.inf, (), np.float64)
+    assert joined.final_observations["value"].tolist() == [4, 3, 4.5, 3.5]
+    assert joined.observations["value"].dtype == np.float64
+
+
+def test_a_run_of_inferred_spaces_goes_on(tmp_path, capsys):
+    for name, actions in (("two", np.arange(12) % 2), ("three", np.arange(12) % 3)):
+        arrays = {"observations": np.arange(24.0).reshape(12, 2), "actions": actions, "rewards": np.ones(12)}
+        np.savez(tmp_path / f"{name}.npz", **arrays, lengths=np.full(4, 3))
+    command = [
+        "train",
+        *(str(tmp_path / f"{name}.npz") for name in ("two", "three")),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--batch-size", "4"]
+    assert main([*command, *small, "--steps", "2"]) == 0
+    assert main([*command, "--resume", "--steps", "3"]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
 
 
 @pytest.fixture
