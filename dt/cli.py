@@ -56,7 +56,8 @@ class Train:
     skip_bad_episodes: bool = False
     """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
-    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
+    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
     world: World = field(default_factory=World)
     config: Config = field(default_factory=Config)
 
@@ -122,7 +123,8 @@ class Inspect:
     skip_bad_episodes: bool = False
     """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
-    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
+    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Also draw a dataset's returns into this PNG."""
 
@@ -159,7 +161,8 @@ class Import:
     skip_bad_episodes: bool = False
     """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
-    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, with observation_space, action_space."""
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
+    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
     world: World = field(default_factory=World)
 
 

@@ -1,5 +1,6 @@
 """Spaces of recorded numbers that nobody declared: inferred, and told to whoever looks, since it is a guess."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -65,7 +66,10 @@ def inferred_notes(space: Space[Any], value: Any, field: str) -> Iterator[str]:
     ):
         choices = infer([value.astype(np.int64)], field)
         if not isinstance(choices, spaces.Box) and value.min() != value.max():
-            yield f"actions are floats, but whole numbers: choices? --spaces '{{\"{name}\": {space_to_json(choices)}}}'"
+            said = {key: part for key, part in json.loads(space_to_json(choices)).items() if key != "dtype"}
+            if not np.any(said["start"]):
+                del said["start"]
+            yield f"actions are floats, but whole numbers: choices? --spaces '{json.dumps({name: said})}'"
 
 
 def is_whole(array: NDArray[Any]) -> bool:

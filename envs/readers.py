@@ -727,10 +727,14 @@ def _unread(names: Iterable[str], read: Iterable[str]) -> list[str]:
 
 def spaces_from_json(text: str) -> dict[str, Space[Any]]:
     """Spaces that a user declares: JSON, or a JSON file's path; {"observation_space": ..., "action_space": ...}."""
+    example = '{"action_space": {"type": "Discrete", "n": 3}}'
     is_path = not text.lstrip().startswith("{")
+    if is_path and not os.path.exists(text):
+        raise DataError(f"--spaces: {text[:80]}: no such file; JSON, if that is meant, is such as {example}")
     document = _metadata(Path(text)) if is_path else _parse_metadata("--spaces", text)
     if not document or document.keys() - set(SPACES):
-        raise DataError(f"--spaces: expected observation_space, action_space or both, found {sorted(document)}")
+        found = f"found {sorted(document)}, and not such as {example}"
+        raise DataError(f"--spaces: expected observation_space, action_space or both, {found}")
     return declared_spaces("--spaces", document)
 
 

@@ -230,18 +230,61 @@ def space_to_json(space: Space[Any]) -> str:
 
 
 def space_from_json(text: Any) -> Space[Any]:
-    """The space that Minari's JSON text describes; a broken or unknown one raises `SpaceError`."""
+    """The space that Minari's JSON text describes, with Gymnasium's defaults for what is left out.
+
+    A broken or unknown one raises `SpaceError`.
+    """
     from minari.serialization import deserialize_space
 
     try:
         content = json.loads(text) if isinstance(text, str) else text
         _check_declared(content)
-        space = deserialize_space(content)
+        space = deserialize_space(_completed(content))
+        if isinstance(space, Space):
+            return space
+        why = type(space).__name__
+    except KeyError as error:
+        why = f"no {error} in it"
     except Exception as error:  # whatever a malformed description makes the reader raise
-        raise SpaceError(f"not a space in Minari's JSON: {str(text)[:80]!r} ({reason(error)})") from None
-    if not isinstance(space, Space):
-        raise SpaceError(f"not a space in Minari's JSON: {str(text)[:80]!r}")
-    return space
+        why = reason(error)
+    raise SpaceError(f"not a space in Minari's JSON: {str(text)[:80]!r} ({why}); written as {_example(str(text))}")
+
+
+_EXAMPLES = {
+    "MultiDiscrete": {"type": "MultiDiscrete", "nvec": [3, 3]},
+    "MultiBinary": {"type": "MultiBinary", "n": 4},
+    "Box": {"type": "Box", "shape": [2], "low": -1, "high": 1},
+    "Dict": {"type": "Dict", "subspaces": {"name": {"type": "Discrete", "n": 3}}},
+    "Tuple": {"type": "Tuple", "subspaces": [{"type": "Discrete", "n": 3}]},
+    "Discrete": {"type": "Discrete", "n": 3},
+}
+"""A space of each kind, as one may write it; `MultiDiscrete` before the name that is a part of its own."""
+
+
+def _example(text: str) -> str:
+    """How a space of the kind that a text names is written."""
+    kind = next((kind for kind in _EXAMPLES if kind.lower() in text.lower()), "Discrete")
+    return json.dumps(_EXAMPLES[kind])
+
+
+def _completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with what Minari wants and Gymnasium has a default for; one number bounds all of a Box."""
+    full = dict(content)
+    inside = full.get("subspaces")
+    if full["type"] in ("Dict", "Tuple"):
+        full["subspaces"] = (
+            {name: _completed(part) for name, part in inside.items()}
+            if isinstance(inside, Mapping)
+            else list(map(_completed, full["subspaces"]))
+        )
+    elif full["type"] == "Box":
+        full = {"dtype": "float32", "shape": np.shape(full["low"]), **full}
+        full |= {name: np.broadcast_to(full[name], full["shape"]).tolist() for name in ("low", "high")}
+    elif full["type"] == "MultiDiscrete":
+        full = {"dtype": "int64", "start": np.zeros_like(full["nvec"]).tolist(), **full}
+    elif full["type"] == "Discrete":
+        full = {"start": 0, **full}
+    return full
 
 
 def _check_declared(content: Any) -> None:
@@ -254,6 +297,8 @@ def _check_declared(content: Any) -> None:
         raise ValueError(f"{max(sizes)} numbers, at most {MOST_NUMBERS} are taken")
     if content["type"] != "Text" and np.dtype(content.get("dtype", "int64")).kind not in "biuf":
         raise ValueError(f"dtype {content['dtype']!r}")
+    if content["type"] not in (*_EXAMPLES, "Text"):
+        raise ValueError(f"type {content['type']!r}")
     inside = content.get("subspaces", ())
     for part in inside.values() if isinstance(inside, dict) else inside:
         _check_declared(part)

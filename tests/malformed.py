@@ -546,7 +546,7 @@ options("a file of no known kind", "inspect", "{}", words=("neither a Minari dat
 options("an empty folder", "inspect", "{}", words=("neither a run", "nor a Minari dataset"), make=lambda folder: folder)
 options("spaces that are none", "inspect", "{}", "--spaces", "{", words=("--spaces: metadata is not JSON",))
 options("spaces of another name", "inspect", "{}", "--spaces", '{"space": 1}', words=("--spaces: expected",))
-options("spaces in no file", "train", "{}", "--spaces", "no.json", words=("no.json: cannot be read",))
+options("spaces in no file", "train", "{}", "--spaces", "no.json", words=("no.json: no such file",))
 options("a space that does not fit", "train", "{}", "--spaces", f'{{"action_space": {json.dumps(space_to_json(BOX))}}}',
         words=("actions: shape (10, 2), expected (10, 7)",))  # fmt: skip
 options("a picture of no kind", "inspect", "{}", "--plot", "x.bmp2", words=("x.bmp2",))

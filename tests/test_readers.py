@@ -826,7 +826,13 @@ def test_no_episode_is_no_dataset():
         ('{"actions": {}}', "found ['actions']"),
         ('{"action_space": {"type": "Box"}}', "--spaces: action_space: not a space"),
         ('{"action_space"', "--spaces: metadata is not JSON"),
-        ("nowhere.json", "nowhere.json: cannot be read"),
+        ("nowhere.json", "--spaces: nowhere.json: no such file; JSON, if that is meant, is such as {"),
+        (
+            "MultiDiscrete([3, 3])",
+            "--spaces: MultiDiscrete([3, 3]): no such file; JSON, if that is meant, is such as {",
+        ),
+        ("x" * 5000, "no such file"),
+        ('{"type": "Discrete", "n": 3}', "found ['n', 'type'], and not such as {\"action_space\": {"),
     ],
 )
 def test_broken_spaces_are_refused(text, words):

@@ -209,3 +209,44 @@ def test_json_and_back_is_the_same_space(space, names):
 def test_broken_json_is_refused_in_one_line(text):
     with pytest.raises(SpaceError, match=r"\Anot a space in Minari's JSON: .*\Z"):
         space_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "space"),
+    [
+        ('{"type": "MultiDiscrete", "nvec": [3, 4]}', spaces.MultiDiscrete([3, 4])),
+        ('{"type": "MultiDiscrete", "nvec": [[3, 4]], "dtype": "int32"}', spaces.MultiDiscrete([[3, 4]], np.int32)),
+        ('{"type": "Discrete", "n": 3}', spaces.Discrete(3)),
+        ('{"type": "MultiBinary", "n": 3}', spaces.MultiBinary(3)),
+        ('{"type": "Box", "shape": [2], "low": -1, "high": 1}', spaces.Box(-1, 1, (2,))),
+        ('{"type": "Box", "low": [-1, 0], "high": [1, 2]}', spaces.Box(np.array([-1, 0.0]), np.array([1, 2.0]))),
+        ('{"type": "Box", "shape": [2], "low": 0, "high": [1, 2], "dtype": "int8"}', spaces.Box(0, 2, (2,), np.int8)),
+        (
+            '{"type": "Dict", "subspaces": {"a": {"type": "Tuple", "subspaces": [{"type": "Discrete", "n": 2}]}}}',
+            spaces.Dict(a=spaces.Tuple([spaces.Discrete(2)])),
+        ),
+    ],
+)
+def test_what_is_left_out_of_json_is_as_gymnasium_has_it(text, space):
+    found = space_from_json(text)
+    if isinstance(space, spaces.Box) and space.dtype == np.int8:
+        assert (found.dtype, found.low.tolist(), found.high.tolist()) == (np.int8, [0, 0], [1, 2])
+    else:
+        assert found == space
+        assert space_from_json(space_to_json(found)) == space
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"MultiDiscrete([3, 3])"', 'written as {"type": "MultiDiscrete", "nvec": [3, 3]}'),
+        ("Box(-1, 1, (2,))", 'written as {"type": "Box", "shape": [2], "low": -1, "high": 1}'),
+        ('{"type": "discrete", "n": 3}', '(type \'discrete\'); written as {"type": "Discrete", "n": 3}'),
+        ('{"type": "Box", "shape": [2]}', "(no 'low' in it); written as"),
+        ('{"n": 2}', "(no 'type' in it); written as"),
+    ],
+)
+def test_how_a_space_is_written_is_said(text, said):
+    with pytest.raises(SpaceError) as caught:
+        space_from_json(text)
+    assert said in str(caught.value)
