@@ -131,6 +131,8 @@ def _beginning(dataset: Dataset, start: int, end: int) -> NDArray[np.float64]:
 def _policies(dataset: Dataset) -> str:
     """Whether there is a return to choose, in words."""
     cloning = "a Decision Transformer is behaviour cloning here"
+    if dataset.num_episodes == 1:
+        return f"one's or several, one episode cannot tell; {cloning}"
     low, middle, high = np.quantile(dataset.returns, (0.1, 0.5, 0.9))
     if high - low <= 0.1 * abs(middle):
         return f"one's, by the returns: most earn {low:.5g} to {high:.5g}, so there is no return to choose; {cloning}"

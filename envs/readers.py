@@ -111,7 +111,7 @@ def find(source: str, download: bool = False) -> Path:
         if not path.is_dir():
             _check_is_file(path)  # a pipe or a device may never end
         return path
-    if path.suffix in READERS or path.is_absolute() or ".." in path.parts or source.startswith("~"):
+    if path.suffix.lower() in READERS or path.is_absolute() or ".." in path.parts or source.startswith("~"):
         raise DataError(f"{source}: no such file or folder")
     shipped = PACKAGED / f"{source.replace('/', '-')}.npz"
     if shipped.exists():
@@ -486,11 +486,11 @@ def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDA
 
 def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict[str, Any]]:
     """A flat file as arrays by the names of `FIELDS`. given: spaces by name, instead of the metadata's own."""
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise DataError(
             f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
         )
-    arrays, unread = READERS[path.suffix](path)
+    arrays, unread = READERS[path.suffix.lower()](path)
     ends = [name for name in unread if looks_like_an_end(name)]
     if ends and not arrays.keys() & {"episode", "lengths"}:  # two episodes might be taken for one
         raise DataError(
@@ -554,21 +554,26 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
     """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists."""
+    is_csv = path.suffix.lower() == ".csv"
     try:
         import pyarrow
         from pyarrow import csv, parquet
 
-        table = csv.read_csv(path) if path.suffix == ".csv" else parquet.ParquetFile(path)
-        names = list(table.column_names if path.suffix == ".csv" else table.schema_arrow.names)
+        table = csv.read_csv(path) if is_csv else parquet.ParquetFile(path)
+        schema = table.schema if is_csv else table.schema_arrow
+        names = list(schema.names)
+        if is_csv and len(names) == 1 and (sign := next((sign for sign in ";\t" if sign in names[0]), None)):
+            kind = {";": "semicolons", "\t": "tabs"}[sign]
+            raise DataError(f"{path}: its columns look separated by {kind}, expected commas")
         if twice := {name for name in names if names.count(name) > 1}:
             raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
         stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
         chosen = choose(str(path), stems)
-        if "step" in chosen and not _is_of_numbers(table, path, chosen["step"]):
+        if "step" in chosen and not _is_of_numbers(schema, chosen["step"]):
             del chosen["step"]  # a date, which says nothing of the rows' order that could be relied on
         columns = {field: _columns_of(path, names, stem, field) for field, stem in chosen.items()}
         read = [name for each in columns.values() for name in ([each] if isinstance(each, str) else each)]
-        if path.suffix == ".parquet":
+        if not is_csv:
             table = _read_parquet(path, table, read)
     except ImportError:
         raise DataError(f"{path}: reading CSV and Parquet needs pyarrow: pip install pyarrow") from None
@@ -581,11 +586,10 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
     return {**arrays, "missing": missing}, _unread(names, read)
 
 
-def _is_of_numbers(table: Any, path: Path, name: str) -> bool:
+def _is_of_numbers(schema: Any, name: str) -> bool:
     """Whether a column of this name is there and holds numbers."""
     from pyarrow import types
 
-    schema = table.schema if path.suffix == ".csv" else table.schema_arrow
     if name not in schema.names:
         return False
     kind = schema.field(name).type
@@ -880,7 +884,8 @@ def _hdf5_node(file: Any, path: Path, name: str) -> Any:
         if node is None:
             raise DataError(f"{path}: {name}: {part!r} is a link elsewhere, expected the data itself")
     if not isinstance(node, h5py.Dataset):
-        raise DataError(f"{path}: {name}: missing")
+        inside = listed(sorted(map(str, node))) if isinstance(node, h5py.Group) else ""
+        raise DataError(f"{path}: {name}: a group of {inside or 'nothing'}, expected an array")
     if node.external or node.is_virtual:
         raise DataError(f"{path}: {name}: its numbers are in another file, expected the data itself")
     return node

@@ -144,6 +144,10 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
     worlds = [each.environment for each in datasets if each.environment is not None]
     agree = all(worlds[0].same_world(world) for world in worlds)
     named = [f"{each.name}: {note}" for each in datasets for note in each.notes]
+    prints = [part.fingerprint for part in parts]
+    twice = _listed(part.name for part in parts if prints.count(part.fingerprint) > 1)
+    if twice:
+        named.append(f"the same data more than once, {twice}: its episodes count as often")
     if not agree:
         named.append(f"recorded in different worlds, {_listed(world.id for world in worlds)}: --environment names one")
     references = {each.reference for each in datasets}

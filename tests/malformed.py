@@ -376,7 +376,9 @@ case("npz", "no zip", content("flat.npz", b"PK\x03\x04"), "cannot be read as .np
 case("npz", "metadata that is none", npz(metadata=np.asarray("{")), "metadata is not JSON")
 case("npz", "text", npz(rewards=np.asarray(["1"] * STEPS)), "rewards: type <U1, expected numbers")
 case("npz", "objects", npz(rewards=np.asarray([1, {}], object)), "rewards: type object is pickle")
-case("d4rl hdf5", "a group", d4rl(rewards=None, **{"rewards/first": np.zeros(3)}), "rewards: missing")
+case(
+    "d4rl hdf5", "a group", d4rl(rewards=None, **{"rewards/first": np.zeros(3)}), "rewards: a group of first, expected"
+)
 case("d4rl hdf5", "flipped bits", damaged(d4rl(), flipped), "cannot be read")
 
 

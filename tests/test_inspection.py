@@ -53,6 +53,8 @@ def test_few_episodes_do_not_tell_and_equal_returns_do():
     assert "20 episodes do not tell" in line(describe_dataset(coins(np.linspace(0, 1, 20))), "policies")
     told = line(describe_dataset(coins(np.ones(20))), "policies")
     assert "one's, by the returns: most earn 30 to 30, so there is no return to choose" in told
+    told = line(describe_dataset(coins([0.5])), "policies")
+    assert "one's or several, one episode cannot tell; a Decision Transformer is behaviour cloning here" in told
 
 
 def test_constant_dimensions_and_numbers_at_a_bound_are_counted():

@@ -209,6 +209,14 @@ def test_a_table_of_one_number_a_step(tmp_path):
     assert dataset.terminated.all()
 
 
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_suffix_may_be_in_capitals(tmp_path, suffix):
+    path = write(tmp_path, suffix)
+    path = path.rename(path.with_suffix(f".{suffix.upper()}"))
+    assert load(path).fingerprint == from_arrays(**numbers()).fingerprint
+    problem(lambda: load("nowhere.CSV"), "nowhere.CSV: no such file or folder")
+
+
 def test_columns_are_ordered_by_their_numbers(tmp_path):
     table = {f"observation_{i}": np.full(10, float(i)) for i in reversed(range(12))}
     write_csv(tmp_path / "wide.csv", {**columns(numbers()), **table})
@@ -653,7 +661,7 @@ def test_arrays_that_are_groups_or_text_in_hdf5(tmp_path):
     with h5py.File(path, "a") as file:
         del file["rewards"]
         file["rewards/first"] = np.zeros(10)
-    problem(lambda: load(path), f"{path}: rewards: missing")
+    problem(lambda: load(path), f"{path}: rewards: a group of first, expected an array")
 
 
 TABLES = {
@@ -698,6 +706,8 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
         ("episode,observation,action,reward\n", "no row in it"),
         ("episode,reward\n1,2\n3\n", "Expected 2 columns, got 1"),
         ("1,2,3\n4,5,6\n", "no 'observations' in it, only 1, 2, 3"),
+        ("episode;observation;action;reward\n0;1;1;1\n", "its columns look separated by semicolons, expected commas"),
+        ("episode\tobservation\taction\treward\n0\t1\t1\t1\n", "its columns look separated by tabs, expected commas"),
     ],
 )
 def test_broken_csv_is_refused(tmp_path, text, words):

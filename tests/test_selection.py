@@ -224,6 +224,14 @@ def test_spaces_that_somebody_declares_are_not_inferred_anew():
         join([one, unlike({"a": np.arange(12) % 2})])
 
 
+def test_the_same_data_twice_is_said():
+    one, other = unlike(np.arange(12) % 2), unlike(np.arange(12) % 2 * 2, "other")
+    note = "the same data more than once, some: its episodes count as often"
+    assert note in join([one, one]).notes
+    assert note in join([one, other, one]).notes
+    assert not any("more than once" in said for said in join([one, other]).notes)
+
+
 def test_seen_numbers_of_several_are_inferred_from_all_of_them():
     seen = {"actions": np.zeros((12, 2)), "rewards": np.ones(12), "lengths": [4, 8]}
     after = np.append(np.arange(1, 12), 3)
