@@ -58,6 +58,9 @@ class Train:
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
     {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
+    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
+    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
+    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
     world: World = field(default_factory=World)
     config: Config = field(default_factory=Config)
 
@@ -125,6 +128,9 @@ class Inspect:
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
     {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
+    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
+    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
+    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Also draw a dataset's returns into this PNG."""
 
@@ -163,6 +169,9 @@ class Import:
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
     {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
+    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
+    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
+    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
     world: World = field(default_factory=World)
 
 
@@ -328,14 +337,14 @@ def _inspect(options: Inspect) -> int:
         from dt.report import check_place
 
         check_place(options.plot)
-    from dt.sources import declared
+    from dt.sources import columns_for, declared
 
-    datasets, spaces = [], declared(options.spaces)
-    for source in options.what:
+    datasets = []
+    how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
+    how["spaces"] = declared(options.spaces)
+    for source, columns in zip(options.what, columns_for(options.columns, options.what), strict=True):
         try:
-            datasets.append(
-                load(source, download=options.download, spaces=spaces, skip_bad_episodes=options.skip_bad_episodes)
-            )
+            datasets.append(load(source, columns=columns, **how))
         except DataError as error:
             return _refuse_data(Path(source), error)
     dataset = join(datasets)

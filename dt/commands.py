@@ -25,11 +25,12 @@ from dt.many import run_folder, train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import held_out_document, plot_asked_against_achieved, results_document, score_table
-from dt.sources import environment_of, world_arguments
+from dt.sources import environment_of, recorded_parts, world_arguments
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
 from envs.datasets import Dataset, load
+from envs.fields import Columns
 from envs.rollout import Played
 from envs.scores import reference_in
 from envs.selection import join
@@ -169,8 +170,8 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
     parts = _parts_of(run)
     spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
     # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
-    datasets = [load(source, spaces=spaces, skip_bad_episodes=True) for source, _ in parts]
-    dataset = join(datasets, [fraction for _, fraction in parts], run.config.training.seed)
+    datasets = [load(source, spaces=spaces, skip_bad_episodes=True, columns=columns) for source, _, columns in parts]
+    dataset = join(datasets, [fraction for _, fraction, _ in parts], run.config.training.seed)
     if dataset.fingerprint != run.dataset.get("fingerprint"):
         raise ConfigError(f"{run.folder}: dataset {dataset.name} is not what it was when the run learned from it")
     document = _foretell(run, dataset)
@@ -178,17 +179,20 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
         write_json(options.json, document)
 
 
-def _parts_of(run: Run) -> list[tuple[str, float]]:
-    """Source and fraction of each dataset that a run learned from, as its run.json says, which may say anything."""
+def _parts_of(run: Run) -> list[tuple[str, float, Columns]]:
+    """Source, fraction and columns of each dataset that a run learned from, as its run.json says."""
+    parts = []
     try:
-        parts = [(part["name"], part["source"], part["fraction"]) for part in run.dataset["parts"]]
-        for name, source, fraction in parts:
+        if "parts" not in run.dataset:
+            raise KeyError("parts")
+        for name, source, fraction, columns in recorded_parts(run.dataset):
             if source is None:
                 raise ConfigError(f"{run.folder}: dataset {name} came from Python: measure it there (dt.validation)")
-            if not isinstance(source, str) or not (isinstance(fraction, int | float)):
+            if not isinstance(source, str):
                 raise TypeError
-        return [(source, fraction) for _, source, fraction in parts]
-    except (KeyError, TypeError):
+            parts.append((source, fraction, columns))
+        return parts
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of") from None
 
 

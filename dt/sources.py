@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dt.report import check_place
 from envs.datasets import Dataset, load
-from envs.readers import declared_spaces, spaces_from_json
+from envs.fields import Columns, named_columns
+from envs.readers import READERS, declared_spaces, is_flat, spaces_from_json
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, import_environments
 from transformer.checkpoint import SCHEMA, CheckpointError, checkpoints, read_json, require_run
@@ -25,11 +27,15 @@ def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
     spaces = declared(options.spaces, options.output if options.resume else None)
     if not options.dataset:
         raise ConfigError("no dataset named")
-    fraction = options.fraction
-    if options.resume and options.output and not fraction:
-        fraction = _recorded_fraction(options.output, len(options.dataset))
+    fraction, columns = options.fraction, columns_for(options.columns, options.dataset)
+    recorded = _recorded_parts(options.output, len(options.dataset)) if options.resume and options.output else []
+    if recorded and not fraction:
+        fraction = tuple(share for share, _ in recorded)
+    if recorded and not options.columns:
+        columns = [each for _, each in recorded]
     how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
-    parts = [load(one, spaces=spaces, environment=environment, **how) for one in options.dataset]
+    how |= {"spaces": spaces, "environment": environment}
+    parts = [load(one, columns=each, **how) for one, each in zip(options.dataset, columns, strict=True)]
     return join(parts, fraction, options.config.training.seed), environment
 
 
@@ -68,6 +74,7 @@ def import_data(options: "Import") -> None:
     new_folder(options.dataset_id)  # refused before anything is read
     environment, spaces = environment_of(options.world), declared(options.spaces)
     how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
+    (how["columns"],) = columns_for(options.columns, [options.source])
     dataset = load(options.source, spaces=spaces, environment=environment, **how)
     for note in dataset.notes:
         print(f"note          {note}", file=sys.stderr)
@@ -107,11 +114,36 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
     return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
 
 
-def _recorded_fraction(resumed: Path, datasets: int) -> tuple[float, ...]:
-    """The share of each dataset that a run to resume was begun with; none if it was of another number of them."""
+def columns_for(given: Sequence[str], sources: Sequence[str]) -> list[Columns]:
+    """What --columns says, for each dataset: a Minari dataset beside flat files goes by its own names."""
+    pairs = [each.partition("=") for each in given]
+    for text, (field, sign, names) in zip(given, pairs, strict=True):
+        if not (field and sign and names):
+            raise ConfigError(f"--columns: {text!r}, expected FIELD=COLUMN or FIELD=COLUMN,COLUMN,...")
+    if twice := [field for field, _, _ in pairs if [other for other, _, _ in pairs].count(field) > 1]:
+        raise ConfigError(f"--columns: {twice[0]} twice; several columns are FIELD=COLUMN,COLUMN,...")
+    columns = named_columns({field: names.split(",") for field, _, names in pairs})
+    if columns and not any(is_flat(Path(source)) for source in sources):
+        raise ConfigError(f"--columns is for files ({', '.join(READERS)}), and {' '.join(sources)} is none")
+    return [columns if is_flat(Path(source)) else {} for source in sources]
+
+
+def recorded_parts(dataset: Mapping[str, Any]) -> list[tuple[str, str | None, float, Columns]]:
+    """Name, source, fraction and columns of each dataset that a run's run.json names, which may say anything.
+
+    Raises `KeyError`, `TypeError`, `ValueError`, `AttributeError` or `DataError` where it says something else.
+    """
+    return [
+        (str(part["name"]), part["source"], float(part["fraction"]), named_columns(part.get("columns", {})))
+        for part in dataset.get("parts", ())
+    ]
+
+
+def _recorded_parts(resumed: Path, datasets: int) -> list[tuple[float, Columns]]:
+    """Share and columns of each dataset that a run to resume was begun with; none if it was of another number."""
     document = read_json(resumed / "run.json")
     try:
-        fraction = tuple(float(part["fraction"]) for part in document["dataset"].get("parts", ()))
-        return fraction if len(fraction) == datasets else ()
+        parts = [(fraction, columns) for _, _, fraction, columns in recorded_parts(document["dataset"])]
+        return parts if len(parts) == datasets else []
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{resumed}/run.json: does not say what data it is of") from None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from envs.assemble import Fields, flat_arrays, joined, left_out_notes, not_finite, outside, place, split, type_problem
 from envs.cache import CacheError, Entry
 from envs.dqn_replay import is_replay, read_replay, with_actions
-from envs.fields import DataError, choose_all
+from envs.fields import Columns, DataError, choose_all, named_columns
 from envs.readers import SPACES, Header, find, read_flat, read_folder
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, choices, leaf_spaces, space_to_json
@@ -48,12 +48,13 @@ class Part:
     source: str | None  # what `load` takes; None where arrays or episodes were handed over
     fingerprint: str  # of all of it
     fraction: float
+    columns: Columns = field(default_factory=dict)  # which names of the source `load` is told to read
 
     @staticmethod
     def of(dataset: "Dataset", fraction: float = 1.0) -> "Part":
         """This share of a dataset."""
         source = dataset.loaded_from[0] if len(dataset.loaded_from) == 1 else None
-        return Part(dataset.name, source, dataset.fingerprint, fraction)
+        return Part(dataset.name, source, dataset.fingerprint, fraction, dataset.columns)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what is odd but legitimate, counted
     told: Mapping[str, Any] = field(default_factory=dict)  # what its metadata tells of how it was made: those of `TOLD`
     loaded_from: tuple[str, ...] = ()  # what `load` took; empty where arrays or episodes were handed over
+    columns: Columns = field(default_factory=dict)  # which names `load` was told to read
     parts: tuple[Part, ...] = ()  # what `envs.join` made it of; empty where it is one dataset
 
     @property
@@ -142,6 +144,7 @@ def load(
     environment: EnvironmentSpec | None = None,
     cache: Literal["use", "verify", "off"] = "use",
     skip_bad_episodes: bool = False,
+    columns: Mapping[str, str | Iterable[str]] | None = None,
 ) -> Dataset:
     """Read and check a dataset: a Minari id or folder, a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`), or a
     folder of DQN replay files.
@@ -158,40 +161,49 @@ def load(
     skip_bad_episodes: leave out episodes with a number that is missing, not finite or no such choice, and those of a
     Minari dataset that cannot be read or have another shape; notes say which and why. What is wrong with all of it is
     refused.
+    columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}; several
+    make a vector, in that order. Fields that it does not name go by their usual names.
     Raises `DataError` with the file, the episode and the field; `WorldError` where that world cannot be made.
     """
-    given = dict(spaces or {})
+    given, named = dict(spaces or {}), named_columns(columns or {})
     try:
         path = find(str(source), download)
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
             path = path.parent
-        dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes)
+        if named and path.is_dir():
+            raise DataError(f"{path}: a folder's fields have names of their own; columns are for flat files")
+        dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes, named)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
     lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
-    dataset = replace(dataset, loaded_from=(lasting,))
+    dataset = replace(dataset, loaded_from=(lasting,), columns=named)
     if fingerprint is not None:
         vars(dataset)["fingerprint"] = fingerprint  # it is known: a cached property is kept there
     return dataset
 
 
 def _cached(
-    path: Path, given: dict[str, Space[Any]], environment: EnvironmentSpec | None, cache: str, skip_bad: bool
+    path: Path,
+    given: dict[str, Space[Any]],
+    environment: EnvironmentSpec | None,
+    cache: str,
+    skip_bad: bool,
+    columns: Columns,
 ) -> tuple[Dataset, str | None]:
     """A file or folder as the cache has it, or read and put there; its fingerprint where that is known."""
-    entry = Entry.of(path, given, environment, skip_bad) if cache != "off" else None
+    entry = Entry.of(path, given, environment, skip_bad, columns) if cache != "off" else None
     if entry is None:
-        return _read(path, given, environment, skip_bad), None
+        return _read(path, given, environment, skip_bad, columns), None
     if found := entry.read(verify=cache == "verify"):
         return Dataset(**found[0]), found[1]
     try:
         with entry.building() as folder:
-            dataset = _read(path, given, environment, skip_bad, folder)
+            dataset = _read(path, given, environment, skip_bad, columns, folder)
             if entry.keep(folder, vars(dataset), dataset.fingerprint) and (found := entry.read()):
                 return Dataset(**found[0]), found[1]
             return dataset, dataset.fingerprint  # what is mapped lives on without a name
     except CacheError as error:
-        dataset = _read(path, given, environment, skip_bad)
+        dataset = _read(path, given, environment, skip_bad, columns)
         return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
 
 
@@ -200,6 +212,7 @@ def _read(
     given: dict[str, Space[Any]],
     environment: EnvironmentSpec | None,
     skip_bad: bool,
+    columns: Columns,
     folder: Path | None = None,
 ) -> Dataset:
     """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
@@ -210,7 +223,7 @@ def _read(
     if path.is_dir():
         header, episodes = read_folder(path, given)
         return _dataset(*joined(_in_world(header, environment), episodes, folder, skip_bad), skip_bad)
-    header, arrays = read_flat(path, given)
+    header, arrays = read_flat(path, given, columns)
     return _dataset(*split(_in_world(header, environment), arrays), skip_bad)
 
 

@@ -1,7 +1,7 @@
 """What the fields of a recording are called, in files and in Python, and which name holds which of them."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 FIELDS = {
     "observations": ("observations", "observation"),
@@ -30,6 +30,9 @@ NEEDED = ("observations", "actions", "rewards")
 ENDS = ("terminated", "truncated", "done")
 """The flags that tell where an episode ends, and how."""
 
+Columns = Mapping[str, tuple[str, ...]]
+"""By a field's name the names that hold it in a file; several make a vector, in that order."""
+
 _END = re.compile(
     r"(^|[^a-z])(dones?|terminals?|terminat\w*|truncat\w*|time_?d?_?outs?|is_last|episode_ends?)$", re.IGNORECASE
 )
@@ -44,11 +47,36 @@ class DataError(ValueError):
         self.problems = problems
 
 
-def choose(where: str, names: Collection[str], fields: Iterable[str] = FIELDS) -> dict[str, str]:
-    """Which of these names holds each of the fields that are there; `DataError` where a needed one is not."""
+def named_columns(given: Mapping[str, str | Iterable[str]]) -> Columns:
+    """Which names of a file hold which field, as a user says it; fields go by any name that is known for them."""
+    columns: dict[str, tuple[str, ...]] = {}
+    for key, value in given.items():
+        field = next((field for field, known in FIELDS.items() if key in known), None)
+        names = (value,) if isinstance(value, str) else tuple(value)
+        if field is None:
+            raise DataError(f"columns: {key!r} is no field; {', '.join(FIELDS)} are")
+        if field in columns:
+            raise DataError(f"columns: {field} twice")
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise DataError(f"columns: {field}: no column named")
+        columns[field] = names
+    return columns
+
+
+def choose(
+    where: str, names: Collection[str], fields: Iterable[str] = FIELDS, columns: Columns | None = None
+) -> dict[str, str]:
+    """Which of these names holds each of the fields that are there; `DataError` where a needed one is not.
+
+    columns: fields that are not to be sought, since the user says where they are.
+    """
+    columns = columns or {}
+    taken = {name for each in columns.values() for name in each}
     chosen = {}
     for wanted in fields:
-        found = sorted({name for name in names if name in FIELDS[wanted]})
+        if wanted in columns:
+            continue
+        found = sorted({name for name in names if name in FIELDS[wanted] and name not in taken})
         if len(found) > 1:
             raise DataError(f"{where}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
         if found:

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.fields import IN_ARRAYS, NEEDED, choose, listed, looks_like_an_end
+from envs.fields import ENDS, FIELDS, IN_ARRAYS, NEEDED, Columns, choose, listed, looks_like_an_end
 from envs.fields import DataError as DataError  # which most take from here
 from envs.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, reason, space_from_json
@@ -484,18 +484,22 @@ def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDA
 # Flat files: one array a field, all episodes one after the other.
 
 
-def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict[str, Any]]:
-    """A flat file as arrays by the names of `FIELDS`. given: spaces by name, instead of the metadata's own."""
-    if path.suffix.lower() not in READERS:
+def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> tuple[Header, dict[str, Any]]:
+    """A flat file as arrays by the names of `FIELDS`.
+
+    given: spaces by name, instead of the metadata's own. columns: which names of the file hold which field.
+    """
+    if not is_flat(path):
         raise DataError(
             f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
         )
-    arrays, unread = READERS[path.suffix.lower()](path)
+    arrays, unread = READERS[path.suffix.lower()](path, columns)
     ends = [name for name in unread if looks_like_an_end(name)]
-    if ends and not arrays.keys() & {"episode", "lengths"}:  # two episodes might be taken for one
+    told = arrays.keys() & {"episode", "lengths"} or columns.keys() & ENDS
+    if ends and not told:  # two episodes might be taken for one
         raise DataError(
             f"{path}: {ends[0]!r} looks like an end of episodes and is not read: "
-            "call it terminated, truncated or done, or take it out"
+            "--columns says which are terminated, truncated or done"
         )
     metadata = arrays.pop("metadata", None)
     parsed = {} if metadata is None else _parse_metadata(str(path), str(metadata))
@@ -506,23 +510,42 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, dict
     return replace(header, notes=tuple(map(printable, notes))), arrays
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Any], list[str]]:
+def is_flat(path: Path) -> bool:
+    """Whether a path is a flat file's, by its suffix."""
+    return path.suffix.lower() in READERS
+
+
+def _read_npz(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            chosen = choose(str(path), file.files, IN_ARRAYS)
+            usual = choose(str(path), file.files, IN_ARRAYS, columns)
+            chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
             if "metadata" in file.files:
-                chosen["metadata"] = "metadata"
+                chosen["metadata"] = ("metadata",)
             arrays, room = {}, most_bytes(path)
-            for field, name in chosen.items():
-                room -= _declared_bytes(path, file.zip, name)
-                if room < 0:
-                    raise DataError(f"{path}: {name}: {_too_much(path)}")
-                arrays[field] = np.asarray(file[name])
-            return arrays, _unread(file.files, chosen.values())
+            for field, names in chosen.items():
+                for name in names:
+                    if name not in file.files:
+                        raise DataError(f"{path}: no {name!r} in it, only {listed(sorted(file.files))}")
+                    room -= _declared_bytes(path, file.zip, name)
+                    if room < 0:
+                        raise DataError(f"{path}: {name}: {_too_much(path)}")
+                arrays[field] = _side_by_side(path, field, [np.asarray(file[name]) for name in names])
+            return arrays, _unread(file.files, chain.from_iterable(chosen.values()))
     except DataError:
         raise
     except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
         raise DataError(f"{path}: cannot be read as .npz ({reason(error)})") from None
+
+
+def _side_by_side(path: Path, field: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    """One array as it is; several, each (N,) or (N, k), as one vector a step: (N, K)."""
+    if len(arrays) == 1:
+        return arrays[0]
+    shapes = [array.shape for array in arrays]
+    if any(len(shape) not in (1, 2) or shape[0] != shapes[0][0] for shape in shapes):
+        raise DataError(f"{path}: {field}: shapes {', '.join(map(str, shapes))} do not make one vector a step")
+    return np.column_stack(arrays)
 
 
 def _declared_bytes(path: Path, archive: Any, name: str) -> int:
@@ -544,15 +567,20 @@ def _declared_bytes(path: Path, archive: Any, name: str) -> int:
     return size
 
 
-def _read_hdf5(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _read_hdf5(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
     """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone."""
     with _hdf5_file(path) as file:
         names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
-        chosen = choose(str(path), names, IN_ARRAYS)
-        return {field: _hdf5_array(file, path, name) for field, name in chosen.items()}, _unread(names, chosen.values())
+        usual = choose(str(path), names, IN_ARRAYS, columns)
+        chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
+        arrays = {
+            field: _side_by_side(path, field, [_hdf5_array(file, path, name) for name in each])
+            for field, each in chosen.items()
+        }
+        return arrays, _unread(names, chain.from_iterable(chosen.values()))
 
 
-def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
     """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists."""
     is_csv = path.suffix.lower() == ".csv"
     try:
@@ -568,11 +596,12 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
         if twice := {name for name in names if names.count(name) > 1}:
             raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
         stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
-        chosen = choose(str(path), stems)
+        chosen = choose(str(path), stems, FIELDS, columns)
         if "step" in chosen and not _is_of_numbers(schema, chosen["step"]):
             del chosen["step"]  # a date, which says nothing of the rows' order that could be relied on
-        columns = {field: _columns_of(path, names, stem, field) for field, stem in chosen.items()}
-        read = [name for each in columns.values() for name in ([each] if isinstance(each, str) else each)]
+        found = {field: _columns_of(path, names, stem, field) for field, stem in chosen.items()}
+        found |= {field: _columns_named(path, names, each) for field, each in columns.items()}
+        read = [name for each in found.values() for name in ([each] if isinstance(each, str) else each)]
         if not is_csv:
             table = _read_parquet(path, table, read)
     except ImportError:
@@ -582,7 +611,7 @@ def _read_table(path: Path) -> tuple[dict[str, Any], list[str]]:
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
     missing: dict[str, NDArray[np.int64]] = {}
-    arrays: dict[str, Any] = {field: _values(path, table, each, field, missing) for field, each in columns.items()}
+    arrays: dict[str, Any] = {field: _values(path, table, each, field, missing) for field, each in found.items()}
     return {**arrays, "missing": missing}, _unread(names, read)
 
 
@@ -628,6 +657,19 @@ def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | li
         if f"{stem}_{i}" not in numbered:
             raise DataError(f"{path}: no column '{stem}_{i}', expected {stem}_0 to {stem}_{len(numbered) - 1}")
     return [f"{stem}_{i}" for i in range(len(numbered))]
+
+
+def _columns_named(path: Path, names: list[str], wanted: tuple[str, ...]) -> str | list[str]:
+    """The columns that a user names, of which one may stand for those that are numbered after it."""
+    if len(wanted) == 1 and wanted[0] in names:
+        return wanted[0]
+    found: list[str] = []
+    for name in wanted:
+        numbered = [] if name in names else _columns_of(path, names, re.escape(name), name)
+        if name not in names and not numbered:
+            raise DataError(f"{path}: no column {name!r}, only {listed(sorted(names))}")
+        found += numbered or [name]
+    return found
 
 
 def _values(

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from test_readers import ENDS, LENGTHS, numbers, problem, write
+from test_readers import ENDS, LENGTHS, numbers, problem, write, write_csv, write_hdf5, write_npz, write_parquet
 
+from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, from_episodes, load
 from envs.fields import FIELDS, looks_like_an_end
+from transformer.checkpoint import read_json
 
 ALONE = "done stands alone: each end counts as terminated, none as cut"
 
@@ -187,3 +189,111 @@ def test_next_observations_of_episodes():
     assert from_episodes(episodes).final_observations["value"].tolist() == [[7.0] * 4] * 3
     del episodes[1]["next_observations"]
     problem(lambda: from_episodes(episodes), "episodes: next_observations are in 2 of 3 episodes")
+
+
+# Names that the user gives.
+
+ODD = {
+    "episode": "ep_id",
+    "observations": ["x", "x_dot", "theta", "theta_dot"],
+    "actions": ["act_x", "act_y"],
+    "rewards": "rew",
+    "terminations": "over",
+    "truncated": "cut",
+}
+
+
+def oddly_named(path):
+    """The numbers as a file whose columns have names of their own."""
+    arrays = numbers()
+    table = {"ep_id": np.repeat(np.arange(3), LENGTHS), "rew": arrays["rewards"]}
+    table |= {"over": arrays["terminated"], "cut": arrays["truncated"], "is_last": flags()[2]}
+    for field in ("observations", "actions"):
+        table |= {name: arrays[field][:, i] for i, name in enumerate(ODD[field])}
+    writers = {".npz": write_npz, ".hdf5": write_hdf5, ".csv": write_csv, ".parquet": write_parquet}
+    writers[path.suffix](path, table)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["npz", "hdf5", "csv", "parquet"])
+def test_columns_of_names_of_their_own(tmp_path, suffix):
+    path = oddly_named(tmp_path / f"odd.{suffix}")
+    problem(lambda: load(path), f"{path}: no 'observations' in it")
+    dataset = load(path, columns=ODD)
+    assert dataset.fingerprint == from_arrays(**numbers()).fingerprint
+    assert ends(dataset) == AS_RECORDED
+    assert dataset.columns["terminated"] == ("over",)
+    assert "'is_last' looks like an end of episodes; it is not read" in dataset.notes
+    turned = load(path, columns={**ODD, "actions": ["act_y", "act_x"]})
+    np.testing.assert_array_equal(turned.actions["value"], numbers()["actions"][:, ::-1])
+    assert load(path, columns={**ODD, "actions": "act_y"}).actions["value"].shape == (10,)
+    problem(lambda: load(path, columns={**ODD, "rewards": "gain"}), str(path), "gain")
+    problem(lambda: load(path, columns={**ODD, "reward": "rew"}), "columns: rewards twice")
+    problem(lambda: load(path, columns={**ODD, "score": "rew"}), "columns: 'score' is no field; observations, actions")
+    problem(lambda: load(path, columns={**ODD, "actions": []}), "columns: actions: no column named")
+
+
+def test_a_column_that_stands_for_its_numbers_and_one_that_is_chosen_of_two(tmp_path):
+    path = write(tmp_path, "csv", action=np.arange(10) % 2)
+    assert load(path, columns={"actions": "action"}).action_space.n == 2
+    assert load(path, columns={"actions": "action"}).notes[0] == "not read: action_0, action_1"
+    arrays = {f"s_{i}": numbers()["observations"][:, i] for i in range(4)}
+    path = write(tmp_path, "csv", **{f"observation_{i}": None for i in range(4)}, **arrays)
+    assert load(path, columns={"observations": "s"}).fingerprint == from_arrays(**numbers()).fingerprint
+
+
+def test_vectors_of_arrays_of_other_lengths(tmp_path):
+    path = write(tmp_path, "npz", some=np.zeros(9))
+    words = "observations: shapes (10, 4), (9,) do not make one vector a step"
+    problem(lambda: load(path, columns={"observations": ["observations", "some"]}), words)
+    path = write(tmp_path, "npz", some=np.zeros(10))
+    assert load(path, columns={"observations": ["observations", "some"]}).observations["value"].shape == (10, 5)
+
+
+def test_the_cache_knows_which_columns_were_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("envs.cache.SMALLEST", 0)
+    monkeypatch.setattr("envs.cache.FRESH", 0)
+    path = oddly_named(tmp_path / "odd.npz")
+    for _ in range(2):
+        both, one = load(path, columns=ODD), load(path, columns={**ODD, "actions": "act_y"})
+        assert (both.actions["value"].shape, one.actions["value"].shape) == ((10, 2), (10,))
+        assert one.columns["actions"] == ("act_y",)
+
+
+def test_a_run_reads_the_columns_that_it_was_begun_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
+    path, run = str(oddly_named(tmp_path / "odd.csv")), str(tmp_path / "run")
+    columns = ["--columns", *(f"{k}={v if isinstance(v, str) else ','.join(v)}" for k, v in ODD.items())]
+    assert main(["inspect", path, *columns]) == 0
+    assert main(["import", path, "mine/odd-v0", *columns]) == 0
+    assert load("mine/odd-v0").fingerprint == load(path, columns=ODD).fingerprint
+    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--batch-size", "4", "--steps", "2"]
+    assert main(["train", "mine/odd-v0", path, *columns, *small, "--output", run]) == 0
+    parts = read_json(tmp_path / "run" / "run.json")["dataset"]["parts"]
+    assert parts[0]["columns"] == {}
+    assert parts[1]["columns"]["observations"] == ODD["observations"]
+    assert main(["train", "mine/odd-v0", path, "--output", run, "--resume", "--steps", "3"]) == 0
+    assert main(["evaluate", run]) == 0
+    capsys.readouterr()
+    assert main(["train", path, "--output", str(tmp_path / "other")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (["x"], "--columns: 'x', expected FIELD=COLUMN or FIELD=COLUMN,COLUMN,..."),
+        (["actions="], "--columns: 'actions=', expected"),
+        (["actions=a", "actions=b"], "--columns: actions twice; several columns are FIELD=COLUMN,COLUMN,..."),
+        (["action=a", "actions=b"], "columns: actions twice"),
+        (["score=a"], "columns: 'score' is no field"),
+        (["rewards=a,"], "columns: rewards: no column named"),
+    ],
+)
+def test_columns_that_say_nothing_are_refused(tmp_path, capsys, columns, words):
+    assert main(["inspect", str(write(tmp_path, "csv")), "--columns", *columns]) == 2
+    assert words in capsys.readouterr().err
+    assert main(["inspect", "hopper/replay-v0", "--columns", "actions=a"]) == 2
+    assert "--columns is for files (.npz, .hdf5, .h5, .csv, .parquet), and hopper/replay-v0 is none" in (
+        capsys.readouterr().err
+    )
