@@ -84,7 +84,7 @@ def train_runs(options: "TrainMany") -> None:
     if options.config.training.seed != 0:
         raise ConfigError(f"seed {options.config.training.seed}: train-many has --seeds")
     limit = options.minutes
-    require(limit is None or 0 < limit < math.inf, f"minutes must be above 0 and finite, not {limit}")
+    require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
     environment = environment_of(options.world)
     datasets = [load(one, download=options.download, environment=environment) for one in options.dataset]
     folders, done = train_many(
