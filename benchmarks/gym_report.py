@@ -1,5 +1,9 @@
-"""The Gym table as Markdown and as a picture, from the rows that are there."""
+"""The Gym table as Markdown and as a picture, from the rows that are there.
 
+python -m benchmarks.gym_report [--results docs/results/gym.json] [--plot docs/pictures/gym.png]
+"""
+
+import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,13 +11,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.gym import DATASETS, MAIN, METHODS
+from benchmarks.gym import DATASETS, MAIN, METHODS, read_rows
 from dt.evaluation import TargetResult, rank_correlation
 
 NAMES = {
     "token": "token",
     "decoupled": "decoupled",
     "single": "single",
+    "single-8000": "single, 8,000 steps",
     "bc": "behaviour cloning",
     "bc-10": "10 % behaviour cloning",
     "huggingface": "Hugging Face",
@@ -180,3 +185,17 @@ def _curve(axes: Any, runs: list[list[Row]], color: str, label: str) -> None:
     asked = [result["target_return"] for result in runs[0]]
     axes.plot(asked, means.mean(0), "o-", color=color, label=label)
     axes.fill_between(asked, means.min(0), means.max(0), color=color, alpha=0.15, lw=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("docs/results/gym.json"), help="the file of rows")
+    parser.add_argument("--plot", type=Path, default=Path("docs/pictures/gym.png"), help="the picture to draw")
+    options = parser.parse_args()
+    rows = list(read_rows(options.results).values())
+    print(report(rows))
+    plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()
