@@ -65,6 +65,8 @@ METHODS = {
     "single-8000": Method("single", steps=8_000),
     "bc": Method("none"),
     "bc-10": Method("none", top_fraction=0.1),
+    "bc-25": Method("none", top_fraction=0.25),
+    "bc-40": Method("none", top_fraction=0.4),
     "huggingface": Method(huggingface=True),
     "token-delayed": Method("token", delayed=True),
     "decoupled-delayed": Method("decoupled", delayed=True),
@@ -82,10 +84,11 @@ DATASETS = (
     "hopper/medium-v0+hopper/expert-v0",
     "halfcheetah/medium-v0+halfcheetah/expert-v0",
 )
-ONCE = {  # beside the main methods, at seed 0 alone
-    "hopper/mixed-v0": ("huggingface", "token-delayed", "token-k1", "token-k20", "decoupled-delayed"),
-    "halfcheetah/mixed-v0": ("huggingface",),
-}
+ONCE: dict[str, tuple[str, ...]] = {
+    dataset: ("bc-25", "bc-40") for dataset in DATASETS
+}  # beside the main methods, at seed 0 alone
+ONCE["hopper/mixed-v0"] += ("huggingface", "token-delayed", "token-k1", "token-k20", "decoupled-delayed")
+ONCE["halfcheetah/mixed-v0"] += ("huggingface",)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def grid() -> list[Cell]:
         Cell(dataset, method, seed)
         for dataset in DATASETS
         for seed in range(3)
-        for method in MAIN + (ONCE.get(dataset, ()) if seed == 0 else ())
+        for method in MAIN + (ONCE[dataset] if seed == 0 else ())
     ]
 
 

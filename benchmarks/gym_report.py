@@ -21,6 +21,8 @@ NAMES = {
     "single-8000": "single, 8,000 steps",
     "bc": "behaviour cloning",
     "bc-10": "10 % behaviour cloning",
+    "bc-25": "25 % behaviour cloning",
+    "bc-40": "40 % behaviour cloning",
     "huggingface": "Hugging Face",
     "token-delayed": "token, delayed reward",
     "decoupled-delayed": "decoupled, delayed reward",
