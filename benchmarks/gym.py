@@ -84,9 +84,8 @@ DATASETS = (
     "hopper/medium-v0+hopper/expert-v0",
     "halfcheetah/medium-v0+halfcheetah/expert-v0",
 )
-ONCE: dict[str, tuple[str, ...]] = {
-    dataset: ("bc-25", "bc-40") for dataset in DATASETS
-}  # beside the main methods, at seed 0 alone
+ONCE: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("bc-25", "bc-40"))
+"""Beside the main methods, at seed 0 alone."""
 ONCE["hopper/mixed-v0"] += ("huggingface", "token-delayed", "token-k1", "token-k20", "decoupled-delayed")
 ONCE["halfcheetah/mixed-v0"] += ("huggingface",)
 
