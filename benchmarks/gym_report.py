@@ -17,7 +17,7 @@ from dt.evaluation import TargetResult, rank_correlation
 NAMES = {
     "token": "token",
     "decoupled": "decoupled",
-    "single": "single",
+    "single": "single (one token a step)",
     "single-8000": "single, 8,000 steps",
     "bc": "behaviour cloning",
     "bc-10": "10 % behaviour cloning",
@@ -60,9 +60,8 @@ def report(rows: Sequence[Row]) -> str:
 
 def _table(dataset: str, rows: Sequence[Row]) -> str:
     lines = [
-        f"**{dataset}**, the data's best {rows[0]['maximum']:.0f}",
-        "",
-        f"| method | seeds | {' | '.join(COLUMNS)} | normalised | asked and achieved |",
+        f"| {dataset.replace('+', ' + ')}, the data's best {rows[0]['maximum']:.0f} | seeds | {' | '.join(COLUMNS)} "
+        "| normalised | rank correlation |",
         f"| --- | --- | {'--- | ' * len(COLUMNS)}--- | --- |",
     ]
     for method in METHODS:

@@ -170,7 +170,7 @@ def test_the_report_is_means_deviations_and_interquartile_means(tmp_path):
     theirs = row("huggingface", 0, 450, 0, 0)
     theirs.pop("best")
     text = gym_report.report([*rows, theirs])
-    assert "**hopper/mixed-v0**, the data's best 900" in text
+    assert "| hopper/mixed-v0, the data's best 900 | seeds | as asked, last |" in text
     assert "| token | 3 | 600 ± 100 | 600 ± 0 | 680 ± 72 | 68.0 ± 7.2 | 1.00 |" in text
     assert "| Hugging Face | 1 | 450 | - | - | 45.0 | 1.00 |" in text
     assert "3 pairs of dataset and seed" in text
