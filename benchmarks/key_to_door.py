@@ -28,11 +28,18 @@ from transformer.checkpoint import read_json, write_json
 from transformer.config import TrainingConfig
 
 WORLD = EnvironmentSpec("KeyToDoor-v0")
-Method = Literal["token", "decoupled", "none-best", "none"]
-CONDITIONING: dict[Method, Any] = {"token": "token", "decoupled": "decoupled", "none-best": "none", "none": "none"}
+Method = Literal["token", "decoupled", "single", "none-best", "none"]
+CONDITIONING: dict[Method, Any] = {
+    "token": "token",
+    "decoupled": "decoupled",
+    "single": "single",
+    "none-best": "none",
+    "none": "none",
+}
 LABELS: dict[Method, str] = {
     "token": "Decision Transformer, token",
     "decoupled": "Decision Transformer, decoupled",
+    "single": "Decision Transformer, single",
     "none-best": "%BC: only the successes",
     "none": "BC: everything",
 }
@@ -49,7 +56,7 @@ RANDOM_IN_PAPER = 3.1
 class Options:
     """Success from random play, by method, episodes of data and seed."""
 
-    methods: tuple[Method, ...] = ("token", "decoupled", "none-best", "none")
+    methods: tuple[Method, ...] = ("token", "decoupled", "single", "none-best", "none")
     """What is trained; none is behaviour cloning, none-best the same on the episodes that succeeded alone."""
     episodes: tuple[int, ...] = (1_000, 10_000)
     """Episodes of random play to learn from."""
@@ -165,7 +172,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.axhline(RANDOM_IN_PAPER, color="0.5", lw=1, ls=":", label="random play")
     axes.set(ylabel="episodes that succeed, %", ylim=(0, 104), title="Key-to-Door, learned from random play")
     axes.set_xticks(
-        range(len(methods)), [LABELS[method].replace(": ", ":\n").replace(", ", ",\n") for method in methods]
+        range(len(methods)),
+        [LABELS[method].replace(": ", ":\n").replace(", ", ",\n").replace("n T", "n\nT") for method in methods],
     )
     axes.grid(alpha=0.25, axis="y")
     figure.legend(fontsize="small", loc="outside lower center", ncols=3)
