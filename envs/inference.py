@@ -56,7 +56,7 @@ def inferred_note(name: str, space: Space[Any]) -> str:
 def inferred_notes(space: Space[Any], value: Any, field: str) -> Iterator[str]:
     """What is to be said where a space was inferred from a value."""
     name = f"{field[:-1]}_space"
-    yield f"{name} is declared nowhere and inferred: {' '.join(str(space).split())} (--spaces says otherwise)"
+    yield inferred_note(name, space)
     if (
         field == "actions"
         and isinstance(value, np.ndarray)
