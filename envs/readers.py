@@ -648,7 +648,7 @@ def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
 
 def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | list[str]:
     """The column of this name, or those numbered name_0, name_1, ...; both may not be there."""
-    numbered = [name for name in names if re.fullmatch(rf"{stem}_\d+", name)]
+    numbered = [name for name in names if re.fullmatch(rf"{re.escape(stem)}_\d+", name)]
     if stem in names:
         if numbered:
             raise DataError(f"{path}: {stem!r} and {min(numbered)!r} are both {field}; keep one of them")
@@ -665,7 +665,7 @@ def _columns_named(path: Path, names: list[str], wanted: tuple[str, ...]) -> str
         return wanted[0]
     found: list[str] = []
     for name in wanted:
-        numbered = [] if name in names else _columns_of(path, names, re.escape(name), name)
+        numbered = [] if name in names else _columns_of(path, names, name, name)
         if name not in names and not numbered:
             raise DataError(f"{path}: no column {name!r}, only {listed(sorted(names))}")
         found += numbered or [name]

@@ -250,6 +250,13 @@ def test_vectors_of_arrays_of_other_lengths(tmp_path):
     assert load(path, columns={"observations": ["observations", "some"]}).observations["value"].shape == (10, 5)
 
 
+def test_a_dot_in_the_name_of_numbered_columns_is_a_dot(tmp_path):
+    path = tmp_path / "dots.csv"
+    path.write_text("obs.x_0,obs.x_1,obsyx_2,action,reward,episode\n1,2,9,0,1,0\n3,4,9,1,1,0\n")
+    dataset = load(path, columns={"observations": "obs.x"})
+    assert dataset.observations["value"].tolist() == [[1, 2], [3, 4]]
+
+
 def test_the_cache_knows_which_columns_were_read(tmp_path, monkeypatch):
     monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("envs.cache.SMALLEST", 0)
