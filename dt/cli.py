@@ -288,8 +288,9 @@ def _starting_config(arguments: list[str]) -> Config:
     if "--resume" in arguments and preset is not None:
         raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
     if "--resume" in arguments and folder:
-        from transformer.checkpoint import read_json
+        from transformer.checkpoint import read_json, require_run
 
+        require_run(Path(folder))
         document = read_json(Path(folder) / "run.json")
         return Config.from_json(document.get("config") if isinstance(document, dict) else None)
     return PRESETS.get(preset or "default", PRESETS["default"])()

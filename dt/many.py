@@ -30,6 +30,7 @@ from transformer.checkpoint import (
     clear_leftovers,
     folder_of,
     only_writer,
+    require_run,
     step_of,
     verify,
     write_json,
@@ -96,6 +97,8 @@ def _common_step(folders: Sequence[Path]) -> int:
 
     0 where there is none. A run that is not there beside one that was trained raises `CheckpointError`.
     """
+    for folder in filter(Path.exists, folders):
+        require_run(folder)
     steps = {folder: {step_of(path) for path in checkpoints(folder)} for folder in folders}
     new, old = ([folder for folder in folders if found(folder)] for found in (lambda f: not f.exists(), steps.get))
     if new and old:

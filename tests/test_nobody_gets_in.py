@@ -320,6 +320,43 @@ def test_a_manifest_names_no_file_outside_its_checkpoint(run, tmp_path):  # noqa
         verify(checkpoint)
 
 
+ENTRIES_OF_A_RUN = [
+    *("run.json", "best.json", "log.jsonl", "checkpoints", "results", "tensorboard"),
+    *("checkpoints/step-00000006", "checkpoints/step-00000004/state.json", "results/last.json", "results/new.json"),
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
+@pytest.mark.parametrize("name", ENTRIES_OF_A_RUN)
+def test_a_run_leads_nowhere_else(run, trained, tmp_path, name, kind, capsys):  # noqa: F811
+    """What lies outside is neither read, told, written nor removed, and a pipe is not waited for."""
+    entry, outside = run / name, tmp_path / "outside"
+    shutil.move(run, outside)
+    shutil.copytree(outside, run)
+    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(entry)
+    else:
+        entry.symlink_to(outside / (name if kind == "link" else "nothing"))
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    resume = ["train", str(trained.parent / "coins.npz"), "--output", str(run), "--resume", "--steps", "7"]
+    for command in (["inspect", str(run)], ["evaluate", str(run), "--checkpoint", "best"], resume):
+        assert main([*command]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"dt: {run}") or command[0] == "inspect"  # which takes a run without run.json for data
+        assert name in said or name == "run.json"
+    assert before == {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+
+
+def test_a_link_to_a_whole_run_is_its_owners_choice(run, trained, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "latest").symlink_to(run)
+    (run / "my-notes").symlink_to(tmp_path)  # nor is what nobody here reads anyone else's business
+    assert main(["evaluate", str(tmp_path / "latest"), "--episodes", "1", "--target-return", "3"]) == 0
+    data = str(trained.parent / "coins.npz")
+    assert main(["train", data, "--output", str(tmp_path / "latest"), "--resume", "--steps", "7"]) == 0
+
+
 # Pickle.
 
 

@@ -19,6 +19,7 @@ from transformer.checkpoint import (
     newest_checkpoint,
     read_json,
     read_tensors,
+    require_run,
 )
 from transformer.config import (
     CharactersConfig,
@@ -184,8 +185,7 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
     folder = Path(folder)
     if (folder / "config.json").exists() and not (folder / "run.json").exists():
         return TextRun(folder, folder, load_gpt2(folder).to(device).eval(), _their_tokenizer(folder))
-    if not (folder / "run.json").exists():
-        raise CheckpointError(f"{folder}: no run.json in it, so it is no run")
+    require_run(folder)
     checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder)
     document = read_json(checkpoint / "run.json")
     if not isinstance(document, dict) or document.get("kind") not in MODELS:

@@ -33,6 +33,7 @@ from transformer.checkpoint import (
     prune,
     read_json,
     read_tensors,
+    require_run,
     save_checkpoint,
     verify,
     why_not,
@@ -84,6 +85,7 @@ def newest_state(run: Path) -> Path | None:
 
     Its run.json says what its numbers were made with; the run's own may have been changed since.
     """
+    require_run(run)
     if not checkpoints(run):
         _tell(f"{run}: no checkpoint yet, so from step 0")
         return None
