@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
 from transformer import processes
-from transformer.config import ConfigError
+from transformer.config import ConfigError, require_known_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parse(arguments)
+        require_known_values(command)
         if isinstance(command, Inspect):
             return _inspect(command)
         if not isinstance(command, Train):
@@ -288,11 +289,11 @@ def _starting_config(arguments: list[str]) -> Config:
     if "--resume" in arguments and preset is not None:
         raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
     if "--resume" in arguments and folder:
-        from transformer.checkpoint import read_json, require_run
+        from dt.description import read_description
+        from transformer.checkpoint import require_run
 
         require_run(Path(folder))
-        document = read_json(Path(folder) / "run.json")
-        return Config.from_json(document.get("config") if isinstance(document, dict) else None)
+        return Config.from_json(read_description(Path(folder) / "run.json")["config"])
     return PRESETS.get(preset or "default", PRESETS["default"])()
 
 

@@ -175,17 +175,14 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
 
 
 def _parts_of(run: Run) -> list[tuple[str, float]]:
-    """Source and fraction of each dataset that a run learned from, as its run.json says, which may say anything."""
-    try:
-        parts = [(part["name"], part["source"], part["fraction"]) for part in run.dataset["parts"]]
-        for name, source, fraction in parts:
-            if source is None:
-                raise ConfigError(f"{run.folder}: dataset {name} came from Python: measure it there (dt.validation)")
-            if not isinstance(source, str) or not (isinstance(fraction, int | float)):
-                raise TypeError
-        return [(source, fraction) for _, source, fraction in parts]
-    except (KeyError, TypeError):
-        raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of") from None
+    """Source and fraction of each dataset that a run learned from, as its run.json says."""
+    if "parts" not in run.dataset:
+        raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of")
+    parts = [(part["name"], part["source"], part["fraction"]) for part in run.dataset["parts"]]
+    for name, source, _ in parts:
+        if source is None:
+            raise ConfigError(f"{run.folder}: dataset {name} came from Python: measure it there (dt.validation)")
+    return [(source, fraction) for _, source, fraction in parts]
 
 
 def record_episodes(options: "Record", command: str) -> None:

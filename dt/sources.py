@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dt.description import read_description
 from dt.report import check_place
 from envs.datasets import Dataset, load
 from envs.readers import declared_spaces, spaces_from_json
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, import_environments
-from transformer.checkpoint import SCHEMA, CheckpointError, checkpoints, read_json, require_run
+from transformer.checkpoint import CheckpointError, checkpoints, require_run
 from transformer.config import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_request(options: "Evaluate") -> EnvironmentSpec | None:
     _check_places(options)
     environment = environment_of(options.world)
     require_run(options.run)
-    check_description(read_json(options.run / "run.json"), options.run / "run.json")
+    read_description(options.run / "run.json")
     if not checkpoints(options.run):
         raise CheckpointError(f"{options.run}: no checkpoint in it")
     return environment
@@ -51,14 +52,6 @@ def _check_places(options: "Evaluate") -> None:
             check_place(path, picture=path == options.plot)
     if options.video is not None and options.video.exists() and not options.video.is_dir():
         raise ConfigError(f"{options.video}: is a file, a folder is meant")
-
-
-def check_description(document: Any, path: Path) -> None:
-    """Raise `CheckpointError` unless this is the run.json of a Decision Transformer, as this version writes it."""
-    if not isinstance(document, dict) or document.get("kind") != "decision-transformer":
-        raise CheckpointError(f"{path}: not a Decision Transformer's run")
-    if document.get("schema") != SCHEMA:
-        raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
 
 
 def import_data(options: "Import") -> None:
@@ -104,14 +97,10 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
         return spaces_from_json(spaces)
     if resumed is None:
         return {}
-    return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
+    return declared_spaces(f"{resumed}/run.json", read_description(resumed / "run.json"))
 
 
 def _recorded_fraction(resumed: Path, datasets: int) -> tuple[float, ...]:
     """The share of each dataset that a run to resume was begun with; none if it was of another number of them."""
-    document = read_json(resumed / "run.json")
-    try:
-        fraction = tuple(float(part["fraction"]) for part in document["dataset"].get("parts", ()))
-        return fraction if len(fraction) == datasets else ()
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(f"{resumed}/run.json: does not say what data it is of") from None
+    parts = read_description(resumed / "run.json")["dataset"].get("parts", ())
+    return tuple(part["fraction"] for part in parts) if len(parts) == datasets else ()

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -739,7 +740,8 @@ def _header(where: str, source: Path, metadata: dict[str, Any], given: Mapping[s
     except WorldError as error:
         raise DataError(f"{where}: {error}") from None
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if isinstance(low, int | float) and isinstance(high, int | float) and high > low:
+    most = sys.float_info.max
+    if isinstance(low, int | float) and isinstance(high, int | float) and -most <= low < high <= most:
         reference: Reference | None = Reference(float(low), float(high), OWN_METADATA)
     else:
         reference = reference_for(environment.id if environment else None)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -538,6 +539,24 @@ def test_too_little_memory_says_what_to_lower(payday, tmp_path, monkeypatch):
         train(payday, small(), tmp_path / "run")
     with pytest.raises(MemoryExhaustedError, match="batch_size 1000000000000 "):
         train(payday, small(batch_size=10**12), tmp_path / "greedier")
+
+
+def test_a_model_too_large_for_memory_says_what_to_lower(payday, tmp_path):
+    config = small()
+    config = replace(config, model=replace(config.model, max_timesteps=10**14))
+    with pytest.raises(MemoryExhaustedError, match="the model: out of memory; lower width, num_layers, context_length"):
+        train(payday, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf"), float("inf")])
+def test_a_score_that_is_no_number_never_chooses_the_best(payday, tmp_path, monkeypatch, score):
+    monkeypatch.setattr(
+        "dt.training._score_on_the_way", lambda *arguments: {"score": score if arguments[-1] < 8 else 1.0}
+    )
+    train(payday, small(evaluate_every=4), tmp_path / "run")
+    assert best_step(tmp_path / "run") == 8
+    train(payday, small(evaluate_every=4, steps=16), tmp_path / "run", resume=True)
 
 
 def test_another_error_of_a_step_is_its_own(payday, tmp_path, monkeypatch):

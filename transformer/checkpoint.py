@@ -21,7 +21,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from transformer.config import misfit
 
 if TYPE_CHECKING:  # to read a run's description, or to refuse it, no torch is needed
     from torch import Tensor, nn
@@ -39,6 +41,13 @@ ENTRIES = ("run.json", "best.json", "log.jsonl", "launch", "checkpoints", "resul
 
 class CheckpointError(ValueError):
     """A run or checkpoint that cannot be used or written; the message names the file."""
+
+
+class Best(TypedDict):
+    """What best.json holds."""
+
+    step: int
+    score: float
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -65,16 +74,19 @@ def why_not(error: Exception) -> str:
     return f"the disk is full ({text})" if full else text
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; one that is missing, broken or no file raises `CheckpointError` with its name."""
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """Read a JSON file; one that is missing, broken or no file, or not of this kind, raises `CheckpointError`."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device may never end
             raise ValueError("not a file")
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if wrong := misfit(document, kind, "" if isinstance(document, dict) else "it"):
+        raise CheckpointError(f"{path}: {wrong}")
+    return document
 
 
 def save_checkpoint(run: Path, step: int, tensors: "dict[str, dict[str, Tensor]]", documents: dict[str, Any]) -> Path:
@@ -240,13 +252,7 @@ def newest_checkpoint(run: Path, report: Any = None) -> Path:
 def best_step(run: Path) -> int | None:
     """The step that best.json names, None where nothing was scored; a best.json that names none is refused."""
     path = run / "best.json"
-    if not path.exists():
-        return None
-    document = read_json(path)
-    step = document.get("step") if isinstance(document, dict) else None
-    if type(step) is not int:  # a bool is none
-        raise CheckpointError(f"{path}: names no step")
-    return step
+    return int(read_json(path, Best)["step"]) if path.exists() else None
 
 
 def best_checkpoint(run: Path, report: Any = None) -> Path:

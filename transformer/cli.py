@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from transformer import processes
-from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require
+from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require, require_known_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parse(arguments)
+        require_known_values(command)
         run: Any = {
             TrainCharacters: _train_characters,
             TrainTranslator: _train_translator,
