@@ -14,6 +14,7 @@ from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
 from transformer import processes
 from transformer.config import ConfigError, require_known_values
+from transformer.console import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,9 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(error: Exception | str, code: int = 2) -> int:
-    from envs.spaces import printable
-
-    processes.tell(f"dt: {printable(' '.join(str(error).split()))}")
+    processes.tell(f"dt: {' '.join(str(error).split())}")
     return code
 
 
@@ -321,7 +320,7 @@ def _inspect(options: Inspect) -> int:
         from dt.report import describe_run
         from dt.training import load_run
 
-        print(describe_run(load_run(runs[0])))
+        show(describe_run(load_run(runs[0])))
         return 0
     if options.plot is not None:
         from dt.report import check_place
@@ -340,7 +339,7 @@ def _inspect(options: Inspect) -> int:
     dataset = join(datasets)
     from dt.inspection import describe_dataset, plot_dataset
 
-    print(describe_dataset(dataset))
+    show(describe_dataset(dataset))
     if options.plot is not None:
         plot_dataset(dataset, options.plot)
     return 0

@@ -1,6 +1,5 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from envs.writer import new_folder, write_minari
 from transformer import processes
 from transformer.checkpoint import write_json
 from transformer.config import ConfigError
+from transformer.console import show, tell
 from transformer.training import pick_device
 
 if TYPE_CHECKING:
@@ -47,26 +47,26 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
-    _tell(describe_dataset(dataset))
+    tell(describe_dataset(dataset))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
         scores = _score(run, "last", config.evaluation, FINAL_SEED) if run.environment is not None else None
     except MissingWorldError as error:
-        _tell(f"no returns: {error}")
+        tell(f"no returns: {error}")
         scores = None
     if run.config.data.held_out:
         _foretell_at_the_end(run, dataset, chosen=scores is None)
     if scores is None:
-        _tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
+        tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
         return
     _print_scores(scores, run)
     if (folder / "best.json").exists():
-        _tell("\nbest on the way, scored anew on seeds that did not choose it:")
+        tell("\nbest on the way, scored anew on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
         scored_best = _score(best, "best", config.evaluation, BEST_SEED)
         _print_scores(scored_best, best)
         scores = replace(scores, results=[*scores.results, *scored_best.results])
-    _tell(
+    tell(
         f"\nrun folder    {folder}"
         f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
@@ -87,10 +87,10 @@ def train_runs(options: "TrainMany") -> None:
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
     )
     if not done:
-        _tell("\nthe time is up; the same command goes on from here")
+        tell("\nthe time is up; the same command goes on from here")
         return
     for folder in folders:
-        print(f"dt evaluate {folder}")
+        show(f"dt evaluate {folder}")
 
 
 def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
@@ -101,7 +101,7 @@ def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
     folder.mkdir(exist_ok=True)
     write_json(folder / "held-out.json", _foretell(run, dataset))
     if chosen and (run.folder / "best.json").exists():
-        print("\nbest on the way, on the same episodes, which chose it:")
+        show("\nbest on the way, on the same episodes, which chose it:")
         best = load_run(run.folder, "best", run.model.return_scale.device)
         write_json(folder / "held-out-best.json", _foretell(best, dataset))
 
@@ -111,7 +111,7 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
     learned, held_out = choose_episodes(dataset, run.config.data, run.config.training.seed)
     assert held_out is not None
     result = Validation(run.model, learned, held_out).measure()
-    print(f"{run.dataset['name']}, checkpoint {run.checkpoint.name}\n{error_table(result)}")
+    show(f"{run.dataset['name']}, checkpoint {run.checkpoint.name}\n{error_table(result)}")
     return held_out_document(result, dataset=run.dataset["name"], checkpoint=run.checkpoint.name, versions=versions())
 
 
@@ -137,7 +137,7 @@ def ask(options: "Evaluate", asked: EnvironmentSpec | None) -> None:
     if options.video:
         targets, timeout = [result.target_return for result in scores.results], options.config.world_timeout
         for path in film(run, policy, targets, options.seed, options.video, timeout):
-            _tell(f"film          {path}")
+            tell(f"film          {path}")
     check_failures(scores.results)
 
 
@@ -150,7 +150,7 @@ def _has_world(run: Run) -> bool:
     try:
         check_environment(run.environment, run.model)
     except MissingWorldError as error:
-        _tell(f"no returns: {error}")
+        tell(f"no returns: {error}")
         return False
     return True
 
@@ -212,9 +212,9 @@ def record_episodes(options: "Record", command: str) -> None:
     if failed:
         recorded["failed_episodes"] = [str(episode.failure) for episode in failed]
     folder = write_minari(replace(dataset, told={**dataset.told, "recorded": recorded}), options.dataset_id)
-    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+    show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
     for episode in failed[:20]:
-        _tell(f"failed        {episode.failure}")
+        tell(f"failed        {episode.failure}")
     if failed:
         raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
 
@@ -230,7 +230,7 @@ def import_model(options: "ImportHuggingFace") -> None:
         dataset=load(options.dataset) if options.dataset is not None else None,
         environment=environment_of(options.world),
     )
-    _tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
+    tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
 
 
 def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
@@ -241,7 +241,7 @@ def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
         return run
     reference = reference_in(environment, run.environment, run.reference)
     if run.reference is not None and reference is None:
-        _tell(f"no normalised score: {environment.id} as asked for is not the world that its reference returns are of")
+        tell(f"no normalised score: {environment.id} as asked for is not the world that its reference returns are of")
     return replace(run, environment=environment, reference=reference)
 
 
@@ -319,14 +319,10 @@ def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[s
 
 def _print_scores(scores: Scores, run: Run) -> None:
     assert run.environment is not None
-    print(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
+    show(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
     if scores.sweep:
-        print(score_table(scores.sweep, None))
-        print(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
-    print(score_table(scores.results, run.reference))
+        show(score_table(scores.sweep, None))
+        show(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
+    show(score_table(scores.results, run.reference))
     for failure in failures([*scores.sweep, *scores.results])[:20]:
-        _tell(f"failed        {failure}")
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr)
+        tell(f"failed        {failure}")

@@ -4,7 +4,6 @@ Each run is what it would be alone, within rounding: its own batches, loss, grad
 folder, which `dt evaluate` and `dt train --resume` open as any other. Dropout alone is drawn for all runs at once.
 """
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from transformer.checkpoint import (
     write_json,
 )
 from transformer.config import ConfigError, require
+from transformer.console import tell
 from transformer.log import RunLog
 from transformer.training import (
     NonFiniteError,
@@ -114,7 +114,7 @@ def _common_step(folders: Sequence[Path]) -> int:
                 verify(folder_of(folder, step))
             return step
         except CheckpointError as error:
-            print(f"{error}; the one before it is used", file=sys.stderr)
+            tell(f"{error}; the one before it is used")
     raise AssertionError("step 0 needs no checkpoint")
 
 

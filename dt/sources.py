@@ -1,7 +1,6 @@
 """What a command's options say of data and worlds, read and checked before torch comes in: so a refusal is quick."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from envs.selection import join
 from envs.worlds import EnvironmentSpec, import_environments
 from transformer.checkpoint import CheckpointError, checkpoints, require_run
 from transformer.config import ConfigError
+from transformer.console import show, tell
 
 if TYPE_CHECKING:
     from dt.cli import Evaluate, Import, Train, World, WorldSettings
@@ -63,9 +63,9 @@ def import_data(options: "Import") -> None:
     how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
     dataset = load(options.source, spaces=spaces, environment=environment, **how)
     for note in dataset.notes:
-        print(f"note          {note}", file=sys.stderr)
+        tell(f"note          {note}")
     folder = write_minari(dataset, options.dataset_id)
-    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+    show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
 
 
 def environment_of(world: "World") -> EnvironmentSpec | None:

@@ -2,7 +2,6 @@
 
 import math
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -45,6 +44,7 @@ from transformer.checkpoint import (
     require_run,
 )
 from transformer.config import ConfigError, TrainingConfig, require
+from transformer.console import tell
 from transformer.training import (
     Trainer,
     begun_by_this_launch,
@@ -132,14 +132,14 @@ def prepare(
         if asked is not None:
             raise
         playable = False
-        _warn(f"no evaluation here: {error}")
+        tell(f"no evaluation here: {error}")
     if not playable and config.evaluation.target_return:
-        _warn("target_return: there is no world to ask for it in, --environment ID names one")
+        tell("target_return: there is no world to ask for it in, --environment ID names one")
     reference = reference_in(environment, dataset.environment, dataset.reference)
     config = _with_held_out(config, old, 0.0 if playable or dataset.num_episodes == 1 else HELD_OUT)
     learned, held_out = choose_episodes(dataset, config.data, config.training.seed)
     for note in learned.notes[len(dataset.notes) :]:
-        _warn(note)
+        tell(note)
     model.fit(learned)
     document = describe(config, model, describe_data(dataset, config.model, learned), environment, reference)
     document["scored_by"] = "return" if playable else "held-out error" if held_out else None
@@ -173,7 +173,7 @@ def prepare(
         scored_by = old.get("scored_by", document["scored_by"])
         now = (config.evaluation, environment, document["scored_by"])
         if trainer.best and (before.evaluation, environment_in(old), scored_by) != now:
-            _warn(f"step {trainer.best['step']} was best at another evaluation: the best is sought anew from here")
+            tell(f"step {trainer.best['step']} was best at another evaluation: the best is sought anew from here")
             trainer.best = None
     return trainer
 
@@ -220,14 +220,14 @@ def _score_on_the_way(
             world_timeout=config.world_timeout,
         )
     except (WorldError, PolicyError) as error:
-        _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
+        tell(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
         return {}
     achieved = [result.mean_return for result in results]
     scores = {f"return_at_{label}": mean for label, mean in zip(labels(targets), achieved, strict=True)}
     if len(results) > 1:
         scores["rank_correlation"] = rank_correlation(results)
     if failed := failures(results):
-        _warn(f"\nstep {step} cannot be the best: {len(failed)} episodes failed, the first: {failed[0]}")
+        tell(f"\nstep {step} cannot be the best: {len(failed)} episodes failed, the first: {failed[0]}")
         return {**scores, "failed_episodes": float(len(failed))}
     return {"score": best_mean(results), **scores}
 
@@ -236,7 +236,7 @@ def _warn_of_another_length(step: int, old: TrainingConfig, new: TrainingConfig)
     """A cosine ends with the run, so another end bends it from here on: no more the run that never stopped."""
     if new.schedule == "cosine" and new.steps != old.steps:
         before, now = (learning_rate_at(step, config) for config in (old, new))
-        _warn(
+        tell(
             f"steps was {old.steps}, now {new.steps}, and the cosine falls until the last: "
             f"the learning rate at step {step} is {now:.3g}, was {before:.3g}"
         )
@@ -316,7 +316,7 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
     require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
     folder = Path(folder)
     require_run(folder)
-    checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=_warn)
+    checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=tell)
     document = read_description(checkpoint / "run.json")
     try:
         config = Config.from_json(document["config"])
@@ -397,7 +397,3 @@ def _check_same_data(old: dict[str, Any], new: dict[str, Any], folder: Path) -> 
             raise CheckpointError(
                 f"{folder}: {name} was {chosen.get(name)}, now {value}; a resumed run cannot change it"
             )
-
-
-def _warn(message: str) -> None:
-    print(message, file=sys.stderr)

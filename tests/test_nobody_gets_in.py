@@ -659,6 +659,27 @@ def test_a_run_whose_description_is_wrong_is_refused_by_every_command(run, train
         assert words in err
 
 
+def test_what_a_run_or_a_path_calls_itself_does_not_command_the_terminal(run, tmp_path, capsys):  # noqa: F811
+    def change(document):
+        document["dataset"]["name"] = document["imported"] = "\x1b]0;mine\x07\x9b31m"
+        document["reference"]["source"] = document["environment"]["kwargs"]["\x1b[31m"] = "\x1b[31m"
+
+    rewrite(run, "run.json", change)
+    named = tmp_path / "esc\x1b[31m.csv"
+    named.write_text("episode,observation,action,reward\n0,1.5,0,1\n0,2.5,1,1\n1,1.0,1,0\n")
+    world = ["--environment", "Payday-v0", "--episodes", "1"]
+    for command in (
+        ["inspect", str(run)],
+        ["evaluate", str(run)],
+        ["evaluate", str(run), *world],
+        ["inspect", str(named)],
+    ):
+        main(command)
+        out, err = capsys.readouterr()
+        assert "?" in out + err
+        assert not re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f]", (out + err).replace("\x1b[A", ""))
+
+
 STATES = {
     "step": [
         (None, "step must be a whole number"),

@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subco
 
 from transformer import processes
 from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require, require_known_values
+from transformer.console import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +212,8 @@ def _report(folder: Path, checkpoint: Path, argument: str, program: str) -> None
     if (folder / "best.json").exists():
         best = read_json(folder / "best.json")
         score = f"loss {-best['score']:.4f}" if program == "generate" else f"BLEU {best['score']:.2f} (greedy)"
-        _tell(f"\nbest on validation: {score} at step {best['step']}")
-    _tell(
+        tell(f"\nbest on validation: {score} at step {best['step']}")
+    tell(
         f"run folder    {folder}"
         f"\nsamples       {folder / 'samples'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
@@ -271,7 +272,7 @@ def _translate(options: Translate) -> int:
         print(translation)
     if references is not None:
         score, signature = bleu(translations, references)
-        _tell(f"BLEU {score:.2f}  {signature}")
+        tell(f"BLEU {score:.2f}  {signature}")
     if options.plot and sentences:
         draw_alignment(run.model, run.tokenizer, sentences[0], translations[0], options.plot)
     return 0
@@ -279,9 +280,5 @@ def _translate(options: Translate) -> int:
 
 def _standard_input() -> list[str]:
     if sys.stdin.isatty():
-        _tell("sentences to translate, one a line, then Ctrl-D:")
+        tell("sentences to translate, one a line, then Ctrl-D:")
     return sys.stdin.read().splitlines()
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr)

@@ -7,13 +7,13 @@ import json
 import math
 import os
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformer.checkpoint import replace_text, why_not
+from transformer.console import tell
 
 CLOCK_FIELDS = ("seconds", "steps_per_second")
 """Fields that tell the time, and so differ between two equal runs."""
@@ -83,7 +83,7 @@ class RunLog:
 
     def _complain(self, path: Path, error: OSError) -> None:
         if path not in self._mute:
-            print(f"\n{path}: cannot be written, {why_not(error)}; training goes on", file=sys.stderr)
+            tell(f"\n{path}: cannot be written, {why_not(error)}; training goes on")
         self._mute.add(path)
 
 

@@ -8,7 +8,6 @@ number of threads. Several processes share each batch (see `transformer.processe
 import math
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +41,7 @@ from transformer.checkpoint import (
     write_json,
 )
 from transformer.config import ConfigError, TrainingConfig
+from transformer.console import tell
 from transformer.log import RunLog
 
 
@@ -98,9 +98,9 @@ def newest_state(run: Path) -> Path | None:
     """
     require_run(run)
     if not checkpoints(run):
-        _tell(f"{run}: no checkpoint yet, so from step 0")
+        tell(f"{run}: no checkpoint yet, so from step 0")
         return None
-    return newest_checkpoint(run, report=_tell)
+    return newest_checkpoint(run, report=tell)
 
 
 def begun_by_this_launch(run: Path) -> bool:
@@ -151,7 +151,7 @@ def settle_precision(config: TrainingConfig, device: torch.device, before: Train
     elif precision == "auto":
         precision = "bf16" if multiplies_bf16(device) else "float32"
     elif precision == "bf16" and hasattr(torch.cpu, "get_capabilities") and not multiplies_bf16(device):
-        print("precision bf16: this hardware has no such products, so float32 is many times faster", file=sys.stderr)
+        tell("precision bf16: this hardware has no such products, so float32 is many times faster")
     return replace(config, precision=precision)
 
 
@@ -292,7 +292,7 @@ class Trainer:
         try:
             prune(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:
-            _tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {why_not(error)}; training goes on")
+            tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {why_not(error)}; training goes on")
 
     def _if_still_there(self, best: Best | None) -> Best | None:
         """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
@@ -300,7 +300,7 @@ class Trainer:
             return None
         checkpoint = folder_of(self.run, best["step"])
         if not checkpoint.exists():
-            _tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
+            tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
             return None
         try:
             verify(checkpoint)
@@ -428,7 +428,7 @@ def _stop_signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nstopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
+        tell("\nstopping after this step, with a checkpoint; once more to stop at once")
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -436,7 +436,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr)
