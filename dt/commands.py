@@ -1,6 +1,6 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from envs.selection import join
 from envs.worlds import EnvironmentSpec, MissingWorldError
 from envs.writer import new_folder, write_minari
 from transformer import processes
-from transformer.checkpoint import write_json
+from transformer.checkpoint import why_not, write_json
 from transformer.config import ConfigError
 from transformer.console import show, tell
 from transformer.training import pick_device
@@ -50,7 +50,7 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
     tell(describe_dataset(dataset))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
-        scores = _score(run, "last", config.evaluation, FINAL_SEED) if run.environment is not None else None
+        scores = _score(run, config.evaluation, FINAL_SEED) if run.environment is not None else None
     except MissingWorldError as error:
         tell(f"no returns: {error}")
         scores = None
@@ -60,11 +60,13 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
         tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
         return
     _print_scores(scores, run)
+    _keep(run, _write_scores, "last", scores, run, config.evaluation, FINAL_SEED)
     if (folder / "best.json").exists():
         tell("\nbest on the way, scored anew on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
-        scored_best = _score(best, "best", config.evaluation, BEST_SEED)
+        scored_best = _score(best, config.evaluation, BEST_SEED)
         _print_scores(scored_best, best)
+        _keep(best, _write_scores, "best", scored_best, best, config.evaluation, BEST_SEED)
         scores = replace(scores, results=[*scores.results, *scored_best.results])
     tell(
         f"\nrun folder    {folder}"
@@ -97,13 +99,13 @@ def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
     """Leave the error on held-out episodes in the run's folder; of the best too, where this error has chosen it."""
     if not processes.first():
         return
-    folder = run.folder / "results"
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "held-out.json", _foretell(run, dataset))
+    last = _foretell(run, dataset)
+    _keep(run, lambda place: write_json(place / "held-out.json", last))
     if chosen and (run.folder / "best.json").exists():
         show("\nbest on the way, on the same episodes, which chose it:")
         best = load_run(run.folder, "best", run.model.return_scale.device)
-        write_json(folder / "held-out-best.json", _foretell(best, dataset))
+        chosen_one = _foretell(best, dataset)
+        _keep(run, lambda place: write_json(place / "held-out-best.json", chosen_one))
 
 
 def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
@@ -286,17 +288,28 @@ def _play_targets(
         )
 
 
-def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> Scores:
-    """Score a finished run as `_play` does and leave results and picture in its folder."""
-    scores = _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
-    if not processes.first():
-        return scores
-    folder = run.folder / "results"
-    folder.mkdir(exist_ok=True)
+def _score(run: Run, config: EvaluationConfig, seed: int) -> Scores:
+    """Score a finished run as `_play` does."""
+    return _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
+
+
+def _write_scores(folder: Path, which: str, scores: Scores, run: Run, config: EvaluationConfig, seed: int) -> None:
+    """Leave results and picture in a folder."""
     write_json(folder / f"{which}.json", _document(scores, run, seed, config.temperature))
     picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
     plot_asked_against_achieved(scores.results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
-    return scores
+
+
+def _keep(run: Run, write: Callable[..., None], *what: Any) -> None:
+    """Write into a run's folder of results what is printed already; a failure is said, and hours are not lost by it."""
+    if not processes.first():
+        return
+    place = run.folder / "results"
+    try:
+        place.mkdir(exist_ok=True)
+        write(place, *what)
+    except OSError as error:
+        tell(f"{place}: cannot be written, {why_not(error)}; what is printed stands")
 
 
 def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dt.description import read_description
-from dt.report import check_place
+from dt.report import check_place, check_spared
 from envs.datasets import Dataset, load
 from envs.readers import declared_spaces, spaces_from_json
 from envs.selection import join
@@ -50,8 +50,10 @@ def _check_places(options: "Evaluate") -> None:
     for path in (options.json, options.plot):
         if path is not None:
             check_place(path, picture=path == options.plot)
-    if options.video is not None and options.video.exists() and not options.video.is_dir():
-        raise ConfigError(f"{options.video}: is a file, a folder is meant")
+    if options.video is not None:
+        if options.video.exists() and not options.video.is_dir():
+            raise ConfigError(f"{options.video}: is a file, a folder is meant")
+        check_spared(options.video)
 
 
 def import_data(options: "Import") -> None:

@@ -492,6 +492,12 @@ def test_a_broken_run_json_is_refused_on_resume(run, recorded, capsys, content):
     refused(capsys, ["train", str(recorded), "--output", str(run), "--resume"], "")
 
 
+def test_a_run_without_a_checkpoint_is_refused(run, capsys):
+    shutil.rmtree(run / "checkpoints")
+    for command in ("inspect", "evaluate"):
+        refused(capsys, [command, str(run)], f"{run}: no checkpoint in it")
+
+
 @pytest.fixture
 def nothing_is_played(monkeypatch):
     """Any step of any world fails the test."""
@@ -510,11 +516,23 @@ def nothing_is_played(monkeypatch):
         (["--plot", "{folder}/plot.pgn"], "plot.pgn: no kind of picture; its name must end in one of "),
         (["--plot", "{folder}/plot"], "plot: no kind of picture"),
         (["--video", "{folder}/run.json"], "run.json: is a file, a folder is meant"),
+        (["--json", "{folder}/../stdout"], "stdout: a link, a pipe or a device"),
+        (["--json", "{folder}/../link.json"], "link.json: a link, a pipe or a device"),
+        (["--plot", "{folder}/../pipe.png"], "pipe.png: a link, a pipe or a device"),
+        (["--json", "{folder}/run.json"], "run.json: a part of the run "),
+        (["--json", "{folder}/../linked/best.json"], "best.json: a part of the run "),
+        (["--json", "{folder}/checkpoints/step-00000006/state.json"], "state.json: a part of the run "),
+        (["--plot", "{folder}/checkpoints/new.png"], "new.png: a part of the run "),
+        (["--video", "{folder}/checkpoints/step-00000006"], "step-00000006: a part of the run "),
         (["--video", "{folder}/films"], "render_mode"),  # Payday shows no pictures
     ],
 )
 @pytest.mark.usefixtures("nothing_is_played")
 def test_what_could_not_be_written_is_refused_before_anything_is_played(run, capsys, options, words):
+    (run.parent / "link.json").symlink_to(run / "run.json")
+    (run.parent / "linked").symlink_to(run)
+    (run.parent / "stdout").symlink_to("/proc/self/fd/1")  # as /dev/stdout, which a test that fails may replace
+    os.mkfifo(run.parent / "pipe.png")
     before = files(run)
     refused(capsys, ["evaluate", str(run), *[option.format(folder=run) for option in options]], words)
     assert files(run) == before

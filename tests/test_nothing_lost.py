@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from test_cli import write_npz
 from test_training import assert_equal_runs, log_without_clock, small
 
 from dt.cli import main
@@ -271,6 +272,42 @@ def test_a_log_on_a_full_disk_does_not_stop_training(payday, tmp_path, monkeypat
     (folder / "log.jsonl").unlink()
     shutil.copy(tmp_path / "whole" / "log.jsonl", folder)
     assert_equal_runs(tmp_path / "whole", folder)
+
+
+def test_a_log_that_cannot_be_cut_does_not_stop_a_resume(payday, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    train(payday, small(), folder)
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 99}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr("transformer.log.replace_text", full)
+        train(payday, small(steps=13), folder, resume=True)
+    assert (
+        "log.jsonl: cannot be written, the disk is full (No space left on device); training" in capsys.readouterr().err
+    )
+    (folder / "log.jsonl").unlink()
+    (folder / "log.jsonl").mkdir()
+    train(payday, small(steps=14), folder, resume=True)
+    assert "log.jsonl: cannot be written, Is a directory; training goes on" in capsys.readouterr().err
+    assert step_of(newest_checkpoint(folder)) == 14
+
+
+@pytest.mark.parametrize("environment", ["Payday-v0", "FarAway-v3"])
+def test_results_that_cannot_be_written_are_printed(payday, tmp_path, capsys, environment):
+    source, folder = write_npz(tmp_path / "coins.npz", payday, environment), tmp_path / "run"
+    command = ["train", str(source), "--output", str(folder), *QUICK[2:], "--episodes", "1", "--target-return", "3"]
+    assert main([*command, "--steps", "2"]) == 0
+    shutil.rmtree(folder / "results")
+    (folder / "results").write_text("in the way")
+    capsys.readouterr()
+    assert main([*command, "--steps", "3", "--resume"]) == 0
+    out, err = capsys.readouterr()
+    assert "checkpoint step-00000003" in out
+    assert f"{folder}/results: cannot be written, File exists; what is printed stands" in err
 
 
 def test_half_a_line_is_taken_back(tmp_path, monkeypatch):

@@ -28,7 +28,10 @@ class RunLog:
         self._lines, folder = run / "log.jsonl", run / "tensorboard"
         self._events = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"  # read in this order
         self._mute: set[Path] = set()
-        cut_log(self._lines, step)
+        try:
+            cut_log(self._lines, step)
+        except OSError as error:
+            self._complain(self._lines, error)
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
