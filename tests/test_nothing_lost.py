@@ -21,6 +21,7 @@ from test_training import assert_equal_runs, log_without_clock, small
 
 from dt.cli import main
 from dt.training import train
+from envs.temporary import temporary_folder
 from transformer import checkpoint as module
 from transformer.attention import MultiHeadAttention
 from transformer.checkpoint import (
@@ -308,6 +309,51 @@ def test_results_that_cannot_be_written_are_printed(payday, tmp_path, capsys, en
     out, err = capsys.readouterr()
     assert "checkpoint step-00000003" in out
     assert f"{folder}/results: cannot be written, File exists; what is printed stands" in err
+
+
+FILLING = """
+import sys, time
+from pathlib import Path
+from envs.temporary import temporary_folder
+with temporary_folder(Path(sys.argv[1]), ".building-") as folder:
+    (folder / "half").write_text("x")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_folder_that_was_being_filled_is_cleared_and_one_that_is_stays(tmp_path, number):
+    """By SIGTERM at once, after a kill by the next process; that of a process that lives, and anything else, stays."""
+    (tmp_path / ".building-mine").write_text("a file")
+    command = [sys.executable, "-c", FILLING, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as alive,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ended,
+    ):
+        lives, dies = (Path(process.stdout.readline().strip()) for process in (alive, ended))
+        ended.send_signal(number)
+        assert ended.wait() == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert dies.exists() == (number == signal.SIGKILL)
+        with temporary_folder(tmp_path, ".building-") as mine:
+            assert sorted(tmp_path.iterdir()) == sorted([tmp_path / ".building-mine", lives, mine])
+        alive.terminate()
+    assert [path.name for path in tmp_path.iterdir()] == [".building-mine"]
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"), [("MINARI_DATASETS_PATH", ".building-b2"), ("DECISION_TRANSFORMER_CACHE", ".importing-a1")]
+)
+def test_what_an_import_or_a_load_left_is_cleared_by_the_next(payday, tmp_path, monkeypatch, place, kept):
+    source = write_npz(tmp_path / "coins.npz", payday)
+    os.utime(source, (1, 1))
+    for name in ("MINARI_DATASETS_PATH", "DECISION_TRANSFORMER_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("envs.cache.SMALLEST", 1)
+    for name in (".importing-a1", ".building-b2"):
+        (tmp_path / place / name).mkdir(parents=True)
+    assert main(["import", str(source), "mine/coins-v0"]) == 0
+    assert [path.name for path in (tmp_path / place).glob(".*-*")] == [kept]
 
 
 def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
