@@ -13,7 +13,8 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
 from transformer import processes
-from transformer.config import ConfigError
+from transformer.config import ConfigError, require_known_values
+from transformer.console import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parse(arguments)
+        require_known_values(command)
         if isinstance(command, Inspect):
             return _inspect(command)
         if not isinstance(command, Train):
@@ -267,9 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(error: Exception | str, code: int = 2) -> int:
-    from envs.spaces import printable
-
-    processes.tell(f"dt: {printable(' '.join(str(error).split()))}")
+    processes.tell(f"dt: {' '.join(str(error).split())}")
     return code
 
 
@@ -300,10 +300,11 @@ def _starting_config(arguments: list[str]) -> Config:
     if "--resume" in arguments and preset is not None:
         raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
     if "--resume" in arguments and folder:
-        from transformer.checkpoint import read_json
+        from dt.description import read_description
+        from transformer.checkpoint import require_run
 
-        document = read_json(Path(folder) / "run.json")
-        return Config.from_json(document.get("config") if isinstance(document, dict) else None)
+        require_run(Path(folder))
+        return Config.from_json(read_description(Path(folder) / "run.json")["config"])
     return PRESETS.get(preset or "default", PRESETS["default"])()
 
 
@@ -331,7 +332,7 @@ def _inspect(options: Inspect) -> int:
         from dt.report import describe_run
         from dt.training import load_run
 
-        print(describe_run(load_run(runs[0])))
+        show(describe_run(load_run(runs[0])))
         return 0
     if options.plot is not None:
         from dt.report import check_place
@@ -350,7 +351,7 @@ def _inspect(options: Inspect) -> int:
     dataset = join(datasets)
     from dt.inspection import describe_dataset, plot_dataset
 
-    print(describe_dataset(dataset))
+    show(describe_dataset(dataset))
     if options.plot is not None:
         plot_dataset(dataset, options.plot)
     return 0

@@ -1,8 +1,7 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
+from dt.description import columns_in
 from dt.evaluation import (
     FailedEpisodesError,
     TargetResult,
@@ -25,7 +25,7 @@ from dt.many import run_folder, train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import held_out_document, plot_asked_against_achieved, results_document, score_table
-from dt.sources import environment_of, recorded_parts, world_arguments
+from dt.sources import environment_of, world_arguments
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
@@ -37,8 +37,9 @@ from envs.selection import join
 from envs.worlds import EnvironmentSpec, MissingWorldError
 from envs.writer import new_folder, write_minari
 from transformer import processes
-from transformer.checkpoint import write_json
+from transformer.checkpoint import why_not, write_json
 from transformer.config import ConfigError, require
+from transformer.console import show, tell
 from transformer.training import pick_device
 
 if TYPE_CHECKING:
@@ -49,26 +50,28 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
-    _tell(describe_dataset(dataset))
+    tell(describe_dataset(dataset))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
-        scores = _score(run, "last", config.evaluation, FINAL_SEED) if run.environment is not None else None
+        scores = _score(run, config.evaluation, FINAL_SEED) if run.environment is not None else None
     except MissingWorldError as error:
-        _tell(f"no returns: {error}")
+        tell(f"no returns: {error}")
         scores = None
     if run.config.data.held_out:
         _foretell_at_the_end(run, dataset, chosen=scores is None)
     if scores is None:
-        _tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
+        tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
         return
     _print_scores(scores, run)
+    _keep(run, _write_scores, "last", scores, run, config.evaluation, FINAL_SEED)
     if (folder / "best.json").exists():
-        _tell("\nbest on the way, scored anew on seeds that did not choose it:")
+        tell("\nbest on the way, scored anew on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
-        scored_best = _score(best, "best", config.evaluation, BEST_SEED)
+        scored_best = _score(best, config.evaluation, BEST_SEED)
         _print_scores(scored_best, best)
+        _keep(best, _write_scores, "best", scored_best, best, config.evaluation, BEST_SEED)
         scores = replace(scores, results=[*scores.results, *scored_best.results])
-    _tell(
+    tell(
         f"\nrun folder    {folder}"
         f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
@@ -91,23 +94,23 @@ def train_runs(options: "TrainMany") -> None:
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
     )
     if not done:
-        _tell("\nthe time is up; the same command goes on from here")
+        tell("\nthe time is up; the same command goes on from here")
         return
     for folder in folders:
-        print(f"dt evaluate {folder}")
+        show(f"dt evaluate {folder}")
 
 
 def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
     """Leave the error on held-out episodes in the run's folder; of the best too, where this error has chosen it."""
     if not processes.first():
         return
-    folder = run.folder / "results"
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "held-out.json", _foretell(run, dataset))
+    last = _foretell(run, dataset)
+    _keep(run, lambda place: write_json(place / "held-out.json", last))
     if chosen and (run.folder / "best.json").exists():
-        print("\nbest on the way, on the same episodes, which chose it:")
+        show("\nbest on the way, on the same episodes, which chose it:")
         best = load_run(run.folder, "best", run.model.return_scale.device)
-        write_json(folder / "held-out-best.json", _foretell(best, dataset))
+        chosen_one = _foretell(best, dataset)
+        _keep(run, lambda place: write_json(place / "held-out-best.json", chosen_one))
 
 
 def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
     learned, held_out = choose_episodes(dataset, run.config.data, run.config.training.seed)
     assert held_out is not None
     result = Validation(run.model, learned, held_out).measure()
-    print(f"{run.dataset['name']}, checkpoint {run.checkpoint.name}\n{error_table(result)}")
+    show(f"{run.dataset['name']}, checkpoint {run.checkpoint.name}\n{error_table(result)}")
     return held_out_document(result, dataset=run.dataset["name"], checkpoint=run.checkpoint.name, versions=versions())
 
 
@@ -142,7 +145,7 @@ def ask(options: "Evaluate", asked: EnvironmentSpec | None) -> None:
     if options.video:
         targets, timeout = [result.target_return for result in scores.results], options.config.world_timeout
         for path in film(run, policy, targets, options.seed, options.video, timeout):
-            _tell(f"film          {path}")
+            tell(f"film          {path}")
     check_failures(scores.results)
 
 
@@ -155,7 +158,7 @@ def _has_world(run: Run) -> bool:
     try:
         check_environment(run.environment, run.model)
     except MissingWorldError as error:
-        _tell(f"no returns: {error}")
+        tell(f"no returns: {error}")
         return False
     return True
 
@@ -181,19 +184,14 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
 
 def _parts_of(run: Run) -> list[tuple[str, float, Columns]]:
     """Source, fraction and columns of each dataset that a run learned from, as its run.json says."""
-    parts = []
-    try:
-        if "parts" not in run.dataset:
-            raise KeyError("parts")
-        for name, source, fraction, columns in recorded_parts(run.dataset):
-            if source is None:
-                raise ConfigError(f"{run.folder}: dataset {name} came from Python: measure it there (dt.validation)")
-            if not isinstance(source, str):
-                raise TypeError
-            parts.append((source, fraction, columns))
-        return parts
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of") from None
+    if "parts" not in run.dataset:
+        raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of")
+    for part in run.dataset["parts"]:
+        if part["source"] is None:
+            raise ConfigError(
+                f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation)"
+            )
+    return [(part["source"], part["fraction"], columns_in(part)) for part in run.dataset["parts"]]
 
 
 def record_episodes(options: "Record", command: str) -> None:
@@ -223,9 +221,9 @@ def record_episodes(options: "Record", command: str) -> None:
     if failed:
         recorded["failed_episodes"] = [str(episode.failure) for episode in failed]
     folder = write_minari(replace(dataset, told={**dataset.told, "recorded": recorded}), options.dataset_id)
-    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+    show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
     for episode in failed[:20]:
-        _tell(f"failed        {episode.failure}")
+        tell(f"failed        {episode.failure}")
     if failed:
         raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
 
@@ -241,7 +239,7 @@ def import_model(options: "ImportHuggingFace") -> None:
         dataset=load(options.dataset) if options.dataset is not None else None,
         environment=environment_of(options.world),
     )
-    _tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
+    tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
 
 
 def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
@@ -252,7 +250,7 @@ def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
         return run
     reference = reference_in(environment, run.environment, run.reference)
     if run.reference is not None and reference is None:
-        _tell(f"no normalised score: {environment.id} as asked for is not the world that its reference returns are of")
+        tell(f"no normalised score: {environment.id} as asked for is not the world that its reference returns are of")
     return replace(run, environment=environment, reference=reference)
 
 
@@ -297,17 +295,28 @@ def _play_targets(
         )
 
 
-def _score(run: Run, which: str, config: EvaluationConfig, seed: int) -> Scores:
-    """Score a finished run as `_play` does and leave results and picture in its folder."""
-    scores = _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
-    if not processes.first():
-        return scores
-    folder = run.folder / "results"
-    folder.mkdir(exist_ok=True)
+def _score(run: Run, config: EvaluationConfig, seed: int) -> Scores:
+    """Score a finished run as `_play` does."""
+    return _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
+
+
+def _write_scores(folder: Path, which: str, scores: Scores, run: Run, config: EvaluationConfig, seed: int) -> None:
+    """Leave results and picture in a folder."""
     write_json(folder / f"{which}.json", _document(scores, run, seed, config.temperature))
     picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
     plot_asked_against_achieved(scores.results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
-    return scores
+
+
+def _keep(run: Run, write: Callable[..., None], *what: Any) -> None:
+    """Write into a run's folder of results what is printed already; a failure is said, and hours are not lost by it."""
+    if not processes.first():
+        return
+    place = run.folder / "results"
+    try:
+        place.mkdir(exist_ok=True)
+        write(place, *what)
+    except OSError as error:
+        tell(f"{place}: cannot be written, {why_not(error)}; what is printed stands")
 
 
 def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[str, Any]:
@@ -330,14 +339,10 @@ def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[s
 
 def _print_scores(scores: Scores, run: Run) -> None:
     assert run.environment is not None
-    print(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
+    show(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
     if scores.sweep:
-        print(score_table(scores.sweep, None))
-        print(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
-    print(score_table(scores.results, run.reference))
+        show(score_table(scores.sweep, None))
+        show(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
+    show(score_table(scores.results, run.reference))
     for failure in failures([*scores.sweep, *scores.results])[:20]:
-        _tell(f"failed        {failure}")
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr)
+        tell(f"failed        {failure}")

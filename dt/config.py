@@ -1,11 +1,10 @@
 """Everything that decides a Decision Transformer run; each field is an option of the command line. No torch here."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformer.config import ConfigError, TrainingConfig, TransformerConfig, require
+from transformer.config import ConfigError, TrainingConfig, TransformerConfig, require, require_known_values
 
 WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
 """World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
@@ -62,6 +61,7 @@ class DataConfig:
     measured on it. None takes 0.1 where there is no environment to play in, and else 0."""
 
     def __post_init__(self) -> None:
+        require_known_values(self)
         require(0 < self.top_fraction <= 1, f"top_fraction must be above 0 and at most 1, not {self.top_fraction}")
         share = self.held_out
         require(share is None or 0 <= share < 1, f"held_out must be at least 0 and below 1, not {share}")
@@ -91,9 +91,10 @@ class EvaluationConfig:
         return () if self.target_return == "auto" else self.target_return
 
     def __post_init__(self) -> None:
+        require_known_values(self)
         for name in ("episodes", "num_worlds"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        require(0 <= self.temperature < math.inf, f"temperature must be 0 or more and finite, not {self.temperature}")
+        require(self.temperature >= 0, f"temperature must not be negative, not {self.temperature}")
         timeout = self.world_timeout
         require(timeout is None or 0 < timeout <= 1e6, f"world_timeout must be above 0 and at most 1e6, not {timeout}")
         for target in self.named_targets:
@@ -121,13 +122,13 @@ class Config:
         """From `to_json`'s form; a missing, unknown or wrong field raises `ConfigError`."""
         try:
             evaluation = dict(document["evaluation"])
-            if evaluation["target_return"] != "auto":
-                evaluation["target_return"] = tuple(float(target) for target in evaluation["target_return"])
+            if isinstance(evaluation["target_return"], list):
+                evaluation["target_return"] = tuple(evaluation["target_return"])
             return Config(
                 data=DataConfig(**document.get("data", {})),  # absent in a run of before there was a choice
                 model=ModelConfig(**document["model"]),
                 training=TrainingConfig(**document["training"]),
                 evaluation=EvaluationConfig(**evaluation),
             )
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ConfigError(f"not a configuration of this version: {error}") from None

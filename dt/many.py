@@ -4,7 +4,6 @@ Each run is what it would be alone, within rounding: its own batches, loss, grad
 folder, which `dt evaluate` and `dt train --resume` open as any other. Dropout alone is drawn for all runs at once.
 """
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,11 +29,13 @@ from transformer.checkpoint import (
     clear_leftovers,
     folder_of,
     only_writer,
+    require_run,
     step_of,
     verify,
     write_json,
 )
 from transformer.config import ConfigError, require
+from transformer.console import tell
 from transformer.log import RunLog
 from transformer.training import (
     NonFiniteError,
@@ -96,6 +97,8 @@ def _common_step(folders: Sequence[Path]) -> int:
 
     0 where there is none. A run that is not there beside one that was trained raises `CheckpointError`.
     """
+    for folder in filter(Path.exists, folders):
+        require_run(folder)
     steps = {folder: {step_of(path) for path in checkpoints(folder)} for folder in folders}
     new, old = ([folder for folder in folders if found(folder)] for found in (lambda f: not f.exists(), steps.get))
     if new and old:
@@ -111,7 +114,7 @@ def _common_step(folders: Sequence[Path]) -> int:
                 verify(folder_of(folder, step))
             return step
         except CheckpointError as error:
-            print(f"{error}; the one before it is used", file=sys.stderr)
+            tell(f"{error}; the one before it is used")
     raise AssertionError("step 0 needs no checkpoint")
 
 

@@ -1,19 +1,20 @@
 """What a command's options say of data and worlds, read and checked before torch comes in: so a refusal is quick."""
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dt.report import check_place
+from dt.description import columns_in, read_description
+from dt.report import check_place, check_spared
 from envs.datasets import Dataset, load
 from envs.fields import Columns, named_columns
 from envs.readers import READERS, declared_spaces, is_flat, spaces_from_json
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, import_environments
-from transformer.checkpoint import SCHEMA, CheckpointError, checkpoints, read_json, require_run
+from transformer.checkpoint import CheckpointError, checkpoints, require_run
 from transformer.config import ConfigError
+from transformer.console import show, tell
 
 if TYPE_CHECKING:
     from dt.cli import Evaluate, Import, Train, World, WorldSettings
@@ -44,7 +45,7 @@ def check_request(options: "Evaluate") -> EnvironmentSpec | None:
     _check_places(options)
     environment = environment_of(options.world)
     require_run(options.run)
-    check_description(read_json(options.run / "run.json"), options.run / "run.json")
+    read_description(options.run / "run.json")
     if not checkpoints(options.run):
         raise CheckpointError(f"{options.run}: no checkpoint in it")
     return environment
@@ -55,16 +56,10 @@ def _check_places(options: "Evaluate") -> None:
     for path in (options.json, options.plot):
         if path is not None:
             check_place(path, picture=path == options.plot)
-    if options.video is not None and options.video.exists() and not options.video.is_dir():
-        raise ConfigError(f"{options.video}: is a file, a folder is meant")
-
-
-def check_description(document: Any, path: Path) -> None:
-    """Raise `CheckpointError` unless this is the run.json of a Decision Transformer, as this version writes it."""
-    if not isinstance(document, dict) or document.get("kind") != "decision-transformer":
-        raise CheckpointError(f"{path}: not a Decision Transformer's run")
-    if document.get("schema") != SCHEMA:
-        raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
+    if options.video is not None:
+        if options.video.exists() and not options.video.is_dir():
+            raise ConfigError(f"{options.video}: is a file, a folder is meant")
+        check_spared(options.video)
 
 
 def import_data(options: "Import") -> None:
@@ -77,9 +72,9 @@ def import_data(options: "Import") -> None:
     (how["columns"],) = columns_for(options.columns, [options.source])
     dataset = load(options.source, spaces=spaces, environment=environment, **how)
     for note in dataset.notes:
-        print(f"note          {note}", file=sys.stderr)
+        tell(f"note          {note}")
     folder = write_minari(dataset, options.dataset_id)
-    print(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+    show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
 
 
 def environment_of(world: "World") -> EnvironmentSpec | None:
@@ -111,7 +106,7 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
         return spaces_from_json(spaces)
     if resumed is None:
         return {}
-    return declared_spaces(f"{resumed}/run.json", read_json(resumed / "run.json"))
+    return declared_spaces(f"{resumed}/run.json", read_description(resumed / "run.json"))
 
 
 def columns_for(given: Sequence[str], sources: Sequence[str]) -> list[Columns]:
@@ -128,22 +123,7 @@ def columns_for(given: Sequence[str], sources: Sequence[str]) -> list[Columns]:
     return [columns if is_flat(Path(source)) else {} for source in sources]
 
 
-def recorded_parts(dataset: Mapping[str, Any]) -> list[tuple[str, str | None, float, Columns]]:
-    """Name, source, fraction and columns of each dataset that a run's run.json names, which may say anything.
-
-    Raises `KeyError`, `TypeError`, `ValueError`, `AttributeError` or `DataError` where it says something else.
-    """
-    return [
-        (str(part["name"]), part["source"], float(part["fraction"]), named_columns(part.get("columns", {})))
-        for part in dataset.get("parts", ())
-    ]
-
-
 def _recorded_parts(resumed: Path, datasets: int) -> list[tuple[float, Columns]]:
     """Share and columns of each dataset that a run to resume was begun with; none if it was of another number."""
-    document = read_json(resumed / "run.json")
-    try:
-        parts = [(fraction, columns) for _, _, fraction, columns in recorded_parts(document["dataset"])]
-        return parts if len(parts) == datasets else []
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(f"{resumed}/run.json: does not say what data it is of") from None
+    parts = read_description(resumed / "run.json")["dataset"].get("parts", ())
+    return [(part["fraction"], columns_in(part)) for part in parts] if len(parts) == datasets else []

@@ -2,7 +2,6 @@
 
 import math
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import Batches, TrajectoryDataset
+from dt.description import environment_in, read_description
 from dt.evaluation import (
     best_mean,
     check_environment,
@@ -27,7 +27,6 @@ from dt.evaluation import (
 )
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
-from dt.sources import check_description
 from dt.validation import HELD_OUT, HeldOutError, Validation, choose_episodes
 from envs.datasets import Dataset, Part
 from envs.scores import Reference, reference_in
@@ -41,11 +40,11 @@ from transformer.checkpoint import (
     check_size,
     folder_of,
     newest_checkpoint,
-    read_json,
     read_tensors,
     require_run,
 )
 from transformer.config import ConfigError, TrainingConfig, require
+from transformer.console import tell
 from transformer.training import (
     Trainer,
     begun_by_this_launch,
@@ -116,16 +115,18 @@ def prepare(
         checkpoint = folder_of(folder, at_step) if at_step else None
     else:
         checkpoint = newest_state(folder) if resume else None
-    old = read_json((checkpoint or folder) / "run.json") if resume else None
+    old = read_description((checkpoint or folder) / "run.json") if resume else None
     if old is not None:
-        check_description(old, (checkpoint or folder) / "run.json")
-        environment = environment or _environment_of(old)
+        environment = environment or environment_in(old)
     before = Config.from_json(old["config"]) if old is not None else None
     settled = settle_precision(config.training, device, before.training if before else None)
     config = replace(config, training=settled)
     environment = environment or dataset.environment
+    if old is not None:
+        _check_same_model(old, dataset, config, environment, folder, checkpoint)
     torch.manual_seed(config.training.seed)
-    model = _new_model(dataset, config, environment)
+    with named_exhaustion("the model", "lower width, num_layers, context_length or max_timesteps"):
+        model = _new_model(dataset, config, environment)
     playable = environment is not None
     try:
         if environment is not None:
@@ -134,19 +135,19 @@ def prepare(
         if asked is not None:
             raise
         playable = False
-        _warn(f"no evaluation here: {error}")
+        tell(f"no evaluation here: {error}")
     if not playable and config.evaluation.target_return:
-        _warn("target_return: there is no world to ask for it in, --environment ID names one")
+        tell("target_return: there is no world to ask for it in, --environment ID names one")
     reference = reference_in(environment, dataset.environment, dataset.reference)
     config = _with_held_out(config, old, 0.0 if playable or dataset.num_episodes == 1 else HELD_OUT)
     learned, held_out = choose_episodes(dataset, config.data, config.training.seed)
     for note in learned.notes[len(dataset.notes) :]:
-        _warn(note)
+        tell(note)
     model.fit(learned)
     document = describe(config, model, describe_data(dataset, config.model, learned), environment, reference)
     document["scored_by"] = "return" if playable else "held-out error" if held_out else None
     if old is not None:
-        _check_resumable(old, document, folder)
+        _check_same_data(old, document, folder)
     model.to(device)
     data = TrajectoryDataset(learned, config.model.context_length, device, frame_stack=config.model.frame_stack)
     batches = Batches(data, config.training.seed, config.training.batch_size)
@@ -174,8 +175,8 @@ def prepare(
         _warn_of_another_length(trainer.step, before.training, config.training)
         scored_by = old.get("scored_by", document["scored_by"])
         now = (config.evaluation, environment, document["scored_by"])
-        if trainer.best and (before.evaluation, _environment_of(old), scored_by) != now:
-            _warn(f"step {int(trainer.best['step'])} was best at another evaluation: the best is sought anew from here")
+        if trainer.best and (before.evaluation, environment_in(old), scored_by) != now:
+            tell(f"step {trainer.best['step']} was best at another evaluation: the best is sought anew from here")
             trainer.best = None
     return trainer
 
@@ -222,14 +223,14 @@ def _score_on_the_way(
             world_timeout=config.world_timeout,
         )
     except (WorldError, PolicyError) as error:
-        _warn(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
+        tell(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
         return {}
     achieved = [result.mean_return for result in results]
     scores = {f"return_at_{label}": mean for label, mean in zip(labels(targets), achieved, strict=True)}
     if len(results) > 1:
         scores["rank_correlation"] = rank_correlation(results)
     if failed := failures(results):
-        _warn(f"\nstep {step} cannot be the best: {len(failed)} episodes failed, the first: {failed[0]}")
+        tell(f"\nstep {step} cannot be the best: {len(failed)} episodes failed, the first: {failed[0]}")
         return {**scores, "failed_episodes": float(len(failed))}
     return {"score": best_mean(results), **scores}
 
@@ -238,7 +239,7 @@ def _warn_of_another_length(step: int, old: TrainingConfig, new: TrainingConfig)
     """A cosine ends with the run, so another end bends it from here on: no more the run that never stopped."""
     if new.schedule == "cosine" and new.steps != old.steps:
         before, now = (learning_rate_at(step, config) for config in (old, new))
-        _warn(
+        tell(
             f"steps was {old.steps}, now {new.steps}, and the cosine falls until the last: "
             f"the learning rate at step {step} is {now:.3g}, was {before:.3g}"
         )
@@ -252,14 +253,16 @@ def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec |
 
 
 def _new_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
-    rows = table_rows(config.model, replace(dataset, environment=environment))
-    longest = int(dataset.lengths.max())
+    rows = _rows(dataset, config, environment)
+    return DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
+
+
+def _rows(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> int:
+    rows, longest = table_rows(config.model, replace(dataset, environment=environment)), int(dataset.lengths.max())
     if rows < longest:
         raise ConfigError(f"max_timesteps {rows} is less than the data's longest episode, {longest} steps")
     _check_tables(dataset, config, rows)
-    spaces = dataset.observation_space, dataset.action_space
-    with named_exhaustion("the model", "lower width, num_layers, context_length or max_timesteps"):
-        return DecisionTransformer(config.model, *spaces, rows)
+    return rows
 
 
 def _check_tables(dataset: Dataset, config: Config, rows: int) -> None:
@@ -331,19 +334,18 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
     require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
     folder = Path(folder)
     require_run(folder)
-    checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=_warn)
-    document = read_json(checkpoint / "run.json")
-    check_description(document, checkpoint / "run.json")
+    checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=tell)
+    document = read_description(checkpoint / "run.json")
     try:
         config = Config.from_json(document["config"])
         observation_space = space_from_json(document["observation_space"])
         action_space = space_from_json(document["action_space"])
-        shape = config.model, observation_space, action_space, int(document["max_timesteps"])
+        shape = config.model, observation_space, action_space, document["max_timesteps"]
         tensors = read_tensors(checkpoint / "model.safetensors")
         _check_size(tensors, *shape)
         model = DecisionTransformer(*shape)
         model.load_state_dict(tensors)
-        environment = _environment_of(document)
+        environment = environment_in(document)
         reference = document["reference"] and Reference(**document["reference"])
         dataset, imported = dict(document["dataset"]), document.get("imported")
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
@@ -372,38 +374,44 @@ def _check_size(
     )
 
 
-def _environment_of(document: Any) -> EnvironmentSpec | None:
-    return EnvironmentSpec.from_json(document["environment"]) if document["environment"] else None
-
-
-def _check_resumable(old: Any, new: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with other data, another model or another recipe; name the first difference."""
+def _check_same_model(
+    old: dict[str, Any],
+    dataset: Dataset,
+    config: Config,
+    environment: EnvironmentSpec | None,
+    folder: Path,
+    checkpoint: Path | None,
+) -> None:
+    """Refuse to go on with another model or another recipe, or one that boasts, before the model is made."""
     if "imported" in old:
         raise CheckpointError(
             f"{folder}: imported from {old['imported']}, without the state that training goes on from"
         )
-    if old["max_timesteps"] != new["max_timesteps"]:
-        raise CheckpointError(f"{folder}: max_timesteps was {old['max_timesteps']}, now {new['max_timesteps']}")
-    _check_same_data(old["dataset"], new["dataset"], folder)
-    before, now = old["config"].get("data", asdict(DataConfig(held_out=0.0))), new["config"]["data"]
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise CheckpointError(
-                f"{folder}: {name} was {before.get(name)}, now {value}; a resumed run cannot change it"
-            )
-    check_same_recipe(old["config"], new["config"], folder)
+    rows = _rows(dataset, config, environment)
+    if old["max_timesteps"] != rows:
+        raise CheckpointError(f"{folder}: max_timesteps was {old['max_timesteps']}, now {rows}")
+    check_same_recipe(old["config"], config.to_json(), folder)
+    if checkpoint is not None:
+        weights = read_tensors(checkpoint / "model.safetensors")
+        try:
+            _check_size(weights, config.model, dataset.observation_space, dataset.action_space, rows)
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint}: {error}") from None
 
 
 def _check_same_data(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    """Refuse other data than a run was begun with, by the name of the part that is another."""
-    for before, now in zip(old.get("parts", ()), new["parts"], strict=False):
+    """Refuse other data than a run was begun with, or other episodes of it, by the name of what differs."""
+    was, now = old["dataset"], new["dataset"]
+    for before, after in zip(was.get("parts", ()), now["parts"], strict=False):
         for name in ("name", "fingerprint", "fraction"):
-            if before[name] != now[name]:
+            if before[name] != after[name]:
                 raise CheckpointError(f"{folder}: trained on dataset {before['name']}, its {name} differs now")
     for name in ("name", "fingerprint"):
-        if old.get(name) != new[name]:
-            raise CheckpointError(f"{folder}: trained on dataset {old.get('name')}, its {name} differs now")
-
-
-def _warn(message: str) -> None:
-    print(message, file=sys.stderr)
+        if was.get(name) != now[name]:
+            raise CheckpointError(f"{folder}: trained on dataset {was.get('name')}, its {name} differs now")
+    chosen = old["config"].get("data", asdict(DataConfig(held_out=0.0)))
+    for name, value in new["config"]["data"].items():
+        if chosen.get(name) != value:
+            raise CheckpointError(
+                f"{folder}: {name} was {chosen.get(name)}, now {value}; a resumed run cannot change it"
+            )

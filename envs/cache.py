@@ -13,12 +13,11 @@ than memory.
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from envs.scores import Reference
 from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
+from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec
 
 FORMAT = 3
@@ -201,15 +201,13 @@ class Entry:
     @contextmanager
     def building(self) -> Iterator[Path]:
         """A folder to fill, gone afterwards unless it was kept."""
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder.parent))
-        except OSError as error:
-            raise CacheError(f"{self.folder.parent}: {reason(error)}") from None
-        try:
+        with ExitStack() as held:
+            try:
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                temporary = held.enter_context(temporary_folder(self.folder.parent, ".building-"))
+            except OSError as error:
+                raise CacheError(f"{self.folder.parent}: {reason(error)}") from None
             yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def keep(self, building: Path, fields: Mapping[str, Any], fingerprint: str) -> bool:
         """Make what was built the entry; False where the source is so fresh that it is not kept."""
@@ -223,9 +221,8 @@ class Entry:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             if self.folder.exists():  # stale or damaged
-                doomed = Path(tempfile.mkdtemp(prefix=".removing-", dir=self.folder.parent))
-                self.folder.rename(doomed / "entry")
-                shutil.rmtree(doomed, ignore_errors=True)
+                with temporary_folder(self.folder.parent, ".removing-") as doomed:
+                    self.folder.rename(doomed / "entry")
             building.rename(self.folder)
         except OSError as error:
             raise CacheError(f"{self.folder.parent}: {reason(error)}") from None

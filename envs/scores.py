@@ -1,5 +1,6 @@
 """Reference returns, and the score that sets a random policy at 0 and an expert at 100."""
 
+import sys
 from dataclasses import dataclass
 
 from envs.worlds import EnvironmentSpec
@@ -12,6 +13,10 @@ class Reference:
     minimum: float
     maximum: float
     source: str
+
+    def __post_init__(self) -> None:
+        if not -sys.float_info.max <= self.minimum < self.maximum <= sys.float_info.max:
+            raise ValueError(f"reference returns {self.minimum} and {self.maximum}: not two, the smaller one first")
 
 
 _D4RL = "D4RL's constants (Fu et al. 2020, d4rl/infos.py) for the same robot; not comparable with D4RL's tables"

@@ -1,8 +1,6 @@
 """A dataset written as Minari's, which `minari.load_dataset` and everything that builds on it can open."""
 
 import copy
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from envs.datasets import Dataset
 from envs.readers import OWN_METADATA, PACKAGED, REPEATED, DataError, minari_root
 from envs.spaces import nested, reason
+from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec
 
 
@@ -45,12 +44,9 @@ def write_folder(folder: Path, dataset: Dataset) -> None:
 @contextmanager
 def _complete(parent: Path) -> Iterator[Path]:
     """A folder to fill and to rename; what was not renamed is taken away."""
-    temporary = Path(tempfile.mkdtemp(prefix=".importing-", dir=parent.resolve()))  # Minari gets a relative one wrong
-    try:
+    with temporary_folder(parent.resolve(), ".importing-") as temporary:  # Minari gets a relative one wrong
         temporary.chmod(0o755)
         yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def new_folder(dataset_id: str) -> str | None:

@@ -562,7 +562,14 @@ options("an id that is none", "import", "{}", "no id", words=("no id: not a Mina
 options("an id with a path", "import", "{}", "../x/y-v0", words=("not a Minari id",))
 options("no run", "evaluate", "{}", words=("no such run",))
 options("a width of no heads", "train", "{}", "--width", "10", "--num-heads", "3", words=("num_heads 3 must divide",))
-options("a rate that is NaN", "train", "{}", "--learning-rate", "nan", words=("learning_rate must be finite, not nan",))
+options(
+    "a rate that is NaN",
+    "train",
+    "{}",
+    "--learning-rate",
+    "nan",
+    words=("learning_rate must be a finite number, not nan",),
+)
 options("a run's description cut", "evaluate", "{}", words=("run.json",), make=content("run.json", b"{"))
 for name, arguments, words in (
     ("scores in no folder", ("--json", "no/x.json"), "x.json: its folder does not exist"),
@@ -570,7 +577,7 @@ for name, arguments, words in (
     ("a picture of no kind of scores", ("--plot", "x.bmp2"), "x.bmp2: no kind of picture"),
     ("films in a file", ("--video", "{}/run.json"), "is a file, a folder is meant"),
     ("arguments for no world of a run", ("--environment-kwargs", "{1}"), "--environment-kwargs: not JSON"),
-    ("a run without a checkpoint", (), "no checkpoint in it"),
+    ("a run that says nothing of itself", (), "run.json: action_space is missing"),
 ):
     options(name, "evaluate", "{}", *arguments, words=(words,), make=a_run(kind="decision-transformer", schema=1))
 for name, document, words in (

@@ -214,7 +214,7 @@ def test_learned_positions_are_rows_of_a_table():
         ({"width": 10, "num_heads": 3}, "num_heads 3 must divide width 10"),
         ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), not 1.0"),
-        ({"dropout": float("nan")}, "dropout must be finite, not nan"),
+        ({"dropout": float("nan")}, "dropout must be a finite number, not nan"),
         ({"width": 9, "rotary": True}, "even width a head, not 3"),
     ],
 )

@@ -270,7 +270,15 @@ def watch_pictures(monkeypatch) -> list[int]:
         (["train", "no/such-v0"], "no/such-v0: no such file or folder, and no dataset of that id in"),
         (["train", "{recorded}", "--device", "cuda"], "device cuda: no usable GPU"),
         (["train", "{recorded}", "--width", "10", "--num-heads", "3"], "num_heads 3 must divide width 10"),
-        (["train", "{recorded}", "--learning-rate", "nan"], "learning_rate must be finite, not nan"),
+        (["train", "{recorded}", "--seed", "9" * 20], "seed must be a whole number of 64 bits, not 99999"),
+        (
+            ["train", "{recorded}", "--steps", str(2**63)],
+            "steps must be a whole number of 64 bits, not 9223372036854775808",
+        ),
+        (["train", "{recorded}", "--fraction", "inf"], "fraction[0] must be a finite number, not inf"),
+        (["evaluate", "{recorded}", "--seed", "9" * 20], "seed must be a whole number of 64 bits, not 99999"),
+        (["train-many", "{recorded}", "--seeds", "1", "9" * 20], "seeds[1] must be a whole number of 64 bits, not 999"),
+        (["train", "{recorded}", "--learning-rate", "nan"], "learning_rate must be a finite number, not nan"),
         (
             ["train", "{recorded}", "--max-timesteps", "5"],
             "max_timesteps 5 is less than the data's longest episode, 10",
@@ -413,7 +421,7 @@ def test_actions_are_drawn_where_a_temperature_is_given(run, tmp_path, capsys):
     assert returns("--temperature", "3.0") == returns("--temperature", "3.0", "--num-worlds", "2")
     assert returns("--temperature", "3.0")[0] == 3
     assert returns("--temperature", "3.0")[1] != returns()[1]
-    refused(capsys, ["evaluate", str(run), "--temperature", "-1"], "temperature must be 0 or more and finite, not -1.0")
+    refused(capsys, ["evaluate", str(run), "--temperature", "-1"], "temperature must not be negative, not -1.0")
 
 
 def test_evaluate_plays_in_bf16_or_from_a_cache_where_it_is_told_to(run, tmp_path, monkeypatch):
@@ -499,6 +507,12 @@ def test_a_broken_run_json_is_refused_on_resume(run, recorded, capsys, content):
     refused(capsys, ["train", str(recorded), "--output", str(run), "--resume"], "")
 
 
+def test_a_run_without_a_checkpoint_is_refused(run, capsys):
+    shutil.rmtree(run / "checkpoints")
+    for command in ("inspect", "evaluate"):
+        refused(capsys, [command, str(run)], f"{run}: no checkpoint in it")
+
+
 @pytest.fixture
 def nothing_is_played(monkeypatch):
     """Any step of any world fails the test."""
@@ -517,11 +531,23 @@ def nothing_is_played(monkeypatch):
         (["--plot", "{folder}/plot.pgn"], "plot.pgn: no kind of picture; its name must end in one of "),
         (["--plot", "{folder}/plot"], "plot: no kind of picture"),
         (["--video", "{folder}/run.json"], "run.json: is a file, a folder is meant"),
+        (["--json", "{folder}/../stdout"], "stdout: a link, a pipe or a device"),
+        (["--json", "{folder}/../link.json"], "link.json: a link, a pipe or a device"),
+        (["--plot", "{folder}/../pipe.png"], "pipe.png: a link, a pipe or a device"),
+        (["--json", "{folder}/run.json"], "run.json: a part of the run "),
+        (["--json", "{folder}/../linked/best.json"], "best.json: a part of the run "),
+        (["--json", "{folder}/checkpoints/step-00000006/state.json"], "state.json: a part of the run "),
+        (["--plot", "{folder}/checkpoints/new.png"], "new.png: a part of the run "),
+        (["--video", "{folder}/checkpoints/step-00000006"], "step-00000006: a part of the run "),
         (["--video", "{folder}/films"], "render_mode"),  # Payday shows no pictures
     ],
 )
 @pytest.mark.usefixtures("nothing_is_played")
 def test_what_could_not_be_written_is_refused_before_anything_is_played(run, capsys, options, words):
+    (run.parent / "link.json").symlink_to(run / "run.json")
+    (run.parent / "linked").symlink_to(run)
+    (run.parent / "stdout").symlink_to("/proc/self/fd/1")  # as /dev/stdout, which a test that fails may replace
+    os.mkfifo(run.parent / "pipe.png")
     before = files(run)
     refused(capsys, ["evaluate", str(run), *[option.format(folder=run) for option in options]], words)
     assert files(run) == before
@@ -569,7 +595,7 @@ def test_films_without_their_library_are_refused_before_anything_is_played(run, 
     ("content", "words"),
     [
         ('{"step": 99, "score": 1.0}', "best.json: names step 99, which has no checkpoint; there are: 4, 6"),
-        ("{}", "best.json: names no step, only {}"),
+        ("{}", "best.json: score is missing"),
     ],
 )
 def test_a_broken_best_is_refused(run, capsys, content, words):

@@ -1,5 +1,6 @@
 """Good files with bytes changed at random: each is read or refused in one line, soon, and never ends the process."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -12,9 +13,13 @@ import pytest
 from malformed import PARTS, d4rl, minari, npz, parquet_file, text
 from test_cli import run, trained  # noqa: F401
 
-from dt.training import load_run
+from dt.config import Config
+from dt.description import read_description
+from dt.training import load_run, prepare
 from envs import DataError, load
+from envs.worlds import WorldError
 from transformer.checkpoint import CheckpointError
+from transformer.config import ConfigError
 
 GOOD = {
     "minari hdf5": lambda folder: minari(folder, "hdf5", PARTS),
@@ -89,8 +94,25 @@ def test_two_thousand_damaged_files_are_read_or_refused(tmp_path, kind):
     fuzz_in_a_process(kind, 300, tmp_path, seed=1)
 
 
+ODD = [None, True, 0, -1, 2.5, 1e308, float("inf"), float("nan"), 10**30, 10**400, "x", "", [], [5], {}, {"a": 1}]
+
+
+def oddly(content: bytes, rng: random.Random) -> bytes:
+    """A JSON object with another value at one place, or with nothing there."""
+    document = json.loads(content)
+    part, key = document, rng.choice(list(document))
+    while rng.random() < 0.8 and isinstance(part[key], dict | list) and part[key]:
+        part = part[key]
+        key = rng.choice(list(part) if isinstance(part, dict) else range(len(part)))
+    if rng.random() < 0.2:
+        del part[key]
+    else:
+        part[key] = rng.choice(ODD)
+    return json.dumps(document).encode()
+
+
 def fuzz_run(folder: Path, count: int, seed: int) -> None:
-    """A run's files and its checkpoint's, with a manifest that knows nothing of it and with one that agrees."""
+    """A run opened and gone on with: bytes changed, and values, under a manifest that agrees or knows nothing."""
     rng, kept = random.Random(seed), folder.with_name("kept")
     shutil.copytree(folder, kept)
     for _ in range(count):
@@ -101,23 +123,29 @@ def fuzz_run(folder: Path, count: int, seed: int) -> None:
             path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
             path.write_bytes(damaged(path.read_bytes(), rng))
         else:
-            name = rng.choice(["model.safetensors", "run.json"])
+            name = rng.choice(["model.safetensors", "optimizer.safetensors", "run.json", "state.json"])
             path = checkpoint / name
-            content = damaged(path.read_bytes(), rng)
-            path.write_bytes(content)
+            odd = path.suffix == ".json" and rng.random() < 0.8
+            path.write_bytes(oddly(path.read_bytes(), rng) if odd else damaged(path.read_bytes(), rng))
             _agree(checkpoint)
-        said = ""
-        try:
-            load_run(folder)
-        except CheckpointError as error:
-            said = str(error)
-        assert "\n" not in said
+        for use in (load_run, resume):
+            said = ""
+            try:
+                use(folder)
+            except (CheckpointError, ConfigError, WorldError) as error:
+                said = str(error)
+            assert "\n" not in said
+
+
+def resume(folder: Path) -> None:
+    """What `dt train --resume` does before its first step, with the run's own configuration."""
+    data, path = load(folder.with_name("coins.npz")), folder / "run.json"
+    prepare(data, Config.from_json(read_description(path)["config"]), folder, resume=True)
 
 
 def _agree(checkpoint: Path) -> None:
     """Write a manifest of what is there."""
     import hashlib
-    import json
 
     from transformer.checkpoint import write_json
 
@@ -128,10 +156,12 @@ def _agree(checkpoint: Path) -> None:
     write_json(checkpoint / "manifest.json", manifest)
 
 
-def test_a_damaged_run_is_opened_or_refused(run):  # noqa: F811
+def test_a_damaged_run_is_opened_or_refused(run, trained):  # noqa: F811
+    shutil.copy(trained.parent / "coins.npz", run.parent)
     fuzz_run(run, 40, seed=0)
 
 
 @pytest.mark.torture
-def test_two_hundred_damaged_runs_are_opened_or_refused(run):  # noqa: F811
+def test_two_hundred_damaged_runs_are_opened_or_refused(run, trained):  # noqa: F811
+    shutil.copy(trained.parent / "coins.npz", run.parent)
     fuzz_run(run, 200, seed=1)

@@ -180,6 +180,14 @@ def test_what_pickles_is_noticed(line):
     assert pickling("np.load(path, allow_pickle=False); torch.save_nothing; model.load(path)") == []
 
 
+def test_text_leaves_by_one_door():
+    """Where what would command a terminal is taken out; what a model of text has written is its user's own."""
+    for package in ("dt", "envs", "transformer"):
+        for file in (ROOT / package).glob("*.py"):
+            if file.name != "console.py" and (package, file.name) != ("transformer", "cli.py"):
+                assert not re.search(r"(?<![\w.])print\(|std(out|err)\.write", file.read_text()), file
+
+
 def test_nothing_is_pickled():
     files = [file for package in MAY_IMPORT for file in (ROOT / package).rglob("*.py")]
     assert len(files) > 40

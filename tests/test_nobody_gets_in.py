@@ -27,6 +27,7 @@ import torch
 from conftest import Payday, small_model
 from gymnasium import spaces
 from pyarrow import parquet
+from safetensors.torch import load_file, save_file
 from test_cli import files, run, trained, write_npz  # noqa: F401
 from test_datasets import FLAT, edit_groups, edit_metadata, folder, random_episodes, root, template, write  # noqa: F401
 from test_readers import numbers
@@ -320,6 +321,43 @@ def test_a_manifest_names_no_file_outside_its_checkpoint(run, tmp_path):  # noqa
         verify(checkpoint)
 
 
+ENTRIES_OF_A_RUN = [
+    *("run.json", "best.json", "log.jsonl", "checkpoints", "results", "tensorboard"),
+    *("checkpoints/step-00000006", "checkpoints/step-00000004/state.json", "results/last.json", "results/new.json"),
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
+@pytest.mark.parametrize("name", ENTRIES_OF_A_RUN)
+def test_a_run_leads_nowhere_else(run, trained, tmp_path, name, kind, capsys):  # noqa: F811
+    """What lies outside is neither read, told, written nor removed, and a pipe is not waited for."""
+    entry, outside = run / name, tmp_path / "outside"
+    shutil.move(run, outside)
+    shutil.copytree(outside, run)
+    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(entry)
+    else:
+        entry.symlink_to(outside / (name if kind == "link" else "nothing"))
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    resume = ["train", str(trained.parent / "coins.npz"), "--output", str(run), "--resume", "--steps", "7"]
+    for command in (["inspect", str(run)], ["evaluate", str(run), "--checkpoint", "best"], resume):
+        assert main([*command]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"dt: {run}") or command[0] == "inspect"  # which takes a run without run.json for data
+        assert name in said or name == "run.json"
+    assert before == {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+
+
+def test_a_link_to_a_whole_run_is_its_owners_choice(run, trained, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "latest").symlink_to(run)
+    (run / "my-notes").symlink_to(tmp_path)  # nor is what nobody here reads anyone else's business
+    assert main(["evaluate", str(tmp_path / "latest"), "--episodes", "1", "--target-return", "3"]) == 0
+    data = str(trained.parent / "coins.npz")
+    assert main(["train", data, "--output", str(tmp_path / "latest"), "--resume", "--steps", "7"]) == 0
+
+
 # Pickle.
 
 
@@ -563,6 +601,151 @@ def test_a_world_of_a_run_without_end_is_refused(run, capsys):  # noqa: F811
     assert "its episodes last up to 1000000000000 steps, the model knows 20" in capsys.readouterr().err
 
 
+BIG, ENDLESS = 10**30, float("inf")
+WRONG = {  # where in run.json, what it says there, and the words of the refusal
+    "max_timesteps": [
+        (ENDLESS, "max_timesteps must be a whole number"),
+        (BIG, "max_timesteps"),
+        (2.0, "max_timesteps"),
+    ],
+    "config": [(5, "config must be an object"), ({}, "not a configuration of this version")],
+    "config.model.context_length": [(2.5, "context_length must be a whole number of 64 bits, not 2.5"), (True, "True")],
+    "config.training.learning_rate": [(10**400, "learning_rate must be a finite number"), ("x", "learning_rate")],
+    "config.training.seed": [(BIG, "seed must be a whole number of 64 bits")],
+    "config.training.schedule": [(["constant"], "schedule must be one of constant, cosine")],
+    "config.evaluation.target_return": [([10**400], "target_return[0] must be a finite number"), (5, "target_return")],
+    "config.data": [(None, "not a configuration of this version"), ([], "not a configuration of this version")],
+    "dataset.name": [({"a": 1}, "dataset.name must be a text"), (None, "dataset.name must be a text")],
+    "dataset.targets": [
+        (5, "dataset.targets must be a list"),
+        (["a"], "dataset.targets[0] must be a finite number, not 'a'"),
+        ([1.0, 10**400], "dataset.targets[1] must be a finite number"),
+    ],
+    "dataset.parts": [(5, "dataset.parts must be a list"), ([{}], "dataset.parts[0].fingerprint is missing")],
+    "dataset.maximum": [("x", "dataset.maximum must be a finite number")],
+    "dataset.episodes": [("\x1b[31m", "dataset.episodes must be a whole number")],
+    "environment.max_episode_steps": [(BIG, "environment.max_episode_steps must be a whole number of 64 bits or null")],
+    "environment": [("x", "environment must be an object or null"), ([1], "environment must be an object or null")],
+    "reference": [
+        ({"minimum": "a", "maximum": 1.0, "source": "s"}, "reference.minimum must be a finite number"),
+        ({"minimum": 1.0, "maximum": 1.0, "source": "s"}, "reference returns 1.0 and 1.0"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [(field, value, words) for field, cases in WRONG.items() for value, words in cases],
+    ids=[f"{field}={json.dumps(value)[:20]}" for field, cases in WRONG.items() for value, _ in cases],
+)
+def test_a_run_whose_description_is_wrong_is_refused_by_every_command(run, trained, capsys, field, value, words):  # noqa: F811
+    def change(document):
+        *above, last = field.split(".")
+        for key in above:
+            document = document[key]
+        document[last] = value
+
+    rewrite(run, "run.json", change)
+    shutil.copy(sorted((run / "checkpoints").iterdir())[-1] / "run.json", run)
+    resume = ["train", str(trained.parent / "coins.npz"), "--output", str(run), "--resume", "--steps", "7"]
+    record = ["record", "Payday-v0", "wrong/run-v0", "--policy", str(run)]
+    for command in (["inspect", str(run)], ["evaluate", str(run)], record, resume):
+        if field == "reference" and command == resume and value["minimum"] == 1.0:
+            continue  # which takes the data's own
+        assert main(command) == 2
+        out, err = capsys.readouterr()
+        assert (out, len(err.splitlines())) == ("", 1)
+        assert str(run) in err
+        assert words in err
+
+
+def test_what_a_run_or_a_path_calls_itself_does_not_command_the_terminal(run, tmp_path, capsys):  # noqa: F811
+    def change(document):
+        document["dataset"]["name"] = document["imported"] = "\x1b]0;mine\x07\x9b31m"
+        document["reference"]["source"] = document["environment"]["kwargs"]["\x1b[31m"] = "\x1b[31m"
+
+    rewrite(run, "run.json", change)
+    named = tmp_path / "esc\x1b[31m.csv"
+    named.write_text("episode,observation,action,reward\n0,1.5,0,1\n0,2.5,1,1\n1,1.0,1,0\n")
+    world = ["--environment", "Payday-v0", "--episodes", "1"]
+    for command in (
+        ["inspect", str(run)],
+        ["evaluate", str(run)],
+        ["evaluate", str(run), *world],
+        ["inspect", str(named)],
+    ):
+        main(command)
+        out, err = capsys.readouterr()
+        assert "?" in out + err
+        assert not re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f]", (out + err).replace("\x1b[A", ""))
+
+
+STATES = {
+    "step": [
+        (None, "step must be a whole number"),
+        ("x", "step"),
+        (float("nan"), "step"),
+        (-5, "not the state of a run"),
+    ],
+    "best": [
+        (5, "best must be an object or null"),
+        ({"step": "x", "score": 1.0}, "best.step"),
+        ({}, "best.score is missing"),
+    ],
+    "loss_sum": [("a", "loss_sum must be a finite number")],
+    "loss_steps": [(-1, "not the state of a run at step 6")],
+}
+
+
+@pytest.mark.parametrize(("field", "value", "words"), [(f, *case) for f, cases in STATES.items() for case in cases])
+def test_a_run_whose_state_is_wrong_does_not_go_on(run, trained, capsys, field, value, words):  # noqa: F811
+    rewrite(run, "state.json", lambda document: document.update({field: value}))
+    before = files(run)
+    resume = ["train", str(trained.parent / "coins.npz"), "--output", str(run), "--resume", "--steps", "7"]
+    assert main(resume) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"dt: {run}/checkpoints/step-00000006/state.json: ")
+    assert words in said
+    assert files(run) == before
+
+
+def change_tensor(path, change):
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    change(tensors, name)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, name: tensors.pop(name),
+        lambda tensors, name: tensors.update({name: torch.zeros(3, 1, 4)}),
+        lambda tensors, name: tensors.update({name: tensors[name].double()}),
+        lambda tensors, name: tensors.update(more=torch.zeros(0)),
+    ],
+)
+def test_tensors_that_are_not_this_runs_do_not_go_on(run, trained, capsys, name, change):  # noqa: F811
+    rewrite(run, f"{name}.safetensors", lambda path: change_tensor(path, change))
+    resume = ["train", str(trained.parent / "coins.npz"), "--output", str(run), "--resume", "--steps", "7"]
+    assert main(resume) == 2
+    assert f"dt: {run}/checkpoints/step-00000006" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("field", ["width", "num_layers", "max_timesteps"])
+def test_a_run_that_says_that_it_is_huge_does_not_go_on(run, trained, capsys, field):  # noqa: F811
+    def boast(document):
+        document["config"]["model"][field] = 10**9
+        document["max_timesteps"] = 10**9 if field == "max_timesteps" else document["max_timesteps"]
+
+    checkpoint = rewrite(run, "run.json", boast)
+    shutil.copy(checkpoint / "run.json", run)
+    resume = ["train", str(trained.parent / "coins.npz"), "--output", str(run), "--resume", "--steps", "7"]
+    assert main(resume) == 2
+    assert BOASTS[field] in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("field", ["width", "num_layers", "context_length"])
 def test_a_run_of_text_that_says_that_it_is_huge_is_refused(tmp_path, capsys, field):
     (tmp_path / "text").write_text("abcdefgh\n" * 40)
@@ -579,6 +762,29 @@ def test_a_run_of_text_that_says_that_it_is_huge_is_refused(tmp_path, capsys, fi
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kB
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("tokenizer", "{", "its tokenizer cannot be read"),
+        ("tokenizer", 5, "tokenizer must be a text, not 5"),
+        ("text", None, "text must be a text"),
+        ("config", {"model": {}}, "config.training is missing"),
+    ],
+)
+def test_a_run_of_text_whose_description_is_wrong_is_refused(tmp_path, capsys, field, value, words):
+    (tmp_path / "text").write_text("abcdefgh\n" * 40)
+    train = f"train-characters {tmp_path}/text --output {tmp_path}/run --width 8 --num-layers 1 --num-heads 1"
+    train += " --context-length 4 --steps 2 --device cpu"
+    assert text_main(train.split()) == 0
+    rewrite(tmp_path / "run", "run.json", lambda document: document.update({field: value}))
+    for command in (["generate", str(tmp_path / "run")], [*train.split(), "--resume", "--steps", "3"]):
+        if value == "{" and command[-1] == "3":
+            words = "was trained on another text"
+        capsys.readouterr()
+        assert text_main(command) == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys):
     """Where there is no world to play in `dt evaluate` reads the data that the run names: a text, a pipe, anything."""
     os.mkfifo(tmp_path / "pipe.npz")
@@ -587,22 +793,19 @@ def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys)
     source, made = write_npz(tmp_path / "far.npz", payday, "FarAway-v3"), tmp_path / "run"
     quick = "--steps 1 --width 8 --num-layers 1 --device cpu"
     assert main(["train", str(source), "--output", str(made), *quick.split()]) == 0
-    unsaid = "run.json: does not say what data it is of"
     for name, words in (
         ("secret.txt", "neither a Minari dataset's folder nor a file that is known here"),
         ("secret.csv", "no 'observations' in it"),
         ("pipe.npz", "pipe.npz: "),
         ("nowhere.npz", "no such file"),
-        (5, unsaid),
-        (["far.npz"], unsaid),
-        ({"far.npz": 1}, unsaid),
+        (5, "run.json: dataset.parts[0].source must be a text or null, not 5"),
+        (["far.npz"], "run.json: dataset.parts[0].source must be a text or null"),
     ):
         place = str(tmp_path / name) if isinstance(name, str) else name
         rewrite(made, "run.json", lambda document, place=place: document["dataset"]["parts"][0].update(source=place))
         refuses(capsys, made, words)
-    for parts in (None, 5, [5], [{}], "far.npz"):
-        rewrite(made, "run.json", lambda document, parts=parts: document["dataset"].update(parts=parts))
-        refuses(capsys, made, unsaid)
+    rewrite(made, "run.json", lambda document: document["dataset"].pop("parts"))
+    refuses(capsys, made, "run.json: does not say what data it is of")
 
 
 def refuses(capsys, made, words):

@@ -18,10 +18,12 @@ import pytest
 import safetensors.torch
 import torch
 from gymnasium import spaces
+from test_cli import write_npz
 from test_training import assert_equal_runs, log_without_clock, small
 
 from dt.cli import main
 from dt.training import train
+from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec
 from transformer import checkpoint as module
 from transformer.attention import MultiHeadAttention
@@ -302,6 +304,7 @@ def test_a_log_on_a_full_disk_does_not_stop_training(payday, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "start", start)
         patch.setattr(Trainer, "_one_step", step)
+        patch.setattr("dt.training.load_run", lambda *_, **__: None)  # which would refuse the link
         train(payday, small(), folder)
     err = capsys.readouterr().err
     assert err.count("log.jsonl: cannot be written, the disk is full (No space left on device); training goes on") == 1
@@ -309,6 +312,87 @@ def test_a_log_on_a_full_disk_does_not_stop_training(payday, tmp_path, monkeypat
     (folder / "log.jsonl").unlink()
     shutil.copy(tmp_path / "whole" / "log.jsonl", folder)
     assert_equal_runs(tmp_path / "whole", folder)
+
+
+def test_a_log_that_cannot_be_cut_does_not_stop_a_resume(payday, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    train(payday, small(), folder)
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 99}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr("transformer.log.replace_text", full)
+        train(payday, small(steps=13), folder, resume=True)
+    assert (
+        "log.jsonl: cannot be written, the disk is full (No space left on device); training" in capsys.readouterr().err
+    )
+    (folder / "log.jsonl").unlink()
+    (folder / "log.jsonl").mkdir()
+    train(payday, small(steps=14), folder, resume=True)
+    assert "log.jsonl: cannot be written, Is a directory; training goes on" in capsys.readouterr().err
+    assert step_of(newest_checkpoint(folder)) == 14
+
+
+@pytest.mark.parametrize("environment", ["Payday-v0", "FarAway-v3"])
+def test_results_that_cannot_be_written_are_printed(payday, tmp_path, capsys, environment):
+    source, folder = write_npz(tmp_path / "coins.npz", payday, environment), tmp_path / "run"
+    command = ["train", str(source), "--output", str(folder), *QUICK[2:], "--episodes", "1", "--target-return", "3"]
+    assert main([*command, "--steps", "2"]) == 0
+    shutil.rmtree(folder / "results")
+    (folder / "results").write_text("in the way")
+    capsys.readouterr()
+    assert main([*command, "--steps", "3", "--resume"]) == 0
+    out, err = capsys.readouterr()
+    assert "checkpoint step-00000003" in out
+    assert f"{folder}/results: cannot be written, File exists; what is printed stands" in err
+
+
+FILLING = """
+import sys, time
+from pathlib import Path
+from envs.temporary import temporary_folder
+with temporary_folder(Path(sys.argv[1]), ".building-") as folder:
+    (folder / "half").write_text("x")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_folder_that_was_being_filled_is_cleared_and_one_that_is_stays(tmp_path, number):
+    """By SIGTERM at once, after a kill by the next process; that of a process that lives, and anything else, stays."""
+    (tmp_path / ".building-mine").write_text("a file")
+    command = [sys.executable, "-c", FILLING, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as alive,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ended,
+    ):
+        lives, dies = (Path(process.stdout.readline().strip()) for process in (alive, ended))
+        ended.send_signal(number)
+        assert ended.wait() == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert dies.exists() == (number == signal.SIGKILL)
+        with temporary_folder(tmp_path, ".building-") as mine:
+            assert sorted(tmp_path.iterdir()) == sorted([tmp_path / ".building-mine", lives, mine])
+        alive.terminate()
+    assert [path.name for path in tmp_path.iterdir()] == [".building-mine"]
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"), [("MINARI_DATASETS_PATH", ".building-b2"), ("DECISION_TRANSFORMER_CACHE", ".importing-a1")]
+)
+def test_what_an_import_or_a_load_left_is_cleared_by_the_next(payday, tmp_path, monkeypatch, place, kept):
+    source = write_npz(tmp_path / "coins.npz", payday)
+    os.utime(source, (1, 1))
+    for name in ("MINARI_DATASETS_PATH", "DECISION_TRANSFORMER_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("envs.cache.SMALLEST", 1)
+    for name in (".importing-a1", ".building-b2"):
+        (tmp_path / place / name).mkdir(parents=True)
+    assert main(["import", str(source), "mine/coins-v0"]) == 0
+    assert [path.name for path in (tmp_path / place).glob(".*-*")] == [kept]
 
 
 def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
@@ -599,6 +683,24 @@ def test_a_file_alone_cannot_ask_for_more_weights_than_steps_to_learn_them_from(
     assert not (tmp_path / "run").exists()
     config = small(steps=1)
     train(far, replace(config, model=replace(config.model, max_timesteps=20)), tmp_path / "run")
+
+
+def test_a_model_too_large_for_memory_says_what_to_lower(payday, tmp_path):
+    config = small()
+    config = replace(config, model=replace(config.model, max_timesteps=10**14))
+    with pytest.raises(MemoryExhaustedError, match="the model: out of memory; lower width, num_layers, context_length"):
+        train(payday, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf"), float("inf")])
+def test_a_score_that_is_no_number_never_chooses_the_best(payday, tmp_path, monkeypatch, score):
+    monkeypatch.setattr(
+        "dt.training._score_on_the_way", lambda *arguments: {"score": score if arguments[-1] < 8 else 1.0}
+    )
+    train(payday, small(evaluate_every=4), tmp_path / "run")
+    assert best_step(tmp_path / "run") == 8
+    train(payday, small(evaluate_every=4, steps=16), tmp_path / "run", resume=True)
 
 
 def test_another_error_of_a_step_is_its_own(payday, tmp_path, monkeypatch):

@@ -270,7 +270,7 @@ def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, t
         (["train-characters", "broken.gz", "--output", "r"], "broken.gz: cannot be read"),
         (["train-characters", "long.txt", "--output", "r", "--num-heads", "3"], "num_heads 3 must divide width"),
         (["train-characters", "long.txt", "--output", "long.txt"], "long.txt: exists already"),
-        (["generate", "nowhere"], "nowhere: no run.json"),
+        (["generate", "nowhere"], "nowhere: no such run"),
         (["generate", "WRITER", "--prompt", "xyz"], "character 'x' is not in the text"),
         (["generate", "WRITER", "--prompt", ""], "prompt is empty"),
         (["generate", "WRITER", "--temperature", "-1"], "temperature must be finite and not negative"),
@@ -340,7 +340,7 @@ def test_a_gpt2_of_hugging_faces_library_writes_with_its_own_tokens(tmp_path, ca
     save_gpt2(LanguageModel(shape), tmp_path / "gpt2")
     command = ["generate", str(tmp_path / "gpt2"), "--prompt", "lower", "--new-tokens", "7", "--temperature", "0"]
     assert main(command) == 2
-    assert "tokenizer.json: cannot be read" in capsys.readouterr().err
+    assert "tokenizer.json: no such file" in capsys.readouterr().err
     tokenizer.save(str(tmp_path / "gpt2" / "tokenizer.json"))
     assert main(command) == 0
     model = load_gpt2(tmp_path / "gpt2")

@@ -16,11 +16,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from transformer.config import misfit
 
 if TYPE_CHECKING:  # to read a run's description, or to refuse it, no torch is needed
     from torch import Tensor, nn
@@ -32,8 +35,19 @@ SMALL, MOST_GROWTH = 64 << 20, 300
 """A model's window may take `SMALL` bytes, or `MOST_GROWTH` times its weights where that is more."""
 
 
+ENTRIES = ("run.json", "best.json", "log.jsonl", "launch", "checkpoints", "results", "samples", "tensorboard")
+"""What is read and written in a run's folder; anything else there is its owner's."""
+
+
 class CheckpointError(ValueError):
     """A run or checkpoint that cannot be used or written; the message names the file."""
+
+
+class Best(TypedDict):
+    """What best.json holds."""
+
+    step: int
+    score: float
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -60,14 +74,19 @@ def why_not(error: Exception) -> str:
     return f"the disk is full ({text})" if full else text
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or broken one raises `CheckpointError` with its name."""
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """Read a JSON file; one that is missing, broken or no file, or not of this kind, raises `CheckpointError`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device may never end
+            raise ValueError("not a file")
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if wrong := misfit(document, kind, "" if isinstance(document, dict) else "it"):
+        raise CheckpointError(f"{path}: {wrong}")
+    return document
 
 
 def save_checkpoint(run: Path, step: int, tensors: "dict[str, dict[str, Tensor]]", documents: dict[str, Any]) -> Path:
@@ -190,11 +209,29 @@ def run_around(path: Path) -> Path | None:
 
 
 def require_run(folder: Path) -> None:
-    """Raise `CheckpointError` where this is no run's folder."""
+    """The door of a run: raise `CheckpointError` where this is no run's folder, or it leads elsewhere."""
     if not is_run(folder):
         around = run_around(folder)
         why = "no run.json in it, so it is no run" if folder.is_dir() else "no such run"
         raise CheckpointError(f"{folder}: {f'a part of the run {around}; name that folder' if around else why}")
+    check_entries(folder)
+
+
+def check_entries(run: Path) -> None:
+    """Raise `CheckpointError` where a link, a pipe or a device stands where a run's own files and folders are.
+
+    Whoever made the run may have put it there, to have something read, written or removed that lies outside.
+    """
+    for entry in (path for name in ENTRIES for path in (run / name, *_below(run / name))):
+        kind = entry.lstat().st_mode if os.path.lexists(entry) else stat.S_IFREG
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            what = "a link" if stat.S_ISLNK(kind) else "a pipe or a device"
+            raise CheckpointError(f"{entry}: {what}, where only a run's own files and folders may be")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All that a folder holds, at any depth; links are not followed."""
+    return (Path(above, name) for above, folders, files in os.walk(folder) for name in (*folders, *files))
 
 
 def newest_checkpoint(run: Path, report: Any = None) -> Path:
@@ -215,13 +252,7 @@ def newest_checkpoint(run: Path, report: Any = None) -> Path:
 def best_step(run: Path) -> int | None:
     """The step that best.json names, None where nothing was scored; a best.json that names none is refused."""
     path = run / "best.json"
-    if not path.exists():
-        return None
-    document = read_json(path)
-    step = document.get("step") if isinstance(document, dict) else None
-    if type(step) is not int:  # a bool is none
-        raise CheckpointError(f"{path}: names no step, only {str(document)[:80]}")
-    return step
+    return int(read_json(path, Best)["step"]) if path.exists() else None
 
 
 def best_checkpoint(run: Path, report: Any = None) -> Path:
@@ -243,10 +274,12 @@ def prune(run: Path, keep: int, step: int) -> None:
     """Remove all checkpoints but the best and the newest `keep` up to `step`, the present one.
 
     Later ones are damaged, or the run would stand there: they count for nothing, and are replaced when it comes there.
+    Nor does a folder without a manifest, which may be anyone's.
     A best.json that names no step raises `CheckpointError`, and nothing is removed.
     """
     best = best_step(run)
-    for checkpoint in [path for path in checkpoints(run) if step_of(path) <= step][:-keep]:
+    ours = [path for path in checkpoints(run) if step_of(path) <= step and (path / "manifest.json").is_file()]
+    for checkpoint in ours[:-keep]:
         if step_of(checkpoint) != best:
             _remove(checkpoint)
 
@@ -263,7 +296,8 @@ def clear_leftovers(run: Path) -> None:
 
 @contextmanager
 def only_writer(run: Path) -> Iterator[None]:
-    """Hold a run's folder while this process writes in it; one that another process holds is refused."""
+    """Hold a run's folder while this process writes in it; refused where another holds it, or it leads elsewhere."""
+    check_entries(run)
     descriptor = os.open(run, os.O_RDONLY)
     try:
         try:

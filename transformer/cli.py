@@ -10,7 +10,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from transformer import processes
-from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require
+from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require, require_known_values
+from transformer.console import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parse(arguments)
+        require_known_values(command)
         run: Any = {
             TrainCharacters: _train_characters,
             TrainTranslator: _train_translator,
@@ -210,8 +212,8 @@ def _report(folder: Path, checkpoint: Path, argument: str, program: str) -> None
     if (folder / "best.json").exists():
         best = read_json(folder / "best.json")
         score = f"loss {-best['score']:.4f}" if program == "generate" else f"BLEU {best['score']:.2f} (greedy)"
-        _tell(f"\nbest on validation: {score} at step {best['step']}")
-    _tell(
+        tell(f"\nbest on validation: {score} at step {best['step']}")
+    tell(
         f"run folder    {folder}"
         f"\nsamples       {folder / 'samples'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
@@ -270,7 +272,7 @@ def _translate(options: Translate) -> int:
         print(translation)
     if references is not None:
         score, signature = bleu(translations, references)
-        _tell(f"BLEU {score:.2f}  {signature}")
+        tell(f"BLEU {score:.2f}  {signature}")
     if options.plot and sentences:
         draw_alignment(run.model, run.tokenizer, sentences[0], translations[0], options.plot)
     return 0
@@ -278,9 +280,5 @@ def _translate(options: Translate) -> int:
 
 def _standard_input() -> list[str]:
     if sys.stdin.isatty():
-        _tell("sentences to translate, one a line, then Ctrl-D:")
+        tell("sentences to translate, one a line, then Ctrl-D:")
     return sys.stdin.read().splitlines()
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr)

@@ -1,8 +1,9 @@
 """What a Transformer is and how any training runs. No torch here, so that help and refusals are quick."""
 
-import math
+import sys
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 
 class ConfigError(Exception):
@@ -18,14 +19,62 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_known_values(config: object) -> None:
-    """Refuse NaN and infinity in any float field of a configuration, and words that a field does not know."""
+    """Refuse what does not fit a field of a dataclass: another type, NaN, infinity, too long a number, another word."""
     hints = get_type_hints(type(config))
     for name in (each.name for each in fields(config)):  # type: ignore[arg-type]
-        value = getattr(config, name)
-        require(not isinstance(value, float) or math.isfinite(value), f"{name} must be finite, not {value}")
-        if get_origin(hints[name]) is Literal:
-            known = get_args(hints[name])
-            require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
+        wrong = misfit(getattr(config, name), hints[name], name)
+        require(wrong is None, str(wrong))
+
+
+def misfit(value: Any, hint: Any, name: str = "") -> str | None:
+    """Why a value, such as JSON that anyone may have written, is not of this type: names the field. None if it is."""
+    if isinstance(value, dict) and is_typeddict(hint):
+        inside, missing = f"{name}." if name else "", sorted(hint.__required_keys__ - value.keys())
+        kinds = get_type_hints(hint).items()
+        found = (misfit(value[key], kind, inside + key) for key, kind in kinds if key in value)
+        return f"{inside}{missing[0]} is missing" if missing else next(filter(None, found), None)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return next(filter(None, (misfit(each, arguments[0], f"{name}[{i}]") for i, each in enumerate(value))), None)
+    if origin is dict and isinstance(value, dict):
+        return next(filter(None, (misfit(each, arguments[1], f"{name}.{key}") for key, each in value.items())), None)
+    if origin in (Union, UnionType):
+        wrong = [misfit(value, kind, name) for kind in arguments]
+        if None in wrong:
+            return None
+        if inner := [each for each in wrong if each and not each.startswith(f"{name} must")]:
+            return inner[0]  # the right kind, with something wrong in it
+    return None if _is_plain(value, hint) else f"{name} must be {_words(hint)}, not {value!r:.80}"
+
+
+def _is_plain(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type that holds no other; whole numbers must fit into 64 bits, all must be finite."""
+    if hint is Any:
+        return True
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return _is_number(value, int | float) and abs(value) <= sys.float_info.max
+    if hint is int:
+        return _is_number(value, int) and -(2**63) <= value < 2**63
+    kind = get_origin(hint) or hint
+    return isinstance(kind, type) and kind not in (list, tuple) and not is_typeddict(kind) and isinstance(value, kind)
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _words(hint: Any) -> str:
+    """A type, in words."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_words, get_args(hint)))
+    if get_origin(hint) in (list, tuple):
+        return "a list"
+    words = {float: "a finite number", int: "a whole number of 64 bits", bool: "true or false", str: "a text"}
+    return words.get(hint, "null" if hint is NoneType else "an object")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,5 +223,6 @@ class TranslatorConfig:
     )
 
     def __post_init__(self) -> None:
+        require_known_values(self)
         require(self.vocabulary_size >= 1, f"vocabulary_size must be at least 1, not {self.vocabulary_size}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing must be in [0, 1), not {self.label_smoothing}")

@@ -7,13 +7,13 @@ import json
 import math
 import os
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformer.checkpoint import replace_text, why_not
+from transformer.console import tell
 
 CLOCK_FIELDS = ("seconds", "steps_per_second")
 """Fields that tell the time, and so differ between two equal runs."""
@@ -28,7 +28,10 @@ class RunLog:
         self._lines, folder = run / "log.jsonl", run / "tensorboard"
         self._events = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"  # read in this order
         self._mute: set[Path] = set()
-        cut_log(self._lines, step)
+        try:
+            cut_log(self._lines, step)
+        except OSError as error:
+            self._complain(self._lines, error)
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -83,7 +86,7 @@ class RunLog:
 
     def _complain(self, path: Path, error: OSError) -> None:
         if path not in self._mute:
-            print(f"\n{path}: cannot be written, {why_not(error)}; training goes on", file=sys.stderr)
+            tell(f"\n{path}: cannot be written, {why_not(error)}; training goes on")
         self._mute.add(path)
 
 

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from transformer import console
 from transformer.config import require
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def restarted() -> bool:
 def tell(line: str) -> None:
     """Print a line to standard error, unless another of the processes that torchrun started has already."""
     if not launched() or _says_first(line):
-        print(line, file=sys.stderr, flush=True)
+        console.tell(line)
 
 
 def _says_first(line: str) -> bool:

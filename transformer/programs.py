@@ -1,10 +1,11 @@
 """What the programs do: train a character language model or a translator into a run's folder, and use it from there."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformer.checkpoint import (
     newest_checkpoint,
     read_json,
     read_tensors,
+    require_run,
 )
 from transformer.config import (
     CharactersConfig,
@@ -27,6 +29,7 @@ from transformer.config import (
     SequenceConfig,
     TrainingConfig,
     TranslatorConfig,
+    misfit,
 )
 from transformer.generation import Sampling, TranslationReader, beam_search, generate, write_on
 from transformer.huggingface import load_gpt2
@@ -71,6 +74,21 @@ class TextRun:
     checkpoint: Path
     model: LanguageModel | EncoderDecoder
     tokenizer: "Tokenizer"
+
+
+class TextConfigDocument(TypedDict):
+    """The configuration in a text run's run.json, whose fields `LanguageConfig` and `TrainingConfig` look into."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+
+
+class TextDocument(TypedDict):
+    """A text run's run.json."""
+
+    config: TextConfigDocument
+    text: str
+    tokenizer: str
 
 
 def next_token_loss(logits: Tensor, following: Tensor, mask: Tensor | None = None, smoothing: float = 0.0) -> Loss:
@@ -179,21 +197,21 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
 
     What cannot be used raises `CheckpointError`.
     """
-    from tokenizers import Tokenizer
-
-    folder = Path(folder)
+    folder, theirs = Path(folder), Path(folder, "tokenizer.json")
     if (folder / "config.json").exists() and not (folder / "run.json").exists():
-        return TextRun(folder, folder, load_gpt2(folder).to(device).eval(), _their_tokenizer(folder))
-    if not (folder / "run.json").exists():
-        raise CheckpointError(f"{folder}: no run.json in it, so it is no run")
+        gpt2 = load_gpt2(folder).to(device).eval()
+        return TextRun(folder, folder, gpt2, _tokenizer(json.dumps(read_json(theirs)), str(theirs)))
+    require_run(folder)
     checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder)
     document = read_json(checkpoint / "run.json")
     if not isinstance(document, dict) or document.get("kind") not in MODELS:
         raise CheckpointError(f"{checkpoint}/run.json: no run of a language model or a translator")
     if document.get("schema") != SCHEMA:
         raise CheckpointError(f"{checkpoint}/run.json: schema {document.get('schema')}, this version reads {SCHEMA}")
+    if wrong := misfit(document, TextDocument):
+        raise CheckpointError(f"{checkpoint}/run.json: {wrong}")
+    tokenizer = _tokenizer(document["tokenizer"], f"{checkpoint}/run.json")
     try:
-        tokenizer = Tokenizer.from_str(document["tokenizer"])
         shape = LanguageConfig(**document["config"]["model"], vocabulary_size=tokenizer.get_vocab_size())
         kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
         check_size(
@@ -280,13 +298,13 @@ def mean_loss(loss: Callable[[Any], Loss], batches: Sequence[Any]) -> float:
     return math.fsum(s.item() for s in sums) / sum(int(c) for c in counts)
 
 
-def _their_tokenizer(folder: Path) -> "Tokenizer":
+def _tokenizer(text: str, where: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{folder}/tokenizer.json: cannot be read ({error})") from None
+        raise CheckpointError(f"{where}: its tokenizer cannot be read ({error})") from None
 
 
 def _settle(config: C, device: torch.device, folder: Path, resume: bool) -> C:
@@ -321,6 +339,8 @@ def _train(trainer: Trainer, resume: bool) -> TextRun:
         old = read_json((checkpoint or folder) / "run.json")
         if not isinstance(old, dict) or (old.get("kind"), old.get("schema")) != (new["kind"], SCHEMA):
             raise CheckpointError(f"{folder}/run.json: no {new['kind']} run of this version")
+        if wrong := misfit(old, TextDocument):
+            raise CheckpointError(f"{checkpoint or folder}/run.json: {wrong}")
         if (old["text"], old["tokenizer"]) != (new["text"], new["tokenizer"]):
             raise CheckpointError(f"{folder}: was trained on another text")
         check_same_recipe(old["config"], new["config"], folder)

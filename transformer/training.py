@@ -8,14 +8,13 @@ number of threads. Several processes share each batch (see `transformer.processe
 import math
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from transformer import processes
 from transformer.checkpoint import (
+    Best,
     CheckpointError,
     checkpoints,
     clear_leftovers,
@@ -33,12 +33,15 @@ from transformer.checkpoint import (
     prune,
     read_json,
     read_tensors,
+    require_run,
     save_checkpoint,
+    step_of,
     verify,
     why_not,
     write_json,
 )
 from transformer.config import ConfigError, TrainingConfig
+from transformer.console import tell
 from transformer.log import RunLog
 
 
@@ -64,6 +67,15 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
         self.code = 128 + signal_number
 
 
+class State(TypedDict):
+    """What a checkpoint's state.json holds, beside its tensors."""
+
+    step: int
+    loss_sum: float
+    loss_steps: int
+    best: Best | None
+
+
 RESUMABLE = (
     "steps",
     "log_every",
@@ -84,10 +96,11 @@ def newest_state(run: Path) -> Path | None:
 
     Its run.json says what its numbers were made with; the run's own may have been changed since.
     """
+    require_run(run)
     if not checkpoints(run):
-        _tell(f"{run}: no checkpoint yet, so from step 0")
+        tell(f"{run}: no checkpoint yet, so from step 0")
         return None
-    return newest_checkpoint(run, report=_tell)
+    return newest_checkpoint(run, report=tell)
 
 
 def begun_by_this_launch(run: Path) -> bool:
@@ -138,7 +151,7 @@ def settle_precision(config: TrainingConfig, device: torch.device, before: Train
     elif precision == "auto":
         precision = "bf16" if multiplies_bf16(device) else "float32"
     elif precision == "bf16" and hasattr(torch.cpu, "get_capabilities") and not multiplies_bf16(device):
-        print("precision bf16: this hardware has no such products, so float32 is many times faster", file=sys.stderr)
+        tell("precision bf16: this hardware has no such products, so float32 is many times faster")
     return replace(config, precision=precision)
 
 
@@ -195,7 +208,7 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.step = 0  # gradient steps done
         self.loss_sum, self.loss_steps = 0.0, 0  # since the last line of the log
-        self.best: dict[str, float] | None = None  # step and score of the best evaluation
+        self.best: Best | None = None  # step and score of the best evaluation
 
     def start(self) -> None:
         """Make the run's folder; refused where a run, or anything else, already is."""
@@ -213,13 +226,15 @@ class Trainer:
         """Go back to a checkpoint of this run (see `newest_state`); nothing is written before `train`."""
         if checkpoint is None:
             return
-        state = read_json(checkpoint / "state.json")
+        state: State = read_json(checkpoint / "state.json", State)
+        if state["step"] != step_of(checkpoint) or not 0 <= state["loss_steps"] <= state["step"]:
+            raise CheckpointError(f"{checkpoint}/state.json: not the state of a run at step {step_of(checkpoint)}")
         if state["step"] > self.config.steps:
             raise CheckpointError(f"{self.run}: is at step {state['step']} already, steps {self.config.steps} is less")
         self.best = self._if_still_there(state["best"])
         self.step, self.loss_sum, self.loss_steps = state["step"], state["loss_sum"], state["loss_steps"]
-        self.model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
-        self._load_optimizer(read_tensors(checkpoint / "optimizer.safetensors"))
+        self.model.load_state_dict(_read_like(self.model.state_dict(), checkpoint / "model.safetensors"))
+        self._load_optimizer(_read_like(self._expected_moments(), checkpoint / "optimizer.safetensors"))
 
     def train(self) -> None:
         """Train to the last step. Raises `NonFiniteError` before a bad update, and `Stopped` after a signal."""
@@ -277,15 +292,15 @@ class Trainer:
         try:
             prune(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:
-            _tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {why_not(error)}; training goes on")
+            tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {why_not(error)}; training goes on")
 
-    def _if_still_there(self, best: dict[str, float] | None) -> dict[str, float] | None:
+    def _if_still_there(self, best: Best | None) -> Best | None:
         """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
         if best is None:
             return None
-        checkpoint = folder_of(self.run, int(best["step"]))
+        checkpoint = folder_of(self.run, best["step"])
         if not checkpoint.exists():
-            _tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
+            tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
             return None
         try:
             verify(checkpoint)
@@ -352,7 +367,7 @@ class Trainer:
         result = self.evaluate(self.step)  # it may draw random numbers: each step seeds its own
         if not result:
             return  # it could not be played; training goes on
-        if "score" in result and (self.best is None or result["score"] > self.best["score"]):
+        if math.isfinite(result.get("score", math.nan)) and (self.best is None or result["score"] > self.best["score"]):
             self.best = {"step": self.step, "score": result["score"]}
         self._write("evaluation", {"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)})
         self._clock, self._clock_step = time.perf_counter(), self.step  # evaluation is not training time
@@ -366,11 +381,27 @@ class Trainer:
         state = self.optimizer.state_dict()["state"]
         return {f"{names[i]}/{key}": value for i, moments in state.items() for key, value in moments.items()}
 
+    def _expected_moments(self) -> dict[str, Tensor]:
+        """Tensors like those of `_optimizer_tensors`."""
+        step, parameters = torch.tensor(0.0), list(self.model.named_parameters())
+        moments = {f"{name}/{key}": p for name, p in parameters for key in ("exp_avg", "exp_avg_sq")}
+        return {**moments, **{f"{name}/step": step for name, _ in parameters}}
+
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         state: dict[int, dict[str, Tensor]] = {}
         for i, (name, _) in enumerate(self.model.named_parameters()):
             state[i] = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def _read_like(expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint; `CheckpointError` unless they have names, shapes and types of these."""
+    found = read_tensors(path)
+    like, there = ({name: (*x.shape, x.dtype) for name, x in tensors.items()} for tensors in (expected, found))
+    for name in sorted(like.keys() | there.keys()):
+        if like.get(name) != there.get(name):
+            raise CheckpointError(f"{path}: {name} is {there.get(name)}, expected {like.get(name)}")
+    return found
 
 
 @contextmanager
@@ -397,7 +428,7 @@ def _stop_signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nstopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
+        tell("\nstopping after this step, with a checkpoint; once more to stop at once")
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -405,7 +436,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr)
