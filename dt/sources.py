@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dt.report import check_place
 from envs.datasets import Dataset, load
 from envs.readers import declared_spaces, spaces_from_json
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, import_environments
 from transformer.checkpoint import SCHEMA, CheckpointError, checkpoints, read_json, require_run
 from transformer.config import ConfigError
+from transformer.places import check_place
 
 if TYPE_CHECKING:
     from dt.cli import Evaluate, Import, Train, World, WorldSettings

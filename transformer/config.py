@@ -5,6 +5,10 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
+LARGEST = 2**53
+"""No setting but a seed is a larger whole number: arrays of such a size cannot even be counted in 64 bits."""
+
+
 class ConfigError(Exception):
     """A setting that cannot work; the message names the setting and its value."""
 
@@ -18,14 +22,23 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_known_values(config: object) -> None:
-    """Refuse NaN and infinity in any float field of a configuration, and words that a field does not know."""
+    """Refuse NaN, infinity and numbers past `LARGEST` in any field of a configuration, and words it does not know."""
     hints = get_type_hints(type(config))
     for name in (each.name for each in fields(config)):  # type: ignore[arg-type]
         value = getattr(config, name)
         require(not isinstance(value, float) or math.isfinite(value), f"{name} must be finite, not {value}")
+        require(
+            name == "seed" or not isinstance(value, int) or value <= LARGEST,
+            f"{name} must be at most {LARGEST}, not {value}",
+        )
         if get_origin(hints[name]) is Literal:
             known = get_args(hints[name])
             require(value in known, f"{name} must be one of {', '.join(known)}, not {value!r}")
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed that torch's generators cannot take."""
+    require(0 <= seed < 2**63, f"seed must be from 0 to {2**63 - 1}, not {seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +137,9 @@ class TrainingConfig:
         require_known_values(self)
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "evaluate_every", "seed"):
+        for name in ("warmup_steps", "weight_decay", "evaluate_every"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
+        require_seed(self.seed)
         for name in ("learning_rate", "gradient_clip"):
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
 
@@ -174,5 +188,6 @@ class TranslatorConfig:
     )
 
     def __post_init__(self) -> None:
+        require_known_values(self)
         require(self.vocabulary_size >= 1, f"vocabulary_size must be at least 1, not {self.vocabulary_size}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing must be in [0, 1), not {self.label_smoothing}")

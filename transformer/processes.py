@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -213,8 +214,15 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
+def printable(text: str) -> str:
+    """A text without what a terminal would take for commands: such signs as Python writes them, like \\x1b."""
+    seen = (sign in "\n\t" or unicodedata.category(sign) not in ("Cc", "Cs") for sign in text)  # controls, surrogates
+    return "".join(sign if harmless else ascii(sign)[1:-1] for sign, harmless in zip(text, seen, strict=True))
+
+
 def tell(line: str) -> None:
-    """Print a line to standard error, unless another of the processes that torchrun started has already."""
+    """Print a line to standard error, `printable`, unless another process that torchrun started has already."""
+    line = printable(line)
     if not launched() or _says_first(line):
         print(line, file=sys.stderr, flush=True)
 
