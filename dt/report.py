@@ -9,7 +9,6 @@ import numpy as np
 
 from envs.scores import Reference
 from envs.worlds import EnvironmentSpec
-from transformer.config import ConfigError
 
 
 def score_table(results: Sequence[Any], reference: Reference | None) -> str:

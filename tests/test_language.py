@@ -214,8 +214,14 @@ def test_sampling_follows_its_probabilities_and_its_generator():
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"temperature": -1}, "temperature"), ({"top_k": 0}, "top_k"), ({"top_p": 0.0}, "top_p"), ({"top_p": 1.5}, "1.5")]
-    + [({"temperature": 1e-320}, "at least 1e-30"), ({"top_p": 1e-320}, "top_p must be from 1e-30")],
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e-320}, "at least 1e-30"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1e-320}, "top_p must be from 1e-30"),
+        ({"top_p": 1.5}, "1.5"),
+    ],
 )
 def test_sampling_that_cannot_be_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):

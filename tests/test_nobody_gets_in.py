@@ -563,20 +563,69 @@ def test_a_world_of_a_run_without_end_is_refused(run, capsys):  # noqa: F811
     assert "its episodes last up to 1000000000000 steps, the model knows 20" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("field", ["width", "num_layers", "context_length"])
-def test_a_run_of_text_that_says_that_it_is_huge_is_refused(tmp_path, capsys, field):
+@pytest.fixture
+def text_run(tmp_path, capsys):
     (tmp_path / "text").write_text("abcdefgh\n" * 40)
     quick = "--width 8 --num-layers 1 --num-heads 1 --context-length 4 --steps 1 --positions sinusoidal --device cpu"
-    assert (
-        text_main(["train-characters", str(tmp_path / "text"), "--output", str(tmp_path / "run"), *quick.split()]) == 0
-    )
+    command = ["train-characters", str(tmp_path / "text"), "--output", str(tmp_path / "run"), *quick.split()]
+    assert text_main(command) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("field", ["width", "num_layers", "context_length"])
+def test_a_run_of_text_that_says_that_it_is_huge_is_refused(text_run, capsys, field):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rewrite(tmp_path / "run", "run.json", lambda document: document["config"]["model"].__setitem__(field, 10**7))
-    assert text_main(["generate", str(tmp_path / "run")]) == 2
+    rewrite(text_run, "run.json", lambda document: document["config"]["model"].__setitem__(field, 10**7))
+    assert text_main(["generate", str(text_run)]) == 2
     said = {"width": "a model of its settings has", "num_layers": "num_layers is 10000000, here are"}
     said |= {"context_length": "a window of its settings takes"}
     assert said[field] in capsys.readouterr().err
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kB
+
+
+def tokens(**changes):
+    """A tokeniser's JSON of one word; its id and more may be others."""
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": ""}
+    return json.dumps({"model": {**model, "vocab": {"a": changes.pop("id", 0)}}, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tokenizer", "x", "run.json: its tokenizer cannot be read"),
+        ("tokenizer", "{}", "run.json: its tokenizer cannot be read"),
+        ("tokenizer", 5, "run.json: "),
+        ("tokenizer", tokens(id=5000), "its model knows 1"),
+        ("kind", [1], "run.json: no run of a language model or a translator"),
+        ("kind", {}, "run.json: no run of a language model or a translator"),
+        ("schema", "\x1b]0;PWN\x07", r"schema \x1b]0;PWN\x07, this version reads 1"),
+    ],
+)
+def test_a_run_of_text_whose_description_is_wrong_is_refused(text_run, name, value, message, capsys):
+    checkpoint = rewrite(text_run, "run.json", lambda document: document.__setitem__(name, value))
+    if "knows" in message:  # the weights agree, the ids do not
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(checkpoint / "model.safetensors")
+        weights["embedding.tokens.weight"] = weights["embedding.tokens.weight"][:1].clone()
+        rewrite(text_run, "model.safetensors", lambda path: save_file(weights, path))
+    assert text_main(["generate", str(text_run), "--prompt", "a"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert line.isprintable()
+
+
+def test_a_tokeniser_that_pads_without_end_is_read_without(text_run, capsys):
+    endless = {"strategy": {"Fixed": 10**14}, "direction": "Right", "pad_to_multiple_of": None}
+    endless |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+
+    def pad(document):
+        document["tokenizer"] = json.dumps({**json.loads(document["tokenizer"]), "padding": endless})
+
+    rewrite(text_run, "run.json", pad)
+    assert text_main(["generate", str(text_run), "--prompt", "a", "--new-tokens", "3"]) == 0
+    assert len(capsys.readouterr().out) == 5
 
 
 def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys):

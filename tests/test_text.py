@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -446,12 +447,46 @@ def test_a_gpt2_of_hugging_faces_library_writes_with_its_own_tokens(tmp_path, ca
     save_gpt2(LanguageModel(shape), tmp_path / "gpt2")
     command = ["generate", str(tmp_path / "gpt2"), "--prompt", "lower", "--new-tokens", "7", "--temperature", "0"]
     assert main(command) == 2
-    assert "tokenizer.json: cannot be read" in capsys.readouterr().err
+    assert "tokenizer.json: no such file" in capsys.readouterr().err
     tokenizer.save(str(tmp_path / "gpt2" / "tokenizer.json"))
     assert main(command) == 0
     model = load_gpt2(tmp_path / "gpt2")
     expected = generate(model, [encode(tokenizer, "lower")], 7, Sampling(temperature=0))[0]
     assert capsys.readouterr().out == tokenizer.decode(expected) + "\n"
+
+
+def gpt2_folder(folder, changes=None, vocabulary=270):
+    """A GPT-2 in their layout whose config.json says something else, with a tokeniser of so many tokens."""
+    tokenizer = subword_tokenizer(["low lower lowest"] * 3, vocabulary)
+    save_gpt2(LanguageModel(LanguageConfig(vocabulary_size=265, width=8, num_heads=2, activation="gelu")), folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **(changes or {})}))
+    return ["generate", str(folder), "--prompt", "lowest", "--new-tokens", "3"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 100_000}, "model.safetensors: has 40 tensors, its config.json says 100000 layers"),
+        ({"n_embd": 2**50}, "model.safetensors: no file holds what its config.json says"),
+        ({"n_embd": 10**30}, "config.json: n_embd is 1000000000000000000000000000000, expected a whole number up to"),
+        ({"n_positions": 10**12}, "tensor transformer.wpe.weight has shape [64, 8], expected [1000000000000, 8]"),
+        ({"vocab_size": 10**12}, "tensor transformer.wte.weight has shape [265, 8], expected [1000000000000, 8]"),
+    ],
+)
+def test_a_gpt2_that_says_that_it_is_huge_is_refused(changes, message, tmp_path, capsys):
+    assert main(gpt2_folder(tmp_path / "gpt2", changes)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_tokeniser_with_tokens_that_its_model_lacks_is_refused(tmp_path, capsys):
+    assert main(gpt2_folder(tmp_path / "gpt2", vocabulary=265)) == 0
+    capsys.readouterr()
+    assert main(gpt2_folder(tmp_path / "more")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"more: its tokenizer has a token \d+, its model knows 265", line)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"schema": 1, "kind": "decision-transformer"}', "not json"])

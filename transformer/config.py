@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
-
 LARGEST = 2**53
 """No setting but a seed is a larger whole number: arrays of such a size cannot even be counted in 64 bits."""
 

@@ -18,7 +18,6 @@ from transformer.blocks import BlockCache, twin_for_reading
 from transformer.language import LanguageModel
 from transformer.translation import EncoderDecoder
 
-
 TINY = 1e-30
 """Temperatures and probabilities much smaller are 0 in float32, and logits over them infinite."""
 

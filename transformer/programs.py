@@ -1,5 +1,6 @@
 """What the programs do: train a character language model or a translator into a run's folder, and use it from there."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -71,6 +72,13 @@ class TextRun:
     checkpoint: Path
     model: LanguageModel | EncoderDecoder
     tokenizer: "Tokenizer"
+
+    def __post_init__(self) -> None:
+        last, known = max(self.tokenizer.get_vocab().values(), default=-1), self.model.config.vocabulary_size
+        if last >= known:
+            raise CheckpointError(f"{self.checkpoint}: its tokenizer has a token {last}, its model knows {known}")
+        self.tokenizer.no_padding()  # which its file may ask for, without end
+        self.tokenizer.no_truncation()
 
 
 def next_token_loss(logits: Tensor, following: Tensor, mask: Tensor | None = None, smoothing: float = 0.0) -> Loss:
@@ -179,21 +187,20 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
 
     What cannot be used raises `CheckpointError`.
     """
-    from tokenizers import Tokenizer
-
-    folder = Path(folder)
+    folder, theirs = Path(folder), Path(folder, "tokenizer.json")
     if (folder / "config.json").exists() and not (folder / "run.json").exists():
-        return TextRun(folder, folder, load_gpt2(folder).to(device).eval(), _their_tokenizer(folder))
+        gpt2 = load_gpt2(folder).to(device).eval()
+        return TextRun(folder, folder, gpt2, _tokenizer(json.dumps(read_json(theirs)), str(theirs)))
     if not (folder / "run.json").exists():
         raise CheckpointError(f"{folder}: no run.json in it, so it is no run")
     checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder)
     document = read_json(checkpoint / "run.json")
-    if not isinstance(document, dict) or document.get("kind") not in MODELS:
+    if not isinstance(document, dict) or document.get("kind") not in list(MODELS):
         raise CheckpointError(f"{checkpoint}/run.json: no run of a language model or a translator")
     if document.get("schema") != SCHEMA:
         raise CheckpointError(f"{checkpoint}/run.json: schema {document.get('schema')}, this version reads {SCHEMA}")
+    tokenizer = _tokenizer(document.get("tokenizer"), f"{checkpoint}/run.json")
     try:
-        tokenizer = Tokenizer.from_str(document["tokenizer"])
         shape = LanguageConfig(**document["config"]["model"], vocabulary_size=tokenizer.get_vocab_size())
         kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
         check_size(
@@ -280,13 +287,13 @@ def mean_loss(loss: Callable[[Any], Loss], batches: Sequence[Any]) -> float:
     return math.fsum(s.item() for s in sums) / sum(int(c) for c in counts)
 
 
-def _their_tokenizer(folder: Path) -> "Tokenizer":
+def _tokenizer(text: Any, where: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{folder}/tokenizer.json: cannot be read ({error})") from None
+        raise CheckpointError(f"{where}: its tokenizer cannot be read ({error})") from None
 
 
 def _settle(config: C, device: torch.device, folder: Path, resume: bool) -> C:
