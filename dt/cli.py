@@ -335,7 +335,7 @@ def _inspect(options: Inspect) -> int:
         show(describe_run(load_run(runs[0])))
         return 0
     if options.plot is not None:
-        from dt.report import check_place
+        from transformer.places import check_place
 
         check_place(options.plot)
     from dt.sources import columns_for, declared

@@ -4,7 +4,7 @@ A `DecisionTransformerModel`'s files hold a network and no more. What a run know
 return scale, the states' mean and deviation, the world. With these the run plays exactly what theirs plays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from transformer.huggingface import (
     is_buffer,
     locate,
     make_config,
+    of_shapes,
     read_config,
     read_weights,
     stack_from_gpt2,
@@ -86,8 +87,12 @@ def import_huggingface(
     observation_space, action_space = _spaces(dataset, environment)
     _check_size(observation_space, theirs, "state_dim", config_path)
     _check_size(action_space, theirs, "act_dim", config_path)
-    model = DecisionTransformer(config, observation_space, action_space, rows)
-    parameters = _read_parameters(weights_path, model, integer(theirs, "n_positions", config_path))
+
+    def make() -> DecisionTransformer:
+        return DecisionTransformer(config, observation_space, action_space, rows)
+
+    parameters = _read_parameters(weights_path, make, config.num_layers, integer(theirs, "n_positions", config_path))
+    model = make()
     model.load_state_dict({**model.state_dict(), **parameters})
     _set_head(model, theirs["action_tanh"], config_path)
     _set_normalizer(model, dataset if dataset is not None else Path(str(normalizer)))
@@ -100,12 +105,14 @@ def import_huggingface(
     return load_run(output)
 
 
-def _read_parameters(path: Path, model: DecisionTransformer, num_positions: int) -> dict[str, Tensor]:
-    """The parameters of our model from their file, checked, in float32."""
+def _read_parameters(
+    path: Path, make: Callable[[], DecisionTransformer], num_layers: int, num_positions: int
+) -> dict[str, Tensor]:
+    """The parameters of the model that `make` makes from their file, checked before it is made, in float32."""
     found = read_weights(path)
     tensors = {name: x for name, x in found.items() if not is_buffer(name) and not name.startswith(UNUSED)}
-    check_tensors(tensors, _expected(model, num_positions), path)
-    return our_parameters({name: x.float() for name, x in tensors.items()}, model.config.num_layers)
+    check_tensors(tensors, _expected(of_shapes(make, num_layers, found, path), num_positions), path)
+    return our_parameters({name: x.float() for name, x in tensors.items()}, num_layers)
 
 
 def our_parameters(tensors: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:

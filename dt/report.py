@@ -1,7 +1,6 @@
 """What came out, for eyes and for programs: a table, a picture, JSON; and what a run is, in words."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ import numpy as np
 
 from envs.scores import Reference
 from envs.worlds import EnvironmentSpec
-from transformer.checkpoint import ENTRIES, is_run
-from transformer.config import ConfigError
 
 
 def score_table(results: Sequence[Any], reference: Reference | None) -> str:
@@ -64,38 +61,6 @@ def held_out_document(result: Any, *, dataset: str, checkpoint: str, versions: d
         "versions": versions,
         "held_out": result.to_json(),
     }
-
-
-def check_place(path: Path, picture: bool = True) -> None:
-    """Raise `ConfigError` where no file, or no such picture, can be written, or something else would be lost by it."""
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, a file is meant")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ConfigError(f"{path}: a link, a pipe or a device; a file or a new one is meant")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: its folder does not exist")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path}: its folder may not be written to")
-    check_spared(path)
-    if picture:
-        check_picture(path)
-
-
-def check_spared(path: Path) -> None:
-    """Raise `ConfigError` where this is, or lies in, what makes a run a run; its results/ are there to be written."""
-    place = path.parent.resolve() / path.name
-    run = next(filter(is_run, place.parents), None)
-    if run is not None and place.relative_to(run).parts[0] in set(ENTRIES) - {"results"}:
-        raise ConfigError(f"{path}: a part of the run {run} itself; {run / 'results'} is the place for more")
-
-
-def check_picture(path: Path) -> None:
-    """Raise `ConfigError` unless matplotlib can draw the kind of picture that the file's name ends in."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in kinds:
-        raise ConfigError(f"{path}: no kind of picture; its name must end in one of {', '.join(sorted(kinds))}")
 
 
 def plot_asked_against_achieved(results: Sequence[Any], path: Path, title: str, data_maximum: float | None) -> None:

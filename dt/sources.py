@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dt.description import columns_in, read_description
-from dt.report import check_place, check_spared
 from envs.datasets import Dataset, load
 from envs.fields import Columns, named_columns
 from envs.readers import READERS, declared_spaces, is_flat, spaces_from_json
@@ -15,6 +14,7 @@ from envs.worlds import EnvironmentSpec, import_environments
 from transformer.checkpoint import CheckpointError, checkpoints, require_run
 from transformer.config import ConfigError
 from transformer.console import show, tell
+from transformer.places import check_place, check_spared
 
 if TYPE_CHECKING:
     from dt.cli import Evaluate, Import, Train, World, WorldSettings

@@ -241,6 +241,26 @@ CASES = {
         [],
         "model.safetensors: tensor embed_timestep.weight has shape [1000, 22], expected [7, 22]",
     ),
+    "layers without end": (set_config(n_layer=100_000), [], "has 43 tensors, its config.json says 100000 layers"),
+    "wider than its tensors": (
+        set_config(hidden_size=10**8),
+        [],
+        "tensor embed_timestep.weight has shape [1000, 22], expected [1000, 100000000]",
+    ),
+    "wider than 64 bits": (set_config(hidden_size=2**50), [], "no file holds what its config.json says (Storage size"),
+    "width past all": (set_config(hidden_size=10**30), [], "hidden_size is 1000000000000000000000000000000, expected"),
+    "steps without end": (
+        set_config(max_ep_len=10**12),
+        [],
+        "tensor embed_timestep.weight has shape [1000, 22], expected [1000000000000, 22]",
+    ),
+    "steps past all": (set_config(max_ep_len=10**30), [], "expected a whole number up to 9007199254740992"),
+    "positions past all": (set_config(n_positions=10**30), [], "n_positions is 1000000000000000000000000000000, exp"),
+    "a dropout past all": (
+        set_config(resid_pdrop=10**400, embd_pdrop=10**400, attn_pdrop=10**400),
+        [],
+        "here one dropout serves all three; write one number from 0 to 1",
+    ),
     "missing": (
         set_tensors(lambda tensors: {name: x for name, x in tensors.items() if name != "encoder.wpe.weight"}),
         [],

@@ -214,7 +214,14 @@ def test_sampling_follows_its_probabilities_and_its_generator():
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"temperature": -1}, "temperature"), ({"top_k": 0}, "top_k"), ({"top_p": 0.0}, "top_p"), ({"top_p": 1.5}, "1.5")],
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e-320}, "at least 1e-30"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1e-320}, "top_p must be from 1e-30"),
+        ({"top_p": 1.5}, "1.5"),
+    ],
 )
 def test_sampling_that_cannot_be_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
@@ -224,6 +231,12 @@ def test_sampling_that_cannot_be_is_refused(changes, words):
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="at least one token"):
         generate(language_model(), [[1], []], 3, Sampling())
+
+
+@pytest.mark.parametrize("length_penalty", [float("nan"), 1e308, -1.0])
+def test_a_length_penalty_that_scores_nothing_is_refused(length_penalty):
+    with pytest.raises(ValueError, match="length_penalty must be from 0 to 10"):
+        beam_search(LanguageReader(language_model()), [[1]], 3, width=2, stop={2}, length_penalty=length_penalty)
 
 
 def test_a_beam_of_one_is_greedy():

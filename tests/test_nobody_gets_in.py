@@ -676,7 +676,7 @@ def test_what_a_run_or_a_path_calls_itself_does_not_command_the_terminal(run, tm
     ):
         main(command)
         out, err = capsys.readouterr()
-        assert "?" in out + err
+        assert "\\x1b" in out + err
         assert not re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f]", (out + err).replace("\x1b[A", ""))
 
 
@@ -746,43 +746,73 @@ def test_a_run_that_says_that_it_is_huge_does_not_go_on(run, trained, capsys, fi
     assert BOASTS[field] in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("field", ["width", "num_layers", "context_length"])
-def test_a_run_of_text_that_says_that_it_is_huge_is_refused(tmp_path, capsys, field):
+@pytest.fixture
+def text_run(tmp_path, capsys):
     (tmp_path / "text").write_text("abcdefgh\n" * 40)
     quick = "--width 8 --num-layers 1 --num-heads 1 --context-length 4 --steps 1 --positions sinusoidal --device cpu"
-    assert (
-        text_main(["train-characters", str(tmp_path / "text"), "--output", str(tmp_path / "run"), *quick.split()]) == 0
-    )
+    command = ["train-characters", str(tmp_path / "text"), "--output", str(tmp_path / "run"), *quick.split()]
+    assert text_main(command) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("field", ["width", "num_layers", "context_length"])
+def test_a_run_of_text_that_says_that_it_is_huge_is_refused(text_run, capsys, field):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rewrite(tmp_path / "run", "run.json", lambda document: document["config"]["model"].__setitem__(field, 10**7))
-    assert text_main(["generate", str(tmp_path / "run")]) == 2
+    rewrite(text_run, "run.json", lambda document: document["config"]["model"].__setitem__(field, 10**7))
+    assert text_main(["generate", str(text_run)]) == 2
     said = {"width": "a model of its settings has", "num_layers": "num_layers is 10000000, here are"}
     said |= {"context_length": "a window of its settings takes"}
     assert said[field] in capsys.readouterr().err
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kB
 
 
+def tokens(**changes):
+    """A tokeniser's JSON of one word; its id and more may be others."""
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": ""}
+    return json.dumps({"model": {**model, "vocab": {"a": changes.pop("id", 0)}}, **changes})
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("name", "value", "message", "resumed"),
     [
-        ("tokenizer", "{", "its tokenizer cannot be read"),
-        ("tokenizer", 5, "tokenizer must be a text, not 5"),
-        ("text", None, "text must be a text"),
-        ("config", {"model": {}}, "config.training is missing"),
+        ("tokenizer", "x", "run.json: its tokenizer cannot be read", "was trained on another text"),
+        ("tokenizer", "{}", "run.json: its tokenizer cannot be read", "was trained on another text"),
+        ("tokenizer", 5, "run.json: tokenizer must be a text, not 5", "run.json: tokenizer must be a text, not 5"),
+        ("tokenizer", tokens(id=5000), "its model knows 1", "was trained on another text"),
+        ("text", None, "text must be a text", "text must be a text"),
+        ("config", {"model": {}}, "config.training is missing", "config.training is missing"),
+        ("kind", [1], "run.json: no run of a language model or a translator", "kind was [1]"),
+        ("kind", {}, "run.json: no run of a language model or a translator", "kind was {}"),
+        ("schema", "\x1b]0;PWN\x07", r"schema \x1b]0;PWN\x07, this version reads 1", r"schema"),
     ],
 )
-def test_a_run_of_text_whose_description_is_wrong_is_refused(tmp_path, capsys, field, value, words):
-    (tmp_path / "text").write_text("abcdefgh\n" * 40)
-    train = f"train-characters {tmp_path}/text --output {tmp_path}/run --width 8 --num-layers 1 --num-heads 1"
-    train += " --context-length 4 --steps 2 --device cpu"
-    assert text_main(train.split()) == 0
-    rewrite(tmp_path / "run", "run.json", lambda document: document.update({field: value}))
-    for command in (["generate", str(tmp_path / "run")], [*train.split(), "--resume", "--steps", "3"]):
-        if value == "{" and command[-1] == "3":
-            words = "was trained on another text"
-        capsys.readouterr()
+def test_a_run_of_text_whose_description_is_wrong_is_refused(text_run, name, value, message, resumed, capsys):
+    checkpoint = rewrite(text_run, "run.json", lambda document: document.__setitem__(name, value))
+    if "knows" in message:  # the weights agree, the ids do not
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(checkpoint / "model.safetensors")
+        weights["embedding.tokens.weight"] = weights["embedding.tokens.weight"][:1].clone()
+        rewrite(text_run, "model.safetensors", lambda path: save_file(weights, path))
+    resume = ["train-characters", str(text_run.parent / "text"), "--output", str(text_run), "--resume", "--steps", "3"]
+    for command, words in ((["generate", str(text_run), "--prompt", "a"], message), (resume, resumed)):
         assert text_main(command) == 2
-        assert words in capsys.readouterr().err.splitlines()[-1]
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+        assert line.isprintable()
+
+
+def test_a_tokeniser_that_pads_without_end_is_read_without(text_run, capsys):
+    endless = {"strategy": {"Fixed": 10**14}, "direction": "Right", "pad_to_multiple_of": None}
+    endless |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+
+    def pad(document):
+        document["tokenizer"] = json.dumps({**json.loads(document["tokenizer"]), "padding": endless})
+
+    rewrite(text_run, "run.json", pad)
+    assert text_main(["generate", str(text_run), "--prompt", "a", "--new-tokens", "3"]) == 0
+    assert len(capsys.readouterr().out) == 5
 
 
 def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys):

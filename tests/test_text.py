@@ -1,11 +1,15 @@
 """The text programs: tokenisers, corpora, training and resuming, writing and translating, and what they refuse."""
 
 import gzip
+import io
 import itertools
 import json
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -29,6 +33,9 @@ from transformer.training import Trainer
 
 CPU = torch.device("cpu")
 SMALL = ["--width", "32", "--num-layers", "1", "--num-heads", "2", "--dropout", "0.1", "--precision", "float32"]
+HUGE = str(10**20)
+PAIRS = ["train-translator", "--output", "r"]
+PAIRS += [f"--{name}=long.txt" for name in ("source", "target", "validation-source", "validation-target")]
 WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five", "sechs": "six"}
 
 
@@ -245,7 +252,7 @@ def test_a_translator_learns_and_translates(interpreter, pair_files, capsys, tmp
 
 
 def test_sentences_come_by_standard_input(interpreter, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", __import__("io").StringIO("vier drei.\neins zwei.\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("vier drei.\neins zwei.\n"))
     assert main(["translate", str(interpreter)]) == 0
     assert capsys.readouterr().out.splitlines() == ["four three.", "one two."]
 
@@ -268,19 +275,47 @@ def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, t
         (["train-characters", "short.txt", "--output", "r"], "7 characters is too short for context_length 64"),
         (["train-characters", "latin.txt", "--output", "r"], "latin.txt: cannot be read as UTF-8"),
         (["train-characters", "broken.gz", "--output", "r"], "broken.gz: cannot be read"),
+        (["train-characters", "flipped.gz", "--output", "r"], "flipped.gz: cannot be read"),
+        (["train-characters", "bomb.gz", "--output", "r"], "bomb.gz: cannot be read as UTF-8 text (more than 67108864"),
+        (["train-characters", "pipe", "--output", "r"], "pipe: cannot be read as UTF-8 text (not a regular file)"),
+        (["train-characters", "/dev/zero", "--output", "r"], "/dev/zero: cannot be read as UTF-8 text (not a regular"),
         (["train-characters", "long.txt", "--output", "r", "--num-heads", "3"], "num_heads 3 must divide width"),
+        (["train-characters", "long.txt", "--output", "r", "--seed", HUGE], f"seed must be from 0 to {2**63 - 1}, not"),
+        (
+            ["train-characters", "long.txt", "--output", "r", "--width", HUGE],
+            f"width must be at most {2**53}, not {HUGE}",
+        ),
+        (["train-characters", "long.txt", "--output", "r", "--batch-size", HUGE], "batch_size must be at most"),
+        ([*PAIRS, "--vocabulary-size", HUGE], "vocabulary_size must be at most"),
+        ([*PAIRS, "--label-smoothing", "nan"], "label_smoothing must be finite"),
         (["train-characters", "long.txt", "--output", "long.txt"], "long.txt: exists already"),
         (["generate", "nowhere"], "nowhere: no such run"),
         (["generate", "WRITER", "--prompt", "xyz"], "character 'x' is not in the text"),
         (["generate", "WRITER", "--prompt", ""], "prompt is empty"),
         (["generate", "WRITER", "--temperature", "-1"], "temperature must be finite and not negative"),
         (["generate", "WRITER", "--new-tokens", "0"], "new_tokens must be at least 1"),
+        (["generate", "WRITER", "--seed", HUGE], f"seed must be from 0 to {2**63 - 1}, not {HUGE}"),
+        (["generate", "WRITER", "--samples", HUGE], f"samples must be from 1 to {2**53}, not {HUGE}"),
+        (["generate", "WRITER", "--temperature", "1e-320"], "temperature must be 0, or at least 1e-30, not 1e-320"),
+        (["generate", "WRITER", "--top-p", "1e-320"], "top_p must be from 1e-30 to 1, not 1e-320"),
+        (["generate", "WRITER", "--prompt", "a\udcff"], r"'\udcff' is no character: the text is not UTF-8"),
         (["generate", "TRANSLATOR"], "a translator"),
         (["translate", "WRITER", "hi"], "a language model"),
         (["translate", "TRANSLATOR", "hi", "--beams", "0"], "beams must be at least 1"),
         (["translate", "TRANSLATOR", "hi", "--input", "long.txt"], "one of them"),
         (["translate", "TRANSLATOR", "hi", "--reference", "long.txt"], "--reference needs --input"),
         (["translate", "TRANSLATOR", "eins", ""], "sentence 2 has 0 tokens"),
+        (["translate", "TRANSLATOR", "eins", "\udcff"], r"'\udcff' is no character: the text is not UTF-8"),
+        (
+            ["translate", "TRANSLATOR", "eins", "--length-penalty", "1e308"],
+            "length_penalty must be from 0 to 10, not 1",
+        ),
+        (
+            ["translate", "TRANSLATOR", "eins", "--length-penalty", "nan"],
+            "length_penalty must be from 0 to 10, not nan",
+        ),
+        (["translate", "TRANSLATOR", "eins", "--plot", "x.xyz"], "x.xyz: no kind of picture"),
+        (["translate", "TRANSLATOR", "eins", "--plot", "no/x.png"], "no/x.png: its folder does not exist"),
         (["translate", "TRANSLATOR", "eins " * 300], "sentence 1 has"),
         (
             ["translate", "TRANSLATOR", "--input", "long.txt", "--reference", "short.txt"],
@@ -297,6 +332,9 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     (tmp_path / "long.txt").write_text("abc\n" * 100)
     (tmp_path / "latin.txt").write_bytes(b"Gr\xfc\xdfe")
     (tmp_path / "broken.gz").write_bytes(gzip.compress(b"abc" * 100)[:-9])
+    (tmp_path / "flipped.gz").write_bytes(gzip.compress(b"abc" * 100)[:10] + b"\xff" * 30)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(65 << 20)))
+    os.mkfifo(tmp_path / "pipe")
     before = sorted(tmp_path.rglob("*"))
     names = {"WRITER": str(writer), "TRANSLATOR": str(interpreter)}
     assert main([names.get(argument, argument) for argument in arguments]) == 2
@@ -306,6 +344,75 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert err.startswith("transformer: ")
     assert message in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train-characters", "TEXT", "--output", "r", "--width", "4000000"],
+            "train-characters: out of memory; lower wi",
+        ),
+        (
+            ["train-characters", "TEXT", "--output", "r", "--width", str(2**53)],
+            "train-characters: out of memory; lower w",
+        ),
+        (["generate", "WRITER", "--samples", str(2**50)], "generate: out of memory; lower samples or new_tokens"),
+    ],
+)
+def test_memory_that_is_not_there_is_one_line_and_exit_status_3(
+    arguments, message, text_file, writer, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    names = {"WRITER": str(writer), "TEXT": str(text_file)}
+    assert main([names.get(argument, argument) for argument in arguments]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_no_room_is_taken_for_a_vocabulary_that_a_text_cannot_fill():
+    script = "from transformer.text import subword_tokenizer as make; print(make(['ab ab'], 2**50).get_vocab_size())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)  # without it Rust aborts
+    assert done.stdout == "261\n"
+
+
+def test_bytes_on_standard_input_that_are_no_text_are_refused(interpreter, monkeypatch, capsys):
+    for errors, message in (
+        ("strict", "standard input: cannot be read as UTF-8"),
+        ("surrogateescape", r"'\udcff' is no"),
+    ):
+        given = io.TextIOWrapper(io.BytesIO(b"eins\n\xff\n"), encoding="utf-8", errors=errors)
+        monkeypatch.setattr("sys.stdin", given)
+        assert main(["translate", str(interpreter)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
+def test_a_form_feed_parts_no_sentences(interpreter, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("vier\x0cdrei.\neins zwei.\n"))
+    assert main(["translate", str(interpreter)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_text_sends_a_terminal_no_commands(tmp_path, monkeypatch, capsys):
+    """Elsewhere, into a file or a pipe, it stays what the model wrote."""
+    (tmp_path / "text").write_text("\x1b\x9b\n\té\xa0" * 100)
+    quick = ["--width", "8", "--num-layers", "1", "--num-heads", "1", "--context-length", "8", "--steps", "1"]
+    assert main(["train-characters", str(tmp_path / "text"), "--output", str(tmp_path / "run"), *quick]) == 0
+    shown, command = Terminal(), ["generate", str(tmp_path / "run"), "--temperature", "3"]
+    capsys.readouterr()
+    assert main(command) == 0
+    plain = capsys.readouterr().out
+    assert set("\x1b\x9b\té\xa0") < set(plain)
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(command) == 0
+    assert shown.getvalue() == plain.replace("\x1b", r"\x1b").replace("\x9b", r"\x9b")
 
 
 @pytest.mark.parametrize(
@@ -346,6 +453,40 @@ def test_a_gpt2_of_hugging_faces_library_writes_with_its_own_tokens(tmp_path, ca
     model = load_gpt2(tmp_path / "gpt2")
     expected = generate(model, [encode(tokenizer, "lower")], 7, Sampling(temperature=0))[0]
     assert capsys.readouterr().out == tokenizer.decode(expected) + "\n"
+
+
+def gpt2_folder(folder, changes=None, vocabulary=270):
+    """A GPT-2 in their layout whose config.json says something else, with a tokeniser of so many tokens."""
+    tokenizer = subword_tokenizer(["low lower lowest"] * 3, vocabulary)
+    save_gpt2(LanguageModel(LanguageConfig(vocabulary_size=265, width=8, num_heads=2, activation="gelu")), folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **(changes or {})}))
+    return ["generate", str(folder), "--prompt", "lowest", "--new-tokens", "3"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 100_000}, "model.safetensors: has 40 tensors, its config.json says 100000 layers"),
+        ({"n_embd": 2**50}, "model.safetensors: no file holds what its config.json says"),
+        ({"n_embd": 10**30}, "config.json: n_embd is 1000000000000000000000000000000, expected a whole number up to"),
+        ({"n_positions": 10**12}, "tensor transformer.wpe.weight has shape [64, 8], expected [1000000000000, 8]"),
+        ({"vocab_size": 10**12}, "tensor transformer.wte.weight has shape [265, 8], expected [1000000000000, 8]"),
+    ],
+)
+def test_a_gpt2_that_says_that_it_is_huge_is_refused(changes, message, tmp_path, capsys):
+    assert main(gpt2_folder(tmp_path / "gpt2", changes)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_tokeniser_with_tokens_that_its_model_lacks_is_refused(tmp_path, capsys):
+    assert main(gpt2_folder(tmp_path / "gpt2", vocabulary=265)) == 0
+    capsys.readouterr()
+    assert main(gpt2_folder(tmp_path / "more")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"more: its tokenizer has a token \d+, its model knows 265", line)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"schema": 1, "kind": "decision-transformer"}', "not json"])

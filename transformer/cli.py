@@ -10,8 +10,16 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from transformer import processes
-from transformer.config import CharactersConfig, ConfigError, TranslatorConfig, require, require_known_values
-from transformer.console import tell
+from transformer.config import (
+    LARGEST,
+    CharactersConfig,
+    ConfigError,
+    TranslatorConfig,
+    require,
+    require_known_values,
+    require_seed,
+)
+from transformer.console import tell, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,19 +106,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(arguments)
         require_known_values(command)
-        run: Any = {
-            TrainCharacters: _train_characters,
-            TrainTranslator: _train_translator,
-            Generate: _generate,
-            Translate: _translate,
-        }
         if isinstance(command, TrainCharacters | TrainTranslator):
             with processes.joined():
-                return run[type(command)](command)
+                return _run(command, arguments[0])
         processes.require_one(f"python -m transformer {arguments[0]}")
-        return run[type(command)](command)
+        return _run(command, arguments[0])
     except (ConfigError, OSError) as error:
         return _refuse(error)
+    except MemoryError:
+        return _refuse("out of memory", 3)
     except ModuleNotFoundError as error:
         if error.name not in ("tokenizers", "sacrebleu"):
             raise
@@ -133,6 +137,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, processes.FailedElsewhereError):
             return 2
         raise
+
+
+def _run(command: Any, name: str) -> int:
+    from transformer.training import named_exhaustion
+
+    programs: Any = {
+        TrainCharacters: (_train_characters, "lower width, num_layers, context_length or batch_size"),
+        TrainTranslator: (_train_translator, "lower width, num_layers, context_length or batch_size"),
+        Generate: (_generate, "lower samples or new_tokens"),
+        Translate: (_translate, "lower beams, or give fewer sentences at a time"),
+    }
+    program, advice = programs[type(command)]
+    with named_exhaustion(name, advice):
+        return program(command)
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:
@@ -208,7 +226,7 @@ def _report(folder: Path, checkpoint: Path, argument: str, program: str) -> None
 
     sample = folder / "samples" / f"{checkpoint.name}.txt"
     if sample.exists():
-        print(sample.read_text(encoding="utf-8"), end="")
+        write(sample.read_text(encoding="utf-8").removesuffix("\n"))
     if (folder / "best.json").exists():
         best = read_json(folder / "best.json")
         score = f"loss {-best['score']:.4f}" if program == "generate" else f"BLEU {best['score']:.2f} (greedy)"
@@ -230,7 +248,8 @@ def _generate(options: Generate) -> int:
     from transformer.text import encode
 
     require(options.new_tokens >= 1, f"new_tokens must be at least 1, not {options.new_tokens}")
-    require(options.samples >= 1, f"samples must be at least 1, not {options.samples}")
+    require(1 <= options.samples <= LARGEST, f"samples must be from 1 to {LARGEST}, not {options.samples}")
+    require_seed(options.seed)
     try:
         sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
     except ValueError as error:
@@ -242,16 +261,22 @@ def _generate(options: Generate) -> int:
     generator = torch.Generator().manual_seed(options.seed)
     assert isinstance(run.model, LanguageModel)
     texts = generate(run.model, [prompt] * options.samples, options.new_tokens, sampling, generator=generator)
-    print("\n---\n".join(run.tokenizer.decode(text) for text in texts))
+    write("\n---\n".join(run.tokenizer.decode(text) for text in texts))
     return 0
 
 
 def _translate(options: Translate) -> int:
+    from transformer.generation import MAX_LENGTH_PENALTY
+    from transformer.places import check_place
     from transformer.programs import bleu, draw_alignment, load_text_run, translate
     from transformer.text import read_lines
     from transformer.translation import EncoderDecoder
 
     require(options.beams >= 1, f"beams must be at least 1, not {options.beams}")
+    penalty = options.length_penalty
+    require(0 <= penalty <= MAX_LENGTH_PENALTY, f"length_penalty must be from 0 to {MAX_LENGTH_PENALTY}, not {penalty}")
+    if options.plot:
+        check_place(options.plot)
     require(not (options.sentences and options.input), "sentences are given and --input too; one of them")
     require(options.reference is None or options.input is not None, "--reference needs --input")
     run = load_text_run(options.run, options.checkpoint)
@@ -269,7 +294,7 @@ def _translate(options: Translate) -> int:
         length_penalty=options.length_penalty,
     )
     for translation in translations:
-        print(translation)
+        write(translation)
     if references is not None:
         score, signature = bleu(translations, references)
         tell(f"BLEU {score:.2f}  {signature}")
@@ -279,6 +304,11 @@ def _translate(options: Translate) -> int:
 
 
 def _standard_input() -> list[str]:
+    from transformer.text import TextError, lines_of
+
     if sys.stdin.isatty():
         tell("sentences to translate, one a line, then Ctrl-D:")
-    return sys.stdin.read().splitlines()
+    try:
+        return lines_of(sys.stdin.read())
+    except UnicodeDecodeError as error:
+        raise TextError(f"standard input: cannot be read as UTF-8 text ({error})") from None

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+LARGEST = 2**53
+"""No setting but a seed is a larger whole number: arrays of such a size cannot even be counted in 64 bits."""
+
 
 class ConfigError(Exception):
     """A setting that cannot work; the message names the setting and its value."""
@@ -24,6 +27,9 @@ def require_known_values(config: object) -> None:
     for name in (each.name for each in fields(config)):  # type: ignore[arg-type]
         wrong = misfit(getattr(config, name), hints[name], name)
         require(wrong is None, str(wrong))
+        value = getattr(config, name)
+        large = isinstance(value, int) and value > LARGEST and name != "seed"
+        require(not large, f"{name} must be at most {LARGEST}, not {value}")
 
 
 def misfit(value: Any, hint: Any, name: str = "") -> str | None:
@@ -75,6 +81,11 @@ def _words(hint: Any) -> str:
         return "a list"
     words = {float: "a finite number", int: "a whole number of 64 bits", bool: "true or false", str: "a text"}
     return words.get(hint, "null" if hint is NoneType else "an object")
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed that torch's generators cannot take."""
+    require(0 <= seed < 2**63, f"seed must be from 0 to {2**63 - 1}, not {seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +184,9 @@ class TrainingConfig:
         require_known_values(self)
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "evaluate_every", "seed"):
+        for name in ("warmup_steps", "weight_decay", "evaluate_every"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
+        require_seed(self.seed)
         for name in ("learning_rate", "gradient_clip"):
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
 

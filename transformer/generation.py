@@ -18,6 +18,12 @@ from transformer.blocks import BlockCache, twin_for_reading
 from transformer.language import LanguageModel
 from transformer.translation import EncoderDecoder
 
+TINY = 1e-30
+"""Temperatures and probabilities much smaller are 0 in float32, and logits over them infinite."""
+
+MAX_LENGTH_PENALTY = 10
+"""Lengths to a much higher power are past what a float holds, and far past what anyone has found useful."""
+
 
 def window_start(length: int, context_length: int) -> int:
     """First token that the model sees of a text of `length` tokens: it moves on by half a window at a time."""
@@ -41,10 +47,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, not {self.temperature}")
+        if 0 < self.temperature < TINY:
+            raise ValueError(f"temperature must be 0, or at least {TINY}, not {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+        if self.top_p is not None and not TINY <= self.top_p <= 1:
+            raise ValueError(f"top_p must be from {TINY} to 1, not {self.top_p}")
 
     def pick(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One token for each row of logits (B, V): (B,)."""
@@ -216,8 +224,11 @@ def beam_search(
 
     A score is the sum of the new tokens' log-probabilities over their number to the power `length_penalty`
     (Wu et al. 2016 without the constants): 0 favours short texts, 1 is the mean. A text that ends with a `stop`
-    token is finished; its search ends when `width` have finished or `new_tokens` are written.
+    token is finished; its search ends when `width` have finished or `new_tokens` are written. Raises ValueError for a
+    length penalty below 0 or above `MAX_LENGTH_PENALTY`.
     """
+    if not 0 <= length_penalty <= MAX_LENGTH_PENALTY:
+        raise ValueError(f"length_penalty must be from 0 to {MAX_LENGTH_PENALTY}, not {length_penalty}")
     searches = [Search(list(text), width, stop, length_penalty) for text in texts]
     going_on = searches
     for count in range(1, new_tokens + 1):

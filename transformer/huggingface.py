@@ -10,19 +10,20 @@ Needs torch and safetensors alone. Whatever holds a GPT-2 stack of theirs is rea
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from transformer.checkpoint import CheckpointError, new_folder, read_json, read_tensors, write_json
-from transformer.config import ConfigError, LanguageConfig, TransformerConfig, require
+from transformer.checkpoint import CheckpointError, check_size, new_folder, read_json, read_tensors, write_json
+from transformer.config import LARGEST, ConfigError, LanguageConfig, TransformerConfig, require
 from transformer.language import LanguageModel
 
 C = TypeVar("C", bound=TransformerConfig)
+M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -70,9 +71,14 @@ def load_gpt2(path: str | Path) -> LanguageModel:
         context_length=integer(theirs, "n_positions", config_path),
         **transformer_settings(theirs, "n_embd", config_path),
     )
-    with torch.device("meta"):  # shapes alone: nothing is allocated or drawn for weights that come from the file
-        model = LanguageModel(config)
-    tensors = _language_tensors(read_weights(weights_path), _to_gpt2(model), weights_path)
+    found = read_weights(weights_path)
+    model = of_shapes(lambda: LanguageModel(config), config.num_layers, found, weights_path)
+    tensors = _language_tensors(found, _to_gpt2(model), weights_path)
+    try:
+        window_bytes = 8 * config.context_length * config.width * config.num_layers
+        check_size(lambda: model, tensors, config.num_layers, window_bytes)
+    except ValueError as error:
+        raise CheckpointError(f"{weights_path}: {error}") from None
     state = {
         "embedding.tokens.weight": tensors["wte.weight"],
         "embedding.positions.weight": tensors["wpe.weight"],
@@ -154,8 +160,8 @@ def read_config(path: Path, model_type: str, **defaults: Any) -> dict[str, Any]:
 def integer(config: Mapping[str, Any], name: str, path: Path) -> int:
     """A whole number of a config.json."""
     value = config.get(name)
-    if type(value) is not int:  # true is an int to Python, and no number
-        raise ConfigError(f"{path}: {name} is {json.dumps(value)}, expected a whole number")
+    if type(value) is not int or value > LARGEST:  # true is an int to Python, and no number
+        raise ConfigError(f"{path}: {name} is {json.dumps(value)}, expected a whole number up to {LARGEST}")
     return value
 
 
@@ -185,9 +191,9 @@ def transformer_settings(config: Mapping[str, Any], width: str, path: Path) -> d
     rates = [config.get(name, 0.1) for name in DROPOUTS]
     # They act in training alone, but which of them a training should use is not ours to choose.
     require(
-        all(type(rate) in (int, float) and rate == rates[0] for rate in rates),
+        all(type(rate) in (int, float) and abs(rate) <= 1 and rate == rates[0] for rate in rates),
         f"{path}: {', '.join(f'{name} {rate}' for name, rate in zip(DROPOUTS, rates, strict=True))}: "
-        "here one dropout serves all three; write one number for them into that file",
+        "here one dropout serves all three; write one number from 0 to 1 for them into that file",
     )
     return {
         "width": size,
@@ -207,8 +213,10 @@ def make_config(kind: type[C], path: Path, **settings: Any) -> C:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file, or of the files that an index names."""
+    """All tensors of a .safetensors file, or of the files that an index names; a pipe is not waited for."""
     if path.suffix == ".safetensors":
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: cannot be read (not a regular file)")
         return read_tensors(path)
     index = read_json(path)
     names = index.get("weight_map") if isinstance(index, dict) else None
@@ -216,8 +224,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not an index of files beside it")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(names.values())):
-        tensors |= read_tensors(path.parent / name)
+        if not name.endswith(".safetensors"):
+            raise CheckpointError(f"{path}: names {name!r}, which is no .safetensors file")
+        tensors |= read_weights(path.parent / name)
     return tensors
+
+
+def of_shapes(make: Callable[[], M], num_layers: int, found: Mapping[str, Tensor], path: Path) -> M:
+    """The model of a config.json, made of shapes alone: nothing is allocated or drawn that the weights do not hold.
+
+    More layers than there are tensors would take for ever to make, even of nothing; they raise `CheckpointError`.
+    """
+    if num_layers > len(found):
+        raise CheckpointError(f"{path}: has {len(found)} tensors, its config.json says {num_layers} layers")
+    try:
+        with torch.device("meta"):
+            return make()
+    except RuntimeError as error:  # 64 bits do not hold such a size
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: no file holds what its config.json says ({reason})") from None
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -215,7 +215,7 @@ def restarted() -> bool:
 
 
 def tell(line: str) -> None:
-    """Print a line to standard error, unless another of the processes that torchrun started has already."""
+    """Print a line to standard error, unless another process that torchrun started has already."""
     if not launched() or _says_first(line):
         console.tell(line)
 

@@ -75,6 +75,13 @@ class TextRun:
     model: LanguageModel | EncoderDecoder
     tokenizer: "Tokenizer"
 
+    def __post_init__(self) -> None:
+        last, known = max(self.tokenizer.get_vocab().values(), default=-1), self.model.config.vocabulary_size
+        if last >= known:
+            raise CheckpointError(f"{self.checkpoint}: its tokenizer has a token {last}, its model knows {known}")
+        self.tokenizer.no_padding()  # which its file may ask for, without end
+        self.tokenizer.no_truncation()
+
 
 class TextConfigDocument(TypedDict):
     """The configuration in a text run's run.json, whose fields `LanguageConfig` and `TrainingConfig` look into."""
@@ -204,7 +211,7 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
     require_run(folder)
     checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder)
     document = read_json(checkpoint / "run.json")
-    if not isinstance(document, dict) or document.get("kind") not in MODELS:
+    if not isinstance(document, dict) or document.get("kind") not in list(MODELS):
         raise CheckpointError(f"{checkpoint}/run.json: no run of a language model or a translator")
     if document.get("schema") != SCHEMA:
         raise CheckpointError(f"{checkpoint}/run.json: schema {document.get('schema')}, this version reads {SCHEMA}")

@@ -5,6 +5,7 @@ Each batch is a pure function of (seed, step), as the training loop asks.
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from transformer import processes
+from transformer.checkpoint import MOST_GROWTH, SMALL
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,17 +30,32 @@ class TextError(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, also gzipped (`.gz`)."""
+    """A UTF-8 file, also gzipped (`.gz`). What is no file is refused: a pipe or a device may never end."""
     try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (OSError, EOFError, ValueError) as error:
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")
+        return (_unzipped(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TextError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def _unzipped(path: Path) -> bytes:
+    """What a gzipped file holds, unless it would fill the memory: text grows some threefold, tables a hundredfold."""
+    most = max(SMALL, MOST_GROWTH * path.stat().st_size)
+    with gzip.open(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"more than {most} bytes, which no gzipped text of its size holds")
+    return content
 
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 file, without their ends."""
-    text = read_text(path)
+    return lines_of(read_text(path))
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines of a text, without their ends; other signs that part lines, such as a form feed, are signs of a line."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
@@ -79,8 +96,10 @@ def subword_tokenizer(lines: Sequence[str], vocabulary_size: int) -> "Tokenizer"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
+    # Room is taken for as many as are asked for; each but the first 259 makes the lines shorter by one at least.
+    most = 259 + sum(len(line.encode()) + 1 for line in lines)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
+        vocab_size=min(vocabulary_size, most),
         special_tokens=[PAD, BEGIN, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -101,6 +120,10 @@ def boundaries(tokenizer: "Tokenizer") -> tuple[int, int]:
 
 def encode(tokenizer: "Tokenizer", text: str) -> list[int]:
     """Tokens of a text; a character that the tokeniser has never seen raises `TextError`."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # bytes of a command line that are not UTF-8 come as surrogates
+        raise TextError(f"{text[error.start]!r} is no character: the text is not UTF-8") from None
     try:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
     except Exception as error:  # the library raises nothing narrower

@@ -410,9 +410,10 @@ def named_exhaustion(where: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # on a CPU torch says it in words alone
-        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+        said = re.search("out of memory|allocate memory|size calculation overflowed", str(error))
+        if isinstance(error, TrainingError) or not (said or isinstance(error, MemoryError)):
             raise
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise MemoryExhaustedError(f"{where}: out of memory; {advice} ({reason})") from None
 
 
