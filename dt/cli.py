@@ -14,7 +14,7 @@ from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
 from transformer import processes
 from transformer.config import ConfigError, require_known_values
-from transformer.console import show
+from transformer.console import help_to_anyone, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,13 +286,14 @@ def _parse(arguments: list[str]) -> Train | TrainMany | Evaluate | Inspect | Imp
         | Annotated[Record, subcommand("record")]
         | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
     )
-    return tyro.cli(
-        commands,
-        prog="dt",
-        args=arguments,
-        description="Decision Transformers: learn from recorded trajectories, ask for a return, get it.",
-        config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    with help_to_anyone():
+        return tyro.cli(
+            commands,
+            prog="dt",
+            args=arguments,
+            description="Decision Transformers: learn from recorded trajectories, ask for a return, get it.",
+            config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
 
 
 def _starting_config(arguments: list[str]) -> Config:

@@ -301,7 +301,7 @@ def watch_pictures(monkeypatch) -> list[int]:
             ["train", "{recorded}", "--target-return", "1e300"],
             "target_return must be finite and at most 1e38",
         ),
-        (["train-many", "{recorded}", "--minutes", "nan"], "minutes must be 0 or more and finite, not nan"),
+        (["train-many", "{recorded}", "--minutes", "nan"], "minutes must be a finite number or null, not nan"),
         (["train-many", "{recorded}", "--minutes", "-5"], "minutes must be 0 or more and finite, not -5"),
         (
             ["record", "CartPole-v1", "mine/x-v0", "--policy", "random", "--seed", "-5"],

@@ -782,9 +782,14 @@ def tokens(**changes):
         ("tokenizer", tokens(id=5000), "its model knows 1", "was trained on another text"),
         ("text", None, "text must be a text", "text must be a text"),
         ("config", {"model": {}}, "config.training is missing", "config.training is missing"),
-        ("kind", [1], "run.json: no run of a language model or a translator", "kind was [1]"),
-        ("kind", {}, "run.json: no run of a language model or a translator", "kind was {}"),
-        ("schema", "\x1b]0;PWN\x07", r"schema \x1b]0;PWN\x07, this version reads 1", r"schema"),
+        ("kind", [1], "run.json: no run of a language model or a translator", "no characters run of this version"),
+        ("kind", {}, "run.json: no run of a language model or a translator", "no characters run of this version"),
+        (
+            "schema",
+            "\x1b]0;PWN\x07",
+            r"schema \x1b]0;PWN\x07, this version reads 1",
+            "no characters run of this version",
+        ),
     ],
 )
 def test_a_run_of_text_whose_description_is_wrong_is_refused(text_run, name, value, message, resumed, capsys):

@@ -34,6 +34,7 @@ from transformer.training import Trainer
 CPU = torch.device("cpu")
 SMALL = ["--width", "32", "--num-layers", "1", "--num-heads", "2", "--dropout", "0.1", "--precision", "float32"]
 HUGE = str(10**20)
+LARGE = str(2**60)
 PAIRS = ["train-translator", "--output", "r"]
 PAIRS += [f"--{name}=long.txt" for name in ("source", "target", "validation-source", "validation-target")]
 WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five", "sechs": "six"}
@@ -280,22 +281,24 @@ def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, t
         (["train-characters", "pipe", "--output", "r"], "pipe: cannot be read as UTF-8 text (not a regular file)"),
         (["train-characters", "/dev/zero", "--output", "r"], "/dev/zero: cannot be read as UTF-8 text (not a regular"),
         (["train-characters", "long.txt", "--output", "r", "--num-heads", "3"], "num_heads 3 must divide width"),
-        (["train-characters", "long.txt", "--output", "r", "--seed", HUGE], f"seed must be from 0 to {2**63 - 1}, not"),
+        (["train-characters", "long.txt", "--output", "r", "--seed", HUGE], "seed must be a whole number of 64"),
+        (["train-characters", "long.txt", "--output", "r", "--seed", "-1"], f"seed must be from 0 to {2**63 - 1}, not"),
         (
-            ["train-characters", "long.txt", "--output", "r", "--width", HUGE],
-            f"width must be at most {2**53}, not {HUGE}",
+            ["train-characters", "long.txt", "--output", "r", "--width", LARGE],
+            f"width must be at most {2**53}, not {LARGE}",
         ),
-        (["train-characters", "long.txt", "--output", "r", "--batch-size", HUGE], "batch_size must be at most"),
-        ([*PAIRS, "--vocabulary-size", HUGE], "vocabulary_size must be at most"),
-        ([*PAIRS, "--label-smoothing", "nan"], "label_smoothing must be finite"),
+        (["train-characters", "long.txt", "--output", "r", "--batch-size", LARGE], "batch_size must be at most"),
+        ([*PAIRS, "--vocabulary-size", LARGE], "vocabulary_size must be at most"),
+        ([*PAIRS, "--label-smoothing", "nan"], "label_smoothing must be a finite number"),
         (["train-characters", "long.txt", "--output", "long.txt"], "long.txt: exists already"),
         (["generate", "nowhere"], "nowhere: no such run"),
         (["generate", "WRITER", "--prompt", "xyz"], "character 'x' is not in the text"),
         (["generate", "WRITER", "--prompt", ""], "prompt is empty"),
         (["generate", "WRITER", "--temperature", "-1"], "temperature must be finite and not negative"),
         (["generate", "WRITER", "--new-tokens", "0"], "new_tokens must be at least 1"),
-        (["generate", "WRITER", "--seed", HUGE], f"seed must be from 0 to {2**63 - 1}, not {HUGE}"),
-        (["generate", "WRITER", "--samples", HUGE], f"samples must be from 1 to {2**53}, not {HUGE}"),
+        (["generate", "WRITER", "--seed", HUGE], f"seed must be a whole number of 64 bits, not {HUGE}"),
+        (["generate", "WRITER", "--seed", "-1"], f"seed must be from 0 to {2**63 - 1}, not -1"),
+        (["generate", "WRITER", "--samples", LARGE], f"samples must be at most {2**53}, not {LARGE}"),
         (["generate", "WRITER", "--temperature", "1e-320"], "temperature must be 0, or at least 1e-30, not 1e-320"),
         (["generate", "WRITER", "--top-p", "1e-320"], "top_p must be from 1e-30 to 1, not 1e-320"),
         (["generate", "WRITER", "--prompt", "a\udcff"], r"'\udcff' is no character: the text is not UTF-8"),
@@ -312,7 +315,7 @@ def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, t
         ),
         (
             ["translate", "TRANSLATOR", "eins", "--length-penalty", "nan"],
-            "length_penalty must be from 0 to 10, not nan",
+            "length_penalty must be a finite number, not nan",
         ),
         (["translate", "TRANSLATOR", "eins", "--plot", "x.xyz"], "x.xyz: no kind of picture"),
         (["translate", "TRANSLATOR", "eins", "--plot", "no/x.png"], "no/x.png: its folder does not exist"),

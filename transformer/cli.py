@@ -11,7 +11,6 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subco
 
 from transformer import processes
 from transformer.config import (
-    LARGEST,
     CharactersConfig,
     ConfigError,
     TranslatorConfig,
@@ -19,7 +18,7 @@ from transformer.config import (
     require_known_values,
     require_seed,
 )
-from transformer.console import tell, write
+from transformer.console import help_to_anyone, tell, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +191,14 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Translate, subcommand("translate")]
     )
-    return tyro.cli(
-        commands,
-        prog="python -m transformer",
-        args=arguments,
-        description="The Transformer for text: a character language model and a translator.",
-        config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    with help_to_anyone():
+        return tyro.cli(
+            commands,
+            prog="python -m transformer",
+            args=arguments,
+            description="The Transformer for text: a character language model and a translator.",
+            config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
 
 
 def _train_characters(options: TrainCharacters) -> int:
@@ -248,7 +248,7 @@ def _generate(options: Generate) -> int:
     from transformer.text import encode
 
     require(options.new_tokens >= 1, f"new_tokens must be at least 1, not {options.new_tokens}")
-    require(1 <= options.samples <= LARGEST, f"samples must be from 1 to {LARGEST}, not {options.samples}")
+    require(options.samples >= 1, f"samples must be at least 1, not {options.samples}")
     require_seed(options.seed)
     try:
         sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)

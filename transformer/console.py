@@ -3,6 +3,8 @@
 import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -27,9 +29,24 @@ def write(text: str) -> None:
     _leave(printable(text) if sys.stdout.isatty() else text, sys.stdout)
 
 
+@contextmanager
+def help_to_anyone() -> Iterator[None]:
+    """Where a parser prints its help and ends: also well where `head` reads it."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop(sys.stdout)
+        raise SystemExit(0) from None
+
+
 def _leave(text: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except BrokenPipeError:  # its reader has left, as `head` does: the work goes on, nobody is told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    """What is still to be written to a stream goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
