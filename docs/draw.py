@@ -361,20 +361,25 @@ def returns(page: SimpleNamespace) -> Figure:
 
 @picture("path-tokens.png")
 def tokens(page: SimpleNamespace) -> Figure:
-    figure, axes = pyplot.subplots(figsize=(7, 5))
-    blank(axes, 10.4, 7.4)
+    figure, axes = pyplot.subplots(figsize=(7, 7.4))
+    blank(axes, 10.4, 11.2)
     colours = {"R": "#fbe9d3", "s": "#dbe7f0", "a": "#e3eee2"}
-    for base, kinds, name, gap in ((3.8, "Rsa", "token", 1.08), (0, "sa", "decoupled", 1.62)):
+    sentences = ((7.6, "Rsa", "token", 1.08), (3.8, "sa", "decoupled", 1.62), (0, "s", "single", 3.24))
+    for base, kinds, name, gap in sentences:
         axes.text(0.2, base + 3.1, f"{name} conditioning", fontweight="bold")
         box(axes, 5.2, base + 1.6, "causal Transformer", 10, 0.55, "#f3f5f8")
         for i, (step, kind) in enumerate((step, kind) for step in (1, 2, 3) for kind in kinds):
             x = 5.2 + gap * (i - (3 * len(kinds) - 1) / 2)
-            box(axes, x, base + 0.5, f"${kind}_{step}$", 0.7, 0.5, colours[kind])
+            summed = name == "single" and step > 1  # with the action before it
+            if summed:
+                box(axes, x - 0.7, base + 0.5, f"$a_{step - 1}$", 0.7, 0.5, colours["a"])
+                axes.text(x - 0.12, base + 0.5, "+", ha="center", va="center")
+            box(axes, x + 0.45 * summed, base + 0.5, f"${kind}_{step}$", 0.7, 0.5, colours[kind])
             arrow(axes, (x, base + 0.75), (x, base + 1.32))
             if kind == "s":  # the action is read here
                 arrow(axes, (x, base + 1.88), (x, base + 2.35))
                 box(axes, x, base + 2.6, f"$a_{step}$", 0.7, 0.5, colours["a"])
-            if kind == "s" and name == "decoupled":
+            if kind == "s" and name != "token":
                 box(axes, x + 1.25, base + 2.6, f"$R_{step}$", 0.7, 0.5, colours["R"])
                 arrow(axes, (x + 0.9, base + 2.6), (x + 0.36, base + 2.6), ORANGE)
     return figure

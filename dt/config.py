@@ -20,11 +20,11 @@ SWEEP_OFFSET = 3_000_000
 class ModelConfig(TransformerConfig):
     """A causal Transformer over the last steps of a trajectory (Chen et al. 2021)."""
 
-    conditioning: Literal["token", "decoupled", "none", "single"] = "decoupled"
-    """How the return-to-go enters: a token before each state (the paper); as a modulation of the state's output by
-    adaptive layer norm, with no token of its own (Wang et al. 2026, arXiv 2601.15953); not at all (none), which is
-    behaviour cloning; or, with one token a step that holds the state and the action before it, as in decoupled
-    (single)."""
+    conditioning: Literal["single", "token", "decoupled", "none"] = "single"
+    """What the tokens of a step are and how the return-to-go enters: one token, the state and the action before it
+    together, whose output the return modulates by adaptive layer norm (single); three, the return-to-go first (token,
+    the paper); state and action, the return as in single (decoupled, Wang et al. 2026, arXiv 2601.15953); state and
+    action, no return at all (none), which is behaviour cloning."""
     context_length: int = 20
     """Steps the model sees, K in the paper."""
     frame_stack: int = 1

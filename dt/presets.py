@@ -7,15 +7,15 @@ from transformer.config import TrainingConfig
 
 
 def default() -> Config:
-    """What we recommend: decoupled conditioning, a cosine schedule, GPT-2's initial weights."""
+    """What we recommend: one token a step, a cosine schedule, GPT-2's initial weights."""
     return Config()
 
 
 def demo() -> Config:
-    """A few minutes on two slow cores: half the width, two layers, fewer steps."""
+    """A few minutes on two slow cores: half the width, two layers."""
     return Config(
         model=ModelConfig(width=64, num_layers=2),
-        training=TrainingConfig(steps=6_000, warmup_steps=200, evaluate_every=0),
+        training=TrainingConfig(steps=10_000, warmup_steps=200, evaluate_every=0),
     )
 
 

@@ -202,7 +202,7 @@ def test_inspect_tells_what_data_and_runs_are(run, recorded, capsys):
         assert words in out
     assert main(["inspect", str(run)]) == 0
     out, _ = capsys.readouterr()
-    for words in ("decoupled, K 20, width 8", "payday/coins-v0, 60 episodes", "last: ", "6 steps of 5"):
+    for words in ("single, K 20, width 8", "payday/coins-v0, 60 episodes", "last: ", "6 steps of 5"):
         assert words in out
 
 

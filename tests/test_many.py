@@ -24,7 +24,7 @@ from transformer.config import ConfigError
 from transformer.training import MemoryExhaustedError, NonFiniteError, Stopped, learning_rate_at, step_seed
 
 
-def without_dropout(conditioning="decoupled", **training):
+def without_dropout(conditioning="single", **training):
     config = small(conditioning=conditioning, gradient_clip=0.05, **training)
     return replace(config, model=replace(config.model, dropout=0.0))
 

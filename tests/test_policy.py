@@ -68,7 +68,7 @@ def test_replayed_pictures_are_stacked_as_in_training(pictures, context_length, 
     check_replay(model, pictures)
 
 
-def trained_on(dataset, conditioning="decoupled", **changes):
+def trained_on(dataset, conditioning="single", **changes):
     torch.manual_seed(0)
     config = ModelConfig(conditioning=conditioning, width=24, num_layers=2, context_length=5, **changes)
     model = DecisionTransformer(config, dataset.observation_space, dataset.action_space, 20)

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from transformer.blocks import Transformer
 from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
 from transformer.translation import EncoderDecoder
 
-CURVE = Path(__file__).parent / "loss_curve.json"
+CURVES = Path(__file__).parent / "loss_curves.json"
 TOLERANCE = 5e-5
 """Relative. Where every weight begins three parts in 10^7 elsewhere, as on a processor that rounds otherwise, the curve
 was off by a fortieth of this; the least of the changes below by six times as much."""
@@ -34,7 +35,7 @@ def replay():
     return replace(join([load("hopper/replay-v0")], (0.05,), 0), environment=None)
 
 
-def curve(replay, folder: Path, **changes) -> list[float]:
+def curve(replay, folder: Path, conditioning: Any = "single", **changes) -> list[float]:
     """Losses of a hundred steps of one small model, one thread, float32."""
     model = {"width": 16, "num_layers": 2, "num_heads": 2, "context_length": 8, "dropout": 0.1}
     recipe = {"steps": 100, "batch_size": 16, "warmup_steps": 10, "log_every": 1, "evaluate_every": 0}
@@ -46,22 +47,23 @@ def curve(replay, folder: Path, **changes) -> list[float]:
         "weight_decay": 0.1,
     }
     config = Config(
-        model=ModelConfig(**{key: changes.get(key, value) for key, value in model.items()}),
+        model=ModelConfig(conditioning=conditioning, **{key: changes.get(key, value) for key, value in model.items()}),
         training=TrainingConfig(**recipe | {key: value for key, value in changes.items() if key not in model}),
     )
     train(replay, config, folder)
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines() if '"train"' in line]
 
 
-def off_by(losses: list[float]) -> float:
+def off_by(losses: list[float], conditioning: str = "single") -> float:
     """The largest relative distance from the stored curve."""
-    stored = json.loads(CURVE.read_text())
+    stored = json.loads(CURVES.read_text())[conditioning]
     assert len(losses) == len(stored) == 100
     return max(abs(loss - expected) / expected for loss, expected in zip(losses, stored, strict=True))
 
 
-def test_the_loss_curve_is_the_stored_one(replay, tmp_path):
-    assert off_by(curve(replay, tmp_path / "run")) < TOLERANCE
+@pytest.mark.parametrize("conditioning", ["single", "token", "decoupled", "none"])
+def test_the_loss_curve_is_the_stored_one(replay, tmp_path, conditioning):
+    assert off_by(curve(replay, tmp_path / "run", conditioning), conditioning) < TOLERANCE
 
 
 def another_start(patch):
@@ -160,7 +162,7 @@ def in_float64(batch):
     )
 
 
-@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none"])
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none", "single"])
 def test_the_gradient_of_the_decision_transformers_loss(conditioning, dataset, batch):
     model, wide = away_from_start(small_model(conditioning, dataset)), in_float64(batch)
     names = [name for name, _ in model.named_parameters()]
@@ -192,7 +194,7 @@ def test_the_check_of_gradients_can_fail(monkeypatch):
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none"])
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none", "single"])
 def test_compiled_equals_eager(conditioning, dataset, batch):
     """Needs a C++ compiler, and half a minute for each."""
     model = small_model(conditioning, dataset)

@@ -32,7 +32,7 @@ from transformer.training import (
 )
 
 
-def small(steps=12, conditioning="decoupled", **training) -> Config:
+def small(steps=12, conditioning="single", **training) -> Config:
     return Config(
         model=ModelConfig(conditioning=conditioning, width=16, num_layers=2, context_length=5, dropout=0.3),
         training=TrainingConfig(
@@ -320,7 +320,7 @@ def test_a_copied_checkpoint_folder_is_left_alone(payday, tmp_path):
     [
         (
             lambda: ModelConfig(conditioning="Token"),
-            "conditioning must be one of token, decoupled, none, single, not 'Token'",
+            "conditioning must be one of single, token, decoupled, none, not 'Token'",
         ),
         (lambda: TrainingConfig(schedule="linear"), "schedule must be one of constant, cosine, not 'linear'"),
     ],
