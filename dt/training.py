@@ -336,12 +336,12 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
     require_run(folder)
     checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=tell)
     document = read_description(checkpoint / "run.json")
+    tensors = read_tensors(checkpoint / "model.safetensors")
     try:
         config = Config.from_json(document["config"])
         observation_space = space_from_json(document["observation_space"])
         action_space = space_from_json(document["action_space"])
         shape = config.model, observation_space, action_space, document["max_timesteps"]
-        tensors = read_tensors(checkpoint / "model.safetensors")
         _check_size(tensors, *shape)
         model = DecisionTransformer(*shape)
         model.load_state_dict(tensors)

@@ -808,6 +808,34 @@ def test_a_run_of_text_whose_description_is_wrong_is_refused(text_run, name, val
         assert line.isprintable()
 
 
+def spoil(path):
+    """One number of the weights becomes NaN."""
+    weights = load_file(path)
+    next(tensor for tensor in weights.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")
+    save_file(weights, path)
+
+
+def assert_no_numbers(program, command, capsys):
+    capsys.readouterr()
+    assert program(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(r"step-\d+/model\.safetensors: \S+ holds NaN or infinity", err.splitlines()[-1])
+
+
+def test_weights_that_are_no_numbers_are_refused_by_every_command(run, trained, capsys):  # noqa: F811
+    rewrite(run, "model.safetensors", spoil)
+    resume = ["train", str(trained.parent / "coins.npz"), "--output", str(run), "--resume", "--steps", "7"]
+    record = ["record", "Payday-v0", "wrong/run-v0", "--policy", str(run)]
+    for command in (["inspect", str(run)], ["evaluate", str(run)], record, resume):
+        assert_no_numbers(main, command, capsys)
+
+
+def test_weights_of_a_text_run_that_are_no_numbers_are_refused(text_run, capsys):
+    rewrite(text_run, "model.safetensors", spoil)
+    assert_no_numbers(text_main, ["generate", str(text_run)], capsys)
+
+
 def test_a_tokeniser_that_pads_without_end_is_read_without(text_run, capsys):
     endless = {"strategy": {"Fixed": 10**14}, "direction": "Right", "pad_to_multiple_of": None}
     endless |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}

@@ -139,14 +139,18 @@ def verify(checkpoint: Path) -> None:
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """Tensors of a safetensors file, on the CPU."""
+    """Tensors of a safetensors file, on the CPU; NaN or infinity in one, which no save of ours holds, is refused."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return _joined(load_file(path))
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity")
+    return _joined(tensors)
 
 
 def _joined(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":

@@ -266,13 +266,13 @@ def _generate(options: Generate) -> int:
 
 
 def _translate(options: Translate) -> int:
-    from transformer.generation import MAX_LENGTH_PENALTY
+    from transformer.generation import MAX_BEAMS, MAX_LENGTH_PENALTY
     from transformer.places import check_place
     from transformer.programs import bleu, draw_alignment, load_text_run, translate
     from transformer.text import read_lines
     from transformer.translation import EncoderDecoder
 
-    require(options.beams >= 1, f"beams must be at least 1, not {options.beams}")
+    require(1 <= options.beams <= MAX_BEAMS, f"beams must be from 1 to {MAX_BEAMS}, not {options.beams}")
     penalty = options.length_penalty
     require(0 <= penalty <= MAX_LENGTH_PENALTY, f"length_penalty must be from 0 to {MAX_LENGTH_PENALTY}, not {penalty}")
     if options.plot:

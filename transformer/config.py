@@ -8,6 +8,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 LARGEST = 2**53
 """No setting but a seed is a larger whole number: arrays of such a size cannot even be counted in 64 bits."""
 
+MOST_LAYERS = 10_000
+"""Of a Transformer. The deepest that were ever trained had a tenth; to make more takes minutes, then memory is out."""
+
 
 class ConfigError(Exception):
     """A setting that cannot work; the message names the setting and its value."""
@@ -112,6 +115,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         require_known_values(self)
+        require(self.num_layers <= MOST_LAYERS, f"num_layers must be at most {MOST_LAYERS}, not {self.num_layers}")
         for name in ("width", "num_layers", "num_heads"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(self.width % self.num_heads == 0, f"num_heads {self.num_heads} must divide width {self.width}")

@@ -21,6 +21,9 @@ from transformer.translation import EncoderDecoder
 TINY = 1e-30
 """Temperatures and probabilities much smaller are 0 in float32, and logits over them infinite."""
 
+MAX_BEAMS = 1000
+"""More take time and memory without an end, and a search so wide finds worse texts (Koehn and Knowles 2017)."""
+
 MAX_LENGTH_PENALTY = 10
 """Lengths to a much higher power are past what a float holds, and far past what anyone has found useful."""
 

@@ -218,9 +218,9 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
     if wrong := misfit(document, TextDocument):
         raise CheckpointError(f"{checkpoint}/run.json: {wrong}")
     tokenizer = _tokenizer(document["tokenizer"], f"{checkpoint}/run.json")
+    kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
     try:
         shape = LanguageConfig(**document["config"]["model"], vocabulary_size=tokenizer.get_vocab_size())
-        kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
         check_size(
             lambda: kind(shape), weights, shape.num_layers, 8 * shape.context_length * shape.width * shape.num_layers
         )
