@@ -565,7 +565,7 @@ def test_a_space_that_asks_for_everything_is_refused(text):
 
 BOASTS = {
     "width": "a model of its settings has more than",
-    "num_layers": "num_layers is 1000000000, here are",
+    "num_layers": "num_layers must be at most 10000, not 1000000000",
     "max_timesteps": "a model of its settings has more than",
     "context_length": "a window of its settings takes",
 }
@@ -761,7 +761,7 @@ def test_a_run_of_text_that_says_that_it_is_huge_is_refused(text_run, capsys, fi
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rewrite(text_run, "run.json", lambda document: document["config"]["model"].__setitem__(field, 10**7))
     assert text_main(["generate", str(text_run)]) == 2
-    said = {"width": "a model of its settings has", "num_layers": "num_layers is 10000000, here are"}
+    said = {"width": "a model of its settings has", "num_layers": "num_layers must be at most 10000"}
     said |= {"context_length": "a window of its settings takes"}
     assert said[field] in capsys.readouterr().err
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kB

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from test_training import assert_equal_runs, log_without_clock, small
 
 from dt.cli import main
 from dt.training import train
-from envs.temporary import temporary_folder
+from envs.temporary import signals_heeded, temporary_folder
 from envs.worlds import EnvironmentSpec
 from transformer import checkpoint as module
 from transformer.attention import MultiHeadAttention
@@ -720,3 +721,23 @@ def test_settings_come_from_the_checkpoint_and_not_from_a_run_json_that_was_chan
     write_json(folder / "run.json", document)
     with pytest.raises(CheckpointError, match=r"learning_rate was 0.001, now 0.003; a resumed run cannot"):
         train(payday, small(steps=8, learning_rate=0.003), folder, resume=True)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_where_python_drops_exceptions_still_ends_the_command(tmp_path, number, raised):
+    """As in the weak references of h5py, in which a tenth of the interrupts of a `dt import` were lost."""
+
+    class Thing:
+        pass
+
+    def fill():
+        with signals_heeded(), temporary_folder(tmp_path, ".filling-"):
+            thing = Thing()
+            watch = weakref.ref(thing, lambda _: signal.raise_signal(number))
+            del thing
+            assert watch() is None
+            time.sleep(5)
+
+    with pytest.raises(raised):
+        fill()
+    assert list(tmp_path.iterdir()) == []
