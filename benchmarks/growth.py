@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from benchmarks.speed import play, training_step
 from dt.config import Config, ModelConfig
-from dt.data import TrajectoryDataset
+from dt.data import Batch, TrajectoryDataset
 from dt.policy import ReturnConditionedPolicy
 from dt.training import build_model
 from envs.cache import FRESH
@@ -99,7 +99,7 @@ def step(batch_size: int = 64, **shape: int) -> float:
     model = build_model(dataset, config, None)
     data = TrajectoryDataset(dataset, config.model.context_length)
     batch = data.gather(data.indices(0, 0, batch_size))
-    once = training_step(model, lambda: model(batch))
+    once = training_step(model, model, batch, Batch.slices)
     once()
     return median(processor_seconds(once) for _ in range(5))
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded, train
 from dt.config import Config, DataConfig, ModelConfig
-from dt.data import TrajectoryDataset
+from dt.data import Batch, TrajectoryDataset
 from dt.many import Stack
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
@@ -106,10 +106,12 @@ def language_models() -> tuple[LanguageModel, Any]:
     return ours, theirs
 
 
-def training_step(model: nn.Module, loss: Callable[[], tuple[Tensor, Tensor]], **settings: Any) -> Work:
+def training_step(
+    model: nn.Module, loss: Callable[[Any], tuple[Tensor, Tensor]], batch: Any, slices: Any = None, **settings: Any
+) -> Work:
     """One step of our training loop, whoever's model it is."""
     config = TrainingConfig(device="cpu", **settings)
-    trainer = Trainer(model, lambda step: None, config, Path("runs/none"), {}, loss=lambda _: loss())
+    trainer = Trainer(model, lambda step: batch, config, Path("runs/none"), {}, loss=loss, slices=slices)
 
     def step() -> int:
         trainer._one_step()
@@ -128,8 +130,8 @@ def next_token_training(precision: str) -> tuple[Work, Work]:
     theirs.config.use_cache = False  # on by default, and of no use here
     tokens, following = window[:, :-1], window[:, 1:]
     return (
-        training_step(ours, lambda: next_token_loss(ours(tokens), following), precision=precision),
-        training_step(theirs, lambda: next_token_loss(theirs(tokens).logits, following), precision=precision),
+        training_step(ours, lambda x: next_token_loss(ours(x), following), tokens, precision=precision),
+        training_step(theirs, lambda x: next_token_loss(theirs(x).logits, following), tokens, precision=precision),
     )
 
 
@@ -192,13 +194,13 @@ def decision_training(conditioning: str, precision: str, batch_size: int) -> tup
     batch = data.gather(data.indices(0, 0, batch_size))
     window = left_padded(batch)
 
-    def their_loss() -> tuple[Tensor, Tensor]:
+    def their_loss(window: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         error = theirs(**window)[window["mask"]] - window["actions"][window["mask"]]  # (steps, A)
         return error.square().mean(-1).sum(), window["mask"].sum()
 
     return (
-        training_step(ours, lambda: ours(batch), precision=precision),
-        training_step(theirs, their_loss),
+        training_step(ours, ours, batch, Batch.slices, precision=precision),
+        training_step(theirs, their_loss, window),
     )
 
 

@@ -14,7 +14,7 @@ from gymnasium.spaces import Space
 from torch import Tensor
 
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
-from dt.data import Batches, TrajectoryDataset
+from dt.data import Batch, Batches, TrajectoryDataset
 from dt.description import environment_in, read_description
 from dt.evaluation import (
     best_mean,
@@ -169,6 +169,7 @@ def prepare(
         document,
         evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
         describe=batches.describe,
+        slices=Batch.slices,
     )
     if old is not None and before is not None:
         trainer.resume(checkpoint)

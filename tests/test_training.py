@@ -17,7 +17,7 @@ from conftest import Payday
 from dt.config import BEST_SEED, FINAL_SEED, WAY_SEED, Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.evaluation import TargetResult
-from dt.training import build_model, load_run, train
+from dt.training import build_model, load_run, prepare, train
 from envs.worlds import EnvironmentSpec, WorldError
 from transformer.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
 from transformer.config import ConfigError, TrainingConfig
@@ -523,3 +523,23 @@ def test_what_is_no_run_or_only_a_part_of_one_is_refused(payday, tmp_path):
         load_run(tmp_path)
     with pytest.raises(CheckpointError, match="missing: no such run"):
         load_run(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("conditioning", ["single", "token"])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(payday, tmp_path, monkeypatch, conditioning):
+    """In float64, with windows that are partly padding, and a last part smaller than the others."""
+    config = small(conditioning=conditioning, batch_size=50)
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    found = {}
+    for windows in (50, 16):
+        monkeypatch.setattr("dt.data.CACHED_WINDOWS", windows)
+        trainer = prepare(payday, config, tmp_path / "run")
+        trainer.model.double()
+        parts = trainer.slices(trainer.batch_at(0))
+        assert [len(part.mask) for part in parts] == ([50] if windows == 50 else [16, 16, 16, 2])
+        assert len({float(part.mask.float().mean()) for part in parts}) == len(parts)  # so a mean of means is another
+        mean, norm = trainer._gradient()
+        found[windows] = [torch.tensor([mean, norm]), *(each.grad for each in trainer.model.parameters())]
+    assert sum(bool(each.any()) for each in found[50]) > len(found[50]) / 2
+    for whole, summed in zip(found[50], found[16], strict=True):
+        assert torch.allclose(whole, summed, rtol=1e-5 if whole.dtype == torch.float32 else 1e-9, atol=1e-12)

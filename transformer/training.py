@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +181,8 @@ class Trainer:
     evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best, the
         earliest of equals.
     describe: called with the step when the loss is not finite; says which data that batch held.
+    slices: the parts of a batch that are gone through one after another, where one process has all of it; their
+        gradients add up to the batch's. None goes through it as a whole.
     """
 
     def __init__(
@@ -194,6 +196,7 @@ class Trainer:
         loss: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
         evaluate: Callable[[int], dict[str, float]] | None = None,
         describe: Callable[[int], str] | None = None,
+        slices: Callable[[Any], Sequence[Any]] | None = None,
     ):
         if config.batch_size < processes.count():
             raise ConfigError(
@@ -202,6 +205,7 @@ class Trainer:
         self.model, self.loss, self.batch_at = model, processes.averaged(model, loss or model), batch_at
         self.config, self.run, self.document = config, run, document
         self.evaluate, self.describe = evaluate, describe
+        self.slices = slices if slices is not None and processes.count() == 1 else lambda batch: [batch]
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -331,19 +335,41 @@ class Trainer:
 
     def _gradient(self) -> tuple[float, float]:
         """The present step's gradient, clipped, in the parameters; returns the loss and the norm before the clip."""
-        batch = self.batch_at(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            loss_sum, count = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.slices(self.batch_at(self.step))
+        mean = self._backward(parts[0]) if len(parts) == 1 else self._backward_in_parts(parts)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        return mean.item(), norm.item()
+
+    def _backward(self, batch: Any) -> Tensor:
+        """The gradient of the mean loss over all processes; returns that mean."""
+        loss_sum, count = self._loss(batch)
         if processes.count() == 1:
             loss = mean = loss_sum / count
         else:
             sum_of_all, count_of_all = processes.total(loss_sum, count)
             loss = loss_sum * (processes.count() / count_of_all)  # of which the gradients' mean over processes is taken
             mean = sum_of_all / count_of_all
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        return mean.item(), norm.item()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return mean.detach()
+
+    def _backward_in_parts(self, parts: Sequence[Any]) -> Tensor:
+        """The same of a batch in parts, by one process."""
+        sums, counts = [], []
+        for part in parts:
+            loss_sum, count = self._loss(part)
+            loss_sum.backward()  # type: ignore[no-untyped-call]
+            sums.append(loss_sum.detach())
+            counts.append(count)
+        count = torch.stack(counts).sum()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(count)
+        return torch.stack(sums).sum() / count
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.loss(batch)
 
     def _log_training(self, norm: float) -> None:
         elapsed, now = time.perf_counter() - self._clock, self.step
