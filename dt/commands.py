@@ -25,7 +25,7 @@ from dt.many import run_folder, train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import held_out_document, plot_asked_against_achieved, results_document, score_table
-from dt.sources import environment_of, world_arguments
+from dt.sources import environment_of, in_world, load_each, world_arguments
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
@@ -50,7 +50,7 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
-    tell(describe_dataset(dataset))
+    tell(describe_dataset(in_world(dataset, environment)))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
         scores = _score(run, config.evaluation, FINAL_SEED) if run.environment is not None else None
@@ -82,14 +82,12 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
 
 def train_runs(options: "TrainMany") -> None:
     """`dt train-many`: runs side by side; prints how each of them is asked for returns."""
-    if not options.dataset:
-        raise ConfigError("no dataset named")
     if options.config.training.seed != 0:
         raise ConfigError(f"seed {options.config.training.seed}: train-many has --seeds")
     limit = options.minutes
     require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
     environment = environment_of(options.world)
-    datasets = [load(one, download=options.download, environment=environment) for one in options.dataset]
+    datasets = [*load_each(options.dataset, options.reading, environment)]
     folders, done = train_many(
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
     )
