@@ -104,6 +104,9 @@ class Evaluate:
     """Which checkpoint: the newest, or the one that scored best on the way."""
     seed: int = FINAL_SEED
     """Episode i of each target starts from world seed SEED + i."""
+    dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
+    """Where the data lies now that a run without an environment is measured on: as many, and in the order, as the run
+    learned from. It must be the same data."""
     json: Path | None = None
     """Also write the results to this file."""
     plot: Path | None = None
