@@ -358,12 +358,15 @@ def _refuse_data(path: Path, error: Any) -> int:
 def _refuse_path(path: Path) -> None:
     """A better word for a path that is no dataset, if there is one."""
     from envs.dqn_replay import is_replay
+    from envs.readers import flat_files
     from transformer.checkpoint import run_around
 
     if around := run_around(path):
         raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
     if path.is_dir() and not (
-        is_replay(path) or any((path / name).exists() for name in ("metadata.json", "data/metadata.json"))
+        is_replay(path)
+        or flat_files(path)
+        or any((path / name).exists() for name in ("metadata.json", "data/metadata.json"))
     ):
         raise ConfigError(
             f"{path}: neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
