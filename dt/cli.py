@@ -37,6 +37,22 @@ class World(WorldSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How data is read."""
+
+    download: bool = False
+    """Fetch datasets from Minari's server that are not here."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
+    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
+    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
+    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
+    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
+    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
 
@@ -53,16 +69,7 @@ class Train:
     """The run's folder; runs/DATASET-sSEED if not given."""
     resume: bool = False
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
-    download: bool = False
-    """Fetch the dataset from Minari's server if it is not here."""
-    skip_bad_episodes: bool = False
-    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
-    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
-    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
-    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
-    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
-    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
-    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
+    reading: Reading = field(default_factory=Reading)
     world: World = field(default_factory=World)
     config: Config = field(default_factory=Config)
 
@@ -83,8 +90,7 @@ class TrainMany:
     """Where the runs' folders, DATASET-sSEED, lie. The same command again goes on with what is there."""
     minutes: float | None = None
     """Stop after so long, with a checkpoint of each run."""
-    download: bool = False
-    """Fetch datasets from Minari's server if they are not here."""
+    reading: Reading = field(default_factory=Reading)
     world: World = field(default_factory=World)
     config: Config = field(default_factory=Config)
 
@@ -99,6 +105,9 @@ class Evaluate:
     """Which checkpoint: the newest, or the one that scored best on the way."""
     seed: int = FINAL_SEED
     """Episode i of each target starts from world seed SEED + i."""
+    dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
+    """Where the data lies now that a run without an environment is measured on: as many, and in the order, as the run
+    learned from. It must be the same data."""
     json: Path | None = None
     """Also write the results to this file."""
     plot: Path | None = None
@@ -123,18 +132,10 @@ class Inspect:
     what: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET|RUN ...")]
     """A dataset (Minari id or folder, .npz, .hdf5, .csv or .parquet file) or a run's folder; several datasets are told
     of as one."""
-    download: bool = False
-    """Fetch the dataset from Minari's server if it is not here."""
-    skip_bad_episodes: bool = False
-    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
-    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
-    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
-    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
-    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
-    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
-    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
+    reading: Reading = field(default_factory=Reading)
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Also draw a dataset's returns into this PNG."""
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,16 +165,7 @@ class Import:
     """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file."""
     dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
     """Its id from now on, such as mine/door-v0; one that exists is refused."""
-    download: bool = False
-    """Fetch the source from Minari's server if it is not here."""
-    skip_bad_episodes: bool = False
-    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
-    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
-    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
-    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
-    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
-    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
-    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
+    reading: Reading = field(default_factory=Reading)
     world: World = field(default_factory=World)
 
 
@@ -325,7 +317,6 @@ def _option(arguments: list[str], name: str) -> str | None:
 
 def _inspect(options: Inspect) -> int:
     """`dt inspect`: a run, or a dataset with all that is wrong with it."""
-    from envs.datasets import load
     from envs.readers import DataError
     from envs.selection import join
 
@@ -333,8 +324,8 @@ def _inspect(options: Inspect) -> int:
         raise ConfigError("no dataset and no run named")
     runs = [path for path in map(Path, options.what) if (path / "run.json").exists()]
     if runs:
-        if len(options.what) > 1:
-            raise ConfigError(f"{runs[0]}: a run is told of by itself; name nothing beside it")
+        if options != Inspect(what=(options.what[0],)):
+            raise ConfigError(f"{runs[0]}: a run is told of by itself; name nothing beside it, and no option")
         from dt.report import describe_run
         from dt.training import load_run
 
@@ -344,17 +335,15 @@ def _inspect(options: Inspect) -> int:
         from transformer.places import check_place
 
         check_place(options.plot)
-    from dt.sources import columns_for, declared
+    from dt.sources import environment_of, load_each, seen_in
 
-    datasets = []
-    how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
-    how["spaces"] = declared(options.spaces)
-    for source, columns in zip(options.what, columns_for(options.columns, options.what), strict=True):
-        try:
-            datasets.append(load(source, columns=columns, **how))
-        except DataError as error:
-            return _refuse_data(Path(source), error)
-    dataset = join(datasets)
+    environment, datasets = environment_of(options.world), []
+    try:
+        for dataset in load_each(options.what, options.reading, environment):
+            datasets.append(dataset)
+    except DataError as error:
+        return _refuse_data(Path(options.what[len(datasets)]), error)
+    dataset = seen_in(join(datasets), environment)
     from dt.inspection import describe_dataset, plot_dataset
 
     show(describe_dataset(dataset))
@@ -374,12 +363,15 @@ def _refuse_data(path: Path, error: Any) -> int:
 def _refuse_path(path: Path) -> None:
     """A better word for a path that is no dataset, if there is one."""
     from envs.dqn_replay import is_replay
+    from envs.readers import flat_files
     from transformer.checkpoint import run_around
 
     if around := run_around(path):
         raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
     if path.is_dir() and not (
-        is_replay(path) or any((path / name).exists() for name in ("metadata.json", "data/metadata.json"))
+        is_replay(path)
+        or flat_files(path)
+        or any((path / name).exists() for name in ("metadata.json", "data/metadata.json"))
     ):
         raise ConfigError(
             f"{path}: neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"

@@ -1,8 +1,9 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,13 @@ from dt.many import run_folder, train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import held_out_document, plot_asked_against_achieved, results_document, score_table
-from dt.sources import environment_of, world_arguments
+from dt.sources import environment_of, in_world, load_each, world_arguments
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
-from envs.datasets import Dataset, load
-from envs.fields import Columns
+from envs.datasets import Dataset, Part, load
+from envs.fields import DataError
+from envs.readers import is_flat
 from envs.rollout import Played
 from envs.scores import reference_in
 from envs.selection import join
@@ -50,7 +52,7 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
-    tell(describe_dataset(dataset))
+    tell(describe_dataset(in_world(dataset, environment)))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
         scores = _score(run, config.evaluation, FINAL_SEED) if run.environment is not None else None
@@ -82,14 +84,12 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
 
 def train_runs(options: "TrainMany") -> None:
     """`dt train-many`: runs side by side; prints how each of them is asked for returns."""
-    if not options.dataset:
-        raise ConfigError("no dataset named")
     if options.config.training.seed != 0:
         raise ConfigError(f"seed {options.config.training.seed}: train-many has --seeds")
     limit = options.minutes
     require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
     environment = environment_of(options.world)
-    datasets = [load(one, download=options.download, environment=environment) for one in options.dataset]
+    datasets = [*load_each(options.dataset, options.reading, environment)]
     folders, done = train_many(
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
     )
@@ -131,6 +131,10 @@ def ask(options: "Evaluate", asked: EnvironmentSpec | None) -> None:
         return
     run = _in_world(run, asked)
     assert run.environment is not None
+    if options.dataset:
+        raise ConfigError(
+            f"{run.folder}: is played in {run.environment.id}, --dataset is for runs without an environment"
+        )
     if options.video:
         check_camera(run.environment, options.config.world_timeout)
     how: dict[str, Any] = {"temperature": options.config.temperature}
@@ -170,28 +174,52 @@ def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
             raise ConfigError(f"{run.folder}: --{name} needs an environment to play in; --environment ID names one")
     if options.config.target_return:
         raise ConfigError(f"{run.folder}: --target-return needs an environment to play in; --environment ID names one")
-    parts = _parts_of(run)
-    spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
-    # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
-    datasets = [load(source, spaces=spaces, skip_bad_episodes=True, columns=columns) for source, _, columns in parts]
-    dataset = join(datasets, [fraction for _, fraction, _ in parts], run.config.training.seed)
-    if dataset.fingerprint != run.dataset.get("fingerprint"):
-        raise ConfigError(f"{run.folder}: dataset {dataset.name} is not what it was when the run learned from it")
+    dataset = _learned_from(run, options.dataset)
     document = _foretell(run, dataset)
     if options.json:
         write_json(options.json, document)
 
 
-def _parts_of(run: Run) -> list[tuple[str, float, Columns]]:
-    """Source, fraction and columns of each dataset that a run learned from, as its run.json says."""
-    if "parts" not in run.dataset:
+def _learned_from(run: Run, sources: Sequence[str]) -> Dataset:
+    """All the data that a run learned from and held out, as its run.json names it, or where it lies now: sources."""
+    recorded = run.dataset.get("parts", ())
+    if not recorded:
         raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of")
-    for part in run.dataset["parts"]:
-        if part["source"] is None:
+    names = " ".join(part["name"] for part in recorded)
+    if sources and len(sources) != len(recorded):
+        raise ConfigError(
+            f"{run.folder}: --dataset names {len(sources)}, the run learned from {len(recorded)}: {names}"
+        )
+    datasets = [_part(run, part, source) for part, source in zip_longest(recorded, sources)]
+    dataset = join(datasets, [part["fraction"] for part in recorded], run.config.training.seed)
+    for before, after in zip(recorded, dataset.parts or [Part.of(dataset)], strict=True):
+        if before["fingerprint"] != after.fingerprint:
+            others = [part["name"] for part in recorded if part["fingerprint"] == after.fingerprint]
             raise ConfigError(
-                f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation)"
+                f"{run.folder}: dataset {before['name']} is not what it was when the run learned from it: "
+                f"{after.source} has the fingerprint {after.fingerprint[:12]}, it had {before['fingerprint'][:12]}"
+                + (f"; this is {others[0]}, and the run's order is {names}" if others else "")
             )
-    return [(part["source"], part["fraction"], columns_in(part)) for part in run.dataset["parts"]]
+    return dataset
+
+
+def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
+    """One of the datasets that a run learned from. source: where it lies now; None where it did then."""
+    asked, source = source, source or part["source"]
+    if source is None:
+        raise ConfigError(
+            f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation), "
+            "or --dataset names a file of it"
+        )
+    spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
+    columns = columns_in(part) if is_flat(Path(source)) else {}
+    try:
+        # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
+        return load(source, spaces=spaces, skip_bad_episodes=True, columns=columns)
+    except DataError as error:
+        if asked is not None or Path(source).exists():
+            raise
+        raise DataError(f"{error}; --dataset says where {part['name']} lies now") from None
 
 
 def record_episodes(options: "Record", command: str) -> None:

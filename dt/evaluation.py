@@ -11,8 +11,7 @@ from dt.model import DecisionTransformer
 from dt.policy import PolicyError
 from envs.rollout import Job, Played, Policy, rollout
 from envs.scores import Reference, normalized_score
-from envs.spaces import same_space
-from envs.worlds import EnvironmentSpec, WorldError, Worlds
+from envs.worlds import EnvironmentSpec, WorldError, Worlds, check_spaces
 from transformer import processes
 from transformer.config import require
 
@@ -82,15 +81,7 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, world_t
     """
     with Worlds(spec.maker(), 1, world_timeout) as worlds:
         about = worlds.about
-    for kind, recorded, present in (
-        ("observation", model.observation_space, about.observation_space),
-        ("action", model.action_space, about.action_space),
-    ):
-        difference = same_space(recorded, present, unbounded_fits=kind == "observation")
-        if difference:
-            undeclared = same_space(recorded, present, unbounded_fits=True) is None
-            remedy = f"; dt train --environment {spec.id} takes the world's for data that declares none" * undeclared
-            raise WorldError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}{remedy}")
+    check_spaces(spec, (model.observation_space, model.action_space), (about.observation_space, about.action_space))
     limit, rows = spec.step_limit, model.max_timesteps
     if limit is not None and limit > rows:
         raise WorldError(

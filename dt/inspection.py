@@ -176,6 +176,6 @@ def _field_lines(label: str, space: spaces.Space, leaves: Leaves) -> Iterator[st
 def _environment(dataset: Dataset) -> str:
     spec = dataset.environment
     if spec is None:
-        return "none named: dt train --environment ID names one to play in"
-    limit = f", at most {spec.max_episode_steps} steps" if spec.max_episode_steps else ""
+        return "none named: --environment ID names one to play in"
+    limit = f", at most {spec.step_limit} steps" if spec.step_limit else ""
     return f"{spec.id}{limit}"

@@ -1,7 +1,8 @@
 """What a command's options say of data and worlds, read and checked before torch comes in: so a refusal is quick."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +10,16 @@ from dt.description import columns_in, read_description
 from envs.datasets import Dataset, load
 from envs.fields import Columns, named_columns
 from envs.readers import READERS, declared_spaces, is_flat, spaces_from_json
+from envs.scores import reference_in
 from envs.selection import join
-from envs.worlds import EnvironmentSpec, import_environments
+from envs.worlds import EnvironmentSpec, check_spaces, import_environments
 from transformer.checkpoint import CheckpointError, checkpoints, require_run
 from transformer.config import ConfigError
 from transformer.console import show, tell
 from transformer.places import check_place, check_spared
 
 if TYPE_CHECKING:
-    from dt.cli import Evaluate, Import, Train, World, WorldSettings
+    from dt.cli import Evaluate, Import, Reading, Train, World, WorldSettings
 
 
 def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
@@ -25,19 +27,49 @@ def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
     environment = environment_of(options.world)
-    spaces = declared(options.spaces, options.output if options.resume else None)
-    if not options.dataset:
-        raise ConfigError("no dataset named")
-    fraction, columns = options.fraction, columns_for(options.columns, options.dataset)
-    recorded = _recorded_parts(options.output, len(options.dataset)) if options.resume and options.output else []
-    if recorded and not fraction:
-        fraction = tuple(share for share, _ in recorded)
-    if recorded and not options.columns:
-        columns = [each for _, each in recorded]
-    how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
-    how |= {"spaces": spaces, "environment": environment}
-    parts = [load(one, columns=each, **how) for one, each in zip(options.dataset, columns, strict=True)]
+    resumed = options.output if options.resume else None
+    recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
+    fraction = options.fraction or tuple(share for share, _ in recorded)
+    parts = [*load_each(options.dataset, options.reading, environment, resumed)]
     return join(parts, fraction, options.config.training.seed), environment
+
+
+def load_each(
+    sources: Sequence[str],
+    reading: "Reading",
+    environment: EnvironmentSpec | None = None,
+    resumed: Path | None = None,
+) -> Iterator[Dataset]:
+    """The datasets that a command is given, one after the other, read as its options say.
+
+    resumed: a run whose spaces and columns hold where the options name none.
+    """
+    if not sources:
+        raise ConfigError("no dataset named")
+    spaces, columns = declared(reading.spaces, resumed), columns_for(reading.columns, sources)
+    if resumed and not reading.columns and (recorded := _recorded_parts(resumed, len(sources))):
+        columns = [each for _, each in recorded]
+    how: dict[str, Any] = {"download": reading.download, "skip_bad_episodes": reading.skip_bad_episodes}
+    for source, names in zip(sources, columns, strict=True):
+        yield load(source, columns=names, spaces=spaces, environment=environment, **how)
+
+
+def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+    """The same for `dt inspect`, which makes that world and refuses one whose spaces are not the data's."""
+    if environment is not None:
+        world = environment.make()
+        world.close()
+        recorded = (dataset.observation_space, dataset.action_space)
+        check_spaces(environment, recorded, (world.observation_space, world.action_space))
+    return in_world(dataset, environment)
+
+
+def in_world(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+    """A dataset as it is told of where the user names the world to play in: with its step limit and reference."""
+    if environment is None:
+        return dataset
+    reference = reference_in(environment, dataset.environment, dataset.reference)
+    return replace(dataset, environment=environment, reference=reference)
 
 
 def check_request(options: "Evaluate") -> EnvironmentSpec | None:
@@ -67,10 +99,7 @@ def import_data(options: "Import") -> None:
     from envs.writer import new_folder, write_minari
 
     new_folder(options.dataset_id)  # refused before anything is read
-    environment, spaces = environment_of(options.world), declared(options.spaces)
-    how: dict[str, Any] = {"download": options.download, "skip_bad_episodes": options.skip_bad_episodes}
-    (how["columns"],) = columns_for(options.columns, [options.source])
-    dataset = load(options.source, spaces=spaces, environment=environment, **how)
+    (dataset,) = load_each([options.source], options.reading, environment_of(options.world))
     for note in dataset.notes:
         tell(f"note          {note}")
     folder = write_minari(dataset, options.dataset_id)

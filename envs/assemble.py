@@ -119,7 +119,7 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     rewards = _column(f"{where}: rewards", arrays["rewards"])  # (N,)
     offsets, terminated, truncated = _ends(where, arrays, len(rewards))
     if "step" in arrays:
-        _check_order(f"{where}: step", _column(f"{where}: step", arrays["step"]), offsets)
+        _check_order(f"{where}: step", _column(f"{where}: step", arrays["step"]), offsets, header.rows)
     if arrays.keys() & set(ENDS) == {"done"}:
         header = replace(header, notes=(*header.notes, "done stands alone: each end counts as terminated, none as cut"))
     header, actions = _with_leaves(header, "actions", arrays["actions"])
@@ -143,7 +143,7 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
         finals = {name: array[last] for name, array in observations.items()}
         observations = {name: np.delete(array, last, axis=0) for name, array in observations.items()}
     if "next_observations" in arrays:
-        _check_followed(f"{where}: next_observations", observations, after, offsets, header.missing)
+        _check_followed(f"{where}: next_observations", observations, after, offsets, header)
     return _noting_finals(header, finals is not None), {
         "observations": observations,
         "final_observations": finals,
@@ -155,7 +155,7 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     }
 
 
-def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:
     """Refuse rows that are not in the order of their steps' numbers; numbers that never vary tell of no order."""
     if len(step) != offsets[-1]:
         raise DataError(f"{where}: shape {step.shape}, expected {(int(offsets[-1]),)}")
@@ -164,7 +164,7 @@ def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64]) -> 
     if wrong.any() and (step != step[0]).any():
         row = int(wrong.argmax()) + 1
         raise DataError(
-            f"{where}: {place(offsets, row)} (row {row + 1}): {step[row]} after {step[row - 1]}"
+            f"{where}: {place(offsets, row)} (row {in_file(row, rows)}): {step[row]} after {step[row - 1]}"
             f"{_count(wrong)}; the rows of an episode must be in the order of its steps"
         )
 
@@ -174,7 +174,7 @@ def _check_followed(
     seen: Leaves,
     after: Leaves,
     offsets: NDArray[np.int64],
-    missing: Mapping[str, NDArray[np.int64]],
+    header: Header,
 ) -> None:
     """Refuse steps whose next observation is not what the next step of their episode observes.
 
@@ -186,14 +186,14 @@ def _check_followed(
         for rows in pieces(after[name][:-1]):
             wrong[at : at + len(rows)] |= _differ(rows, array[at + 1 : at + 1 + len(rows)])
             at += len(rows)
-    for rows in missing.values():
+    for rows in header.missing.values():
         wrong[rows] = wrong[np.maximum(rows, 1) - 1] = False
     wrong[offsets[1:] - 1] = False  # nothing of the episode comes after its last step
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{where}: {place(offsets, row)} (row {row + 1}): not what the next row observes{_count(wrong)}; "
-            "these rows are no trajectories, or an end of episodes is not told"
+            f"{where}: {place(offsets, row)} (row {in_file(row, header.rows)}): not what the next row observes"
+            f"{_count(wrong)}; these rows are no trajectories, or an end of episodes is not told"
         )
 
 
@@ -265,7 +265,10 @@ def _ends(
     elif flags:
         offsets = _offsets(_flagged_lengths(where, flags, steps))
     else:
-        raise DataError(f"{where}: nothing says where episodes end: terminated, truncated, done, episode or lengths")
+        raise DataError(
+            f"{where}: nothing says where episodes end: terminated, truncated, done, episode or lengths; "
+            "what is one episode alone needs an episode too, of one number"
+        )
     episodes = len(offsets) - 1
     ends = {name: _at_ends(f"{where}: {name}", flag, offsets) for name, flag in flags.items()}
     if "lengths" in arrays and flags.keys() == {"terminated"} and flags["terminated"].shape == (episodes,):
@@ -407,6 +410,11 @@ def place(offsets: NDArray[np.int64], row: int) -> str:
     """Which episode and step a row of the flat arrays is, in words."""
     episode = int(np.searchsorted(offsets, row, side="right")) - 1
     return f"episode {episode}, step {row - int(offsets[episode])}"
+
+
+def in_file(row: int, rows: NDArray[np.int64] | None) -> int:
+    """The number, from 1, that a step's row has in its file. rows: as in `Header`."""
+    return (row if rows is None else int(rows[row])) + 1
 
 
 def not_finite(array: NDArray[Any]) -> NDArray[np.bool_]:

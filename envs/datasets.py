@@ -16,7 +16,18 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.assemble import Fields, flat_arrays, joined, left_out_notes, not_finite, outside, place, split, type_problem
+from envs.assemble import (
+    Fields,
+    flat_arrays,
+    in_file,
+    joined,
+    left_out_notes,
+    not_finite,
+    outside,
+    place,
+    split,
+    type_problem,
+)
 from envs.cache import CacheError, Entry
 from envs.dqn_replay import is_replay, read_replay, with_actions
 from envs.fields import Columns, DataError, choose_all, named_columns
@@ -309,12 +320,14 @@ def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
         **fields,
     )
     left = _without_bad(dataset, header) if skip_bad else dataset
-    return _checked(left, header.missing if left is dataset else {})
+    return _checked(left, header.missing if left is dataset else {}, header.rows)
 
 
-def _checked(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Dataset:
+def _checked(
+    dataset: Dataset, missing: Mapping[str, NDArray[np.int64]], file_rows: NDArray[np.int64] | None
+) -> Dataset:
     """The dataset with what is odd about it noted; what is wrong with it raises `DataError`, all of it at once."""
-    problems = [*_type_problems(dataset), *(fault.message(dataset) for fault in _faults(dataset, missing))]
+    problems = [*_type_problems(dataset), *(fault.message(dataset, file_rows) for fault in _faults(dataset, missing))]
     if problems:
         raise DataError(*problems)
     notes = [*dataset.notes, *_oddities(dataset)]
@@ -371,13 +384,13 @@ class _Fault:
     why: str
     by_episode: bool = False
 
-    def message(self, dataset: Dataset) -> str:
-        """Where the first of them is, and how many there are."""
+    def message(self, dataset: Dataset, file_rows: NDArray[np.int64] | None) -> str:
+        """Where the first of them is, and how many there are. file_rows: as in `Header`."""
         row, *inside = (int(i) for i in np.unravel_index(self.bad.argmax(), self.bad.shape))
         where = f"episode {row}" if self.by_episode else place(dataset.offsets, row)
         count = f", the first of {int(self.bad.sum())}" if self.bad.sum() > 1 else ""
         if self.array is None:
-            return f"{dataset.source}: {where}, row {row + 1}, {self.label}: {self.why}{count}"
+            return f"{dataset.source}: {where}, row {in_file(row, file_rows)}, {self.label}: {self.why}{count}"
         value = self.array[(row, *inside)]
         return f"{dataset.source}: {where}, {self.label}{inside or ''}: {value} is {self.why}{count}"
 
@@ -393,7 +406,9 @@ def _faults(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Itera
     for column, rows in missing.items():
         bad = np.zeros(dataset.num_steps, np.bool_)
         bad[rows] = True
-        yield _Fault(f"column {column!r}", None, bad, "nothing there")
+        at_ends = len(rows) == dataset.num_episodes > 1 and bool(bad[dataset.offsets[1:] - 1].all())
+        rest = " (in each episode's last row: one of a final observation alone is no step and must go)" * at_ends
+        yield _Fault(f"column {column!r}", None, bad, f"nothing there{rest}")
     if dataset.rewards.dtype.kind in "fiu" and (bad := not_finite(dataset.rewards)).any():
         yield _Fault("rewards", dataset.rewards, bad, "not finite")
     elif (bad := not_finite(dataset.returns)).any():

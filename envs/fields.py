@@ -68,21 +68,24 @@ def choose(
 ) -> dict[str, str]:
     """Which of these names holds each of the fields that are there; `DataError` where a needed one is not.
 
-    columns: fields that are not to be sought, since the user says where they are.
+    Capitals and blanks around a name make no difference.
+
+    columns: fields that are not to be sought, since the user says where they are; None where they are no file's.
     """
-    columns = columns or {}
+    in_file, columns = columns is not None, columns or {}
     taken = {name for each in columns.values() for name in each}
     chosen = {}
     for wanted in fields:
         if wanted in columns:
             continue
-        found = sorted({name for name in names if name in FIELDS[wanted] and name not in taken})
+        found = sorted({name for name in names if name.strip().lower() in FIELDS[wanted] and name not in taken})
         if len(found) > 1:
             raise DataError(f"{where}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
         if found:
             chosen[wanted] = found[0]
         elif wanted in NEEDED:
-            raise DataError(f"{where}: no {wanted!r} in it, only {listed(sorted(names)) or 'nothing'}")
+            remedy = f"; --columns {wanted}=NAME,... says which" if in_file and names else ""
+            raise DataError(f"{where}: no {wanted!r} in it, only {listed(sorted(names)) or 'nothing'}{remedy}")
     return chosen
 
 

@@ -52,8 +52,14 @@ SMALL, MOST_GROWTH = 64 << 20, 300
 """A file may hold `SMALL` bytes of numbers, or `MOST_GROWTH` times its own size where that is more: pictures compressed
 a hundredfold are usual, and a file that grows ten thousandfold is meant to fill the memory."""
 
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+"""Suffixes of compressed files."""
+
 ARROW = b"ARROW1"
 """The first and the last bytes of an Arrow file."""
+
+INTERLEAVED = "rows of episodes were interleaved: each episode's were put together, in the order that they had"
+"""A note on a table in which several episodes were written side by side."""
 
 ROWS = 1 << 16
 """Rows of a table that are read at once."""
@@ -81,6 +87,7 @@ class Header:
     notes: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)  # those of `TOLD`
     missing: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # of a table's columns the rows of no number
+    rows: NDArray[np.int64] | None = None  # of a table whose rows were put in another order, the row of each step
     labels: tuple[str, ...] = ()  # what the file calls each episode, where some were left out
 
 
@@ -148,6 +155,9 @@ def read_folder(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
 
     given: spaces by name, instead of the metadata's own.
     """
+    if not (folder / "metadata.json").exists() and (files := flat_files(folder)):
+        kinds = " ".join(f"{folder}/*{kind}" for kind in sorted({path.suffix for path in files}))
+        raise DataError(f"{folder}: a folder of files, which are named one by one: {kinds}")
     parts = sorted(folder.glob(PART.format(0)[:-6] + "[0-9]" * 6))
     if not parts:
         return read_minari(folder, given)
@@ -490,6 +500,8 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> 
     given: spaces by name, instead of the metadata's own. columns: which names of the file hold which field.
     """
     if not is_flat(path):
+        if path.suffix.lower() in PACKED:
+            raise DataError(f"{path}: compressed; unpack it first")
         raise DataError(
             f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
         )
@@ -504,8 +516,9 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> 
     metadata = arrays.pop("metadata", None)
     parsed = {} if metadata is None else _parse_metadata(str(path), str(metadata))
     header = _header(f"{path}: metadata", path, parsed, given)
-    header = replace(header, missing=arrays.pop("missing", {}))
-    notes = [f"not read: {listed(unread)}"] if unread else []
+    header = replace(header, missing=arrays.pop("missing", {}), rows=arrays.pop("rows", None))
+    notes = [f"not read: {listed([name or 'a column without a name' for name in unread])}"] if unread else []
+    notes += [INTERLEAVED] if header.rows is not None else []
     notes += [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
     return replace(header, notes=tuple(map(printable, notes))), arrays
 
@@ -513,6 +526,11 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> 
 def is_flat(path: Path) -> bool:
     """Whether a path is a flat file's, by its suffix."""
     return path.suffix.lower() in READERS
+
+
+def flat_files(folder: Path) -> list[Path]:
+    """The flat files in a folder; Minari's own file is none."""
+    return sorted(path for path in folder.iterdir() if is_flat(path) and path.name != "main_data.hdf5")
 
 
 def _read_npz(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
@@ -585,14 +603,11 @@ def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]
     is_csv = path.suffix.lower() == ".csv"
     try:
         import pyarrow
-        from pyarrow import csv, parquet
+        from pyarrow import parquet
 
-        table = csv.read_csv(path) if is_csv else parquet.ParquetFile(path)
+        table = _read_csv(path) if is_csv else parquet.ParquetFile(path)
         schema = table.schema if is_csv else table.schema_arrow
         names = list(schema.names)
-        if is_csv and len(names) == 1 and (sign := next((sign for sign in ";\t" if sign in names[0]), None)):
-            kind = {";": "semicolons", "\t": "tabs"}[sign]
-            raise DataError(f"{path}: its columns look separated by {kind}, expected commas")
         if twice := {name for name in names if names.count(name) > 1}:
             raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
         stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
@@ -612,7 +627,64 @@ def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]
         raise DataError(f"{path}: no row in it")
     missing: dict[str, NDArray[np.int64]] = {}
     arrays: dict[str, Any] = {field: _values(path, table, each, field, missing) for field, each in found.items()}
+    rows = _together(path, arrays)
+    if rows is not None:
+        arrays = {**{field: values[rows] for field, values in arrays.items()}, "rows": rows}
+        missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
     return {**arrays, "missing": missing}, _unread(names, read)
+
+
+def _read_csv(path: Path) -> Any:
+    """A CSV's columns, separated by what its first line says: commas, semicolons or tabs."""
+    from pyarrow import csv
+
+    with path.open("rb") as file:
+        head = file.readline(1 << 16)
+    sign = next((sign for sign in ",;\t" if sign.encode() in head), ",")
+    return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=sign))
+
+
+def _together(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
+    """The rows in an order in which those of an episode stand together; None where they do.
+
+    That the rows of each were written in the order of time must be seen: in next_observations, which are compared
+    later, or in steps that are evenly counted. Shuffled rows look the same otherwise.
+    """
+    episode = arrays.get("episode")
+    if episode is None:
+        return None
+    starts = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
+    names, first = np.unique(episode[starts], return_index=True)
+    if len(names) == len(starts):
+        return None
+    place = np.argsort(np.argsort(first))  # of each name, in the order of their first rows
+    number = place[np.searchsorted(names, episode)]
+    rows = np.argsort(number, kind="stable")
+    if "next_observations" not in arrays and not _counted(arrays.get("step"), rows, number[rows]):
+        again = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
+        raise DataError(
+            f"{path}: episode: {episode[again]} begins again at row {again + 1}, and neither a column step that counts "
+            "evenly nor next_observations shows the order of its rows: sort them by episode, then by time "
+            "(where several columns name an episode, --columns episode=ONE,OTHER)"
+        )
+    return rows
+
+
+def _counted(step: NDArray[Any] | None, rows: NDArray[np.int64], number: NDArray[np.int64]) -> bool:
+    """Whether the steps of each episode, in this order of the rows, go up by the same amount everywhere."""
+    if step is None:
+        return False
+    gaps = np.diff(step[rows].astype(np.float64))[number[1:] == number[:-1]]
+    return bool(len(gaps) and gaps.min() > 0 and np.allclose(gaps, gaps[0]))
+
+
+def _numbered(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
+    """A number for each episode that several columns name together: (N,)."""
+    number = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        index = np.unique(column, return_inverse=True)[1]
+        number = np.unique(number * (index.max() + 1) + index, return_inverse=True)[1]
+    return number
 
 
 def _is_of_numbers(schema: Any, name: str) -> bool:
@@ -677,7 +749,8 @@ def _values(
 ) -> NDArray[Any]:
     """A field's column, or several of them side by side: (N,) or (N, K). missing: gets the rows where nothing is."""
     if not isinstance(columns, str):
-        return np.stack([_values(path, table, name, field, missing) for name in columns], axis=1)
+        each = [_values(path, table, name, field, missing) for name in columns]
+        return _numbered(each) if field == "episode" else np.stack(each, axis=1)
     values, nothing = _column(path, table.column(columns), columns, field)
     if len(nothing) and field not in (*NEEDED, "next_observations"):  # where episodes end is not known then
         raise DataError(f"{path}: row {nothing[0] + 1}, column {columns!r}: nothing there")
@@ -710,7 +783,9 @@ def _column(path: Path, column: Any, name: str, field: str) -> tuple[NDArray[Any
         return values, nothing  # a number or a name
     if types.is_string(kind) or types.is_large_string(kind):
         row = next((row for row, text in enumerate(values) if not _is_number(text)), 0)
-        raise DataError(f"{path}: row {row + 1}, column {name!r}: {values[row][:40]!r}, expected a number")
+        expected = "true or false, or 1 or 0" if field in ENDS else "a number"
+        choices = "; choices are told by whole numbers, such as 0 and 1" if field == "actions" else ""
+        raise DataError(f"{path}: row {row + 1}, column {name!r}: {values[row][:40]!r}, expected {expected}{choices}")
     return as_numbers(values, f"{path}: column {name!r}"), nothing
 
 

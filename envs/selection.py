@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from envs.assemble import as_declared
 from envs.cache import room
 from envs.datasets import Dataset, Part
-from envs.fields import DataError
+from envs.fields import DataError, listed
 from envs.inference import infer, inferred_note
 from envs.spaces import Leaves, leaf_spaces, nested, nesting, same_space
+
+MOST_NAMES = 12
+"""Datasets that are all named where they are joined."""
 
 
 def take(dataset: Dataset, episodes: Iterable[int], why: str) -> Dataset:
@@ -143,7 +146,11 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
     first = datasets[0]
     worlds = [each.environment for each in datasets if each.environment is not None]
     agree = all(worlds[0].same_world(world) for world in worlds)
-    named = [f"{each.name}: {note}" for each in datasets for note in each.notes]
+    told: dict[str, list[str]] = {}  # by note the datasets that it is told of
+    for each in datasets:
+        for note in each.notes:
+            told.setdefault(note, []).append(each.name)
+    named = [f"{listed(names)}: {note}" for note, names in told.items()]
     prints = [part.fingerprint for part in parts]
     twice = _listed(part.name for part in parts if prints.count(part.fingerprint) > 1)
     if twice:
@@ -153,8 +160,8 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
     references = {each.reference for each in datasets}
     finals = [each.final_observations for each in datasets]
     return Dataset(
-        name=" + ".join(each.name for each in datasets),
-        source=" + ".join(str(each.source) for each in datasets),
+        name=_summed([each.name for each in datasets]),
+        source=_summed([str(each.source) for each in datasets]),
         observation_space=first.observation_space,
         action_space=first.action_space,
         inferred=tuple(kind for kind in first.inferred if all(kind in each.inferred for each in datasets)),
@@ -206,6 +213,11 @@ def _concatenated(leaves: Sequence[Leaves]) -> Leaves:
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _summed(names: list[str]) -> str:
+    """What several are called as one; of many the first, since it becomes the name of a run's folder."""
+    return " + ".join(names if len(names) <= MOST_NAMES else [names[0], f"{len(names) - 1} more"])
 
 
 def _episodes(dataset: Dataset) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.spaces import misfit, printable, reason
+from envs.spaces import misfit, printable, reason, same_space
 
 
 class WorldError(ValueError):
@@ -96,6 +96,21 @@ class EnvironmentSpec:
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
+
+
+def check_spaces(
+    spec: EnvironmentSpec, recorded: tuple[Space[Any], Space[Any]], present: tuple[Space[Any], Space[Any]]
+) -> None:
+    """Raise `WorldError` unless the data's spaces are the environment's.
+
+    recorded, present: the data's and the environment's, first of observations and then of actions.
+    """
+    for kind, ours, theirs in zip(("observation", "action"), recorded, present, strict=True):
+        difference = same_space(ours, theirs, unbounded_fits=kind == "observation")
+        if difference:
+            undeclared = same_space(ours, theirs, unbounded_fits=True) is None
+            remedy = f"; dt train --environment {spec.id} takes the world's for data that declares none" * undeclared
+            raise WorldError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}{remedy}")
 
 
 def _register_atari(environment_id: str) -> None:

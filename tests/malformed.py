@@ -418,7 +418,7 @@ for reader, write, suffix in (("csv", text, "csv"), ("parquet", parquet_file, "p
         reader, "text in a place", write(action_1=["1"] * 3 + ["much"] + ["2"] * 6), "row 4, column 'action_1': 'much'"
     )
     case(reader, "infinite", write(observation_2=item(float("inf"), 9)), "episode 2, step 1, observations[2]: inf")
-    case(reader, "begins again", write(episode=[0] * 5 + [1] * 3 + [0] * 2), "0 begins again at step 8")
+    case(reader, "begins again", write(episode=[0] * 5 + [1] * 3 + [0] * 2), "0 begins again at row 9")
     case(reader, "ended in the middle", write(terminated=item(True, 0)), "episode 0, step 0: true before the episode's")
     case(reader, "a flag that is none", write(terminated=[7] * 10), "terminated: 7 at 0, expected true or false")
 case("csv", "NaN", text(reward=item(NAN, 4)), "row 5, column 'reward': nothing there")

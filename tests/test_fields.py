@@ -2,12 +2,24 @@
 
 import numpy as np
 import pytest
-from test_readers import ENDS, LENGTHS, numbers, problem, write, write_csv, write_hdf5, write_npz, write_parquet
+from test_readers import (
+    ENDS,
+    LENGTHS,
+    columns,
+    numbers,
+    problem,
+    write,
+    write_csv,
+    write_hdf5,
+    write_npz,
+    write_parquet,
+)
 
 from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, from_episodes, load
 from envs.fields import FIELDS, looks_like_an_end
+from envs.readers import INTERLEAVED
 from transformer.checkpoint import read_json
 
 ALONE = "done stands alone: each end counts as terminated, none as cut"
@@ -189,6 +201,103 @@ def test_next_observations_of_episodes():
     assert from_episodes(episodes).final_observations["value"].tolist() == [[7.0] * 4] * 3
     del episodes[1]["next_observations"]
     problem(lambda: from_episodes(episodes), "episodes: next_observations are in 2 of 3 episodes")
+
+
+# Rows of several episodes, side by side.
+
+
+def interleaved(tmp_path, suffix="csv", order=None, **changes):
+    """The table with its rows as three worlds side by side would log them, or in another order."""
+    if order is None:
+        order = np.argsort(np.concatenate([np.arange(length) for length in LENGTHS]), kind="stable")
+    assert order.tolist() != list(range(10))
+    table = {**columns(numbers()), **changes}
+    path = tmp_path / f"mixed.{suffix}"
+    writer = write_csv if suffix == "csv" else write_parquet
+    writer(path, {name: np.asarray(values)[order] for name, values in table.items()})
+    return path
+
+
+COUNTED = np.concatenate([np.arange(length) for length in LENGTHS])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("names", [[0, 1, 2], [2, 0, 1], ["b", "a", "c"]])
+@pytest.mark.parametrize("shown", [{"step": COUNTED}, {"step": 10 + 0.1 * COUNTED}, "next"])
+def test_interleaved_episodes_are_put_together(tmp_path, suffix, names, shown):
+    if shown == "next":
+        shown = {f"next_observation_{i}": followed()["next_observations"][:, i] for i in range(4)}
+    dataset = load(interleaved(tmp_path, suffix, episode=np.repeat(names, LENGTHS), **shown))
+    assert dataset.fingerprint == from_arrays(**numbers()).fingerprint
+    assert ends(dataset) == AS_RECORDED
+    assert INTERLEAVED in dataset.notes
+    assert INTERLEAVED not in load(write(tmp_path, suffix)).notes
+
+
+def test_rows_whose_order_nothing_shows_stay_refused(tmp_path):
+    words = "begins again at row 4, and neither a column step that counts evenly nor next_observations shows the order"
+    for nothing in ({}, {"step": np.full(10, 3)}, {"step": [f"2024-05-{9 - i:02}" for i in range(10)]}):
+        problem(lambda nothing=nothing: load(interleaved(tmp_path, **nothing)), words)
+    twice = {"step": np.where(np.arange(10) == 7, 40, COUNTED)}  # a gap: two episodes of one name, it may be
+    problem(lambda: load(interleaved(tmp_path, **twice)), words)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_rows_are_not_taken_for_interleaved_ones(tmp_path, seed):
+    order = np.random.default_rng(seed).permutation(10)
+    problem(
+        lambda: load(interleaved(tmp_path, order=order, step=COUNTED)), "begins again at row", "sort them by episode"
+    )
+    table = {f"next_observation_{i}": followed()["next_observations"][:, i] for i in range(4)}
+    path = interleaved(tmp_path, order=order, terminated=np.zeros(10, bool), truncated=np.zeros(10, bool), **table)
+    problem(lambda: load(path), "next_observations: episode", "not what the next row observes")
+
+
+def test_rows_of_interleaved_episodes_have_their_places_in_the_file(tmp_path):
+    """Rows as they stand in it: 0 of each episode, 1 of each, ...; the fourth step of the second is the ninth row."""
+    after = followed()["next_observations"]
+    after[6, 1] += 1
+    table = {f"next_observation_{i}": after[:, i] for i in range(4)}
+    problem(
+        lambda: load(interleaved(tmp_path, **table)), "next_observations: episode 1, step 3 (row 9): not what the next"
+    )
+    rewards = [None if i == 6 else float(reward) for i, reward in enumerate(numbers()["rewards"])]
+    path = interleaved(tmp_path, step=COUNTED, reward=np.array(rewards, np.float64))
+    path.write_text(path.read_text().replace("nan", ""))
+    problem(lambda: load(path), f"{path}: episode 1, step 3, row 9, column 'reward': nothing there")
+    left = load(path, skip_bad_episodes=True)
+    assert left.rewards.tolist() == numbers()["rewards"][[0, 1, 2, 8, 9]].tolist()
+    steps, flat = COUNTED.copy(), {f"next_observation_{i}": followed()["next_observations"][:, i] for i in range(4)}
+    steps[6] = 2
+    problem(lambda: load(interleaved(tmp_path, step=steps, **flat)), "step: episode 1, step 3 (row 9): 2 after 2")
+
+
+def test_several_columns_name_an_episode_together(tmp_path):
+    """As worlds side by side do that count their own episodes."""
+    path = interleaved(
+        tmp_path, episode=np.repeat([0, 0, 1], LENGTHS), world=np.repeat(["x", "y", "x"], LENGTHS), step=COUNTED
+    )
+    for names in ("world,episode", "episode,world"):
+        dataset = load(path, columns={"episode": names.split(",")})
+        assert dataset.fingerprint == from_arrays(**numbers()).fingerprint
+    problem(
+        lambda: load(path), "0 begins again at row 4", "where several columns name an episode, --columns episode=ONE"
+    )
+
+
+# Names in other letters.
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv", "parquet", "hdf5"])
+def test_capitals_and_blanks_make_no_other_name(tmp_path, suffix):
+    path = write(tmp_path, suffix)
+    table = columns(numbers()) if suffix in ("csv", "parquet") else numbers()
+    writer = {"csv": write_csv, "parquet": write_parquet, "npz": write_npz, "hdf5": write_hdf5}[suffix]
+    writer(path, {f" {name.title()}": values for name, values in table.items()})
+    assert load(path).fingerprint == from_arrays(**numbers()).fingerprint
+    assert ends(load(path)) == AS_RECORDED
+    writer(path, {**table, "Rewards": np.zeros(10), "reward": np.zeros(10), "rewards": np.zeros(10)})
+    problem(lambda: load(path), "'Rewards' and 'reward' and 'rewards' are both rewards")
 
 
 # Names that the user gives.

@@ -1,5 +1,6 @@
 """What `dt inspect` tells before training: shares, policies, targets, and every problem of a broken dataset."""
 
+import json
 from dataclasses import replace
 
 import h5py
@@ -126,3 +127,70 @@ def test_inspect_lists_every_problem(root, capsys):  # noqa: F811
     assert (len(lines), lines[-1]) == (21, "dt: and 5 more")
     assert main(["train", identity]) == 2
     assert capsys.readouterr().err.splitlines() == [f"{lines[0]} (and 24 more; `dt inspect` lists them)"]
+
+
+def cartpole_file(path, **more):
+    """A flat file that could be CartPole's and says so nowhere."""
+    rng = np.random.default_rng(0)
+    arrays = {"observations": rng.normal(0, 0.05, (12, 4)), "rewards": np.ones(12), "lengths": [4, 8]}
+    np.savez(path, actions=np.arange(12) % 2, **arrays, **more)
+    return str(path)
+
+
+@pytest.mark.parametrize("recorded_in", [None, "CartPole-v0"])
+def test_a_file_is_inspected_in_the_world_that_it_would_be_trained_in(tmp_path, capsys, recorded_in):
+    more = {} if recorded_in is None else {"metadata": json.dumps({"env_spec": {"id": recorded_in}})}
+    path = cartpole_file(tmp_path / "flat.npz", **more)
+    assert main(["inspect", path]) == 0
+    told = capsys.readouterr().out
+    none = "none named: --environment ID names one to play in"
+    assert (
+        line(told, "environment")
+        == f"environment   {none if recorded_in is None else 'CartPole-v0, at most 200 steps'}"
+    )
+    assert "observation_space is declared nowhere and inferred" in told
+    assert main(["inspect", path, "--environment", "CartPole-v1"]) == 0
+    told = capsys.readouterr().out
+    assert line(told, "environment") == "environment   CartPole-v1, at most 500 steps"
+    assert "inferred" not in told
+    assert line(told, "observations").startswith("observations  Box([-4.8")
+    small = ["--width", "8", "--num-layers", "1", "--steps", "1", "--batch-size", "4", "--episodes", "1"]
+    run = ["--output", str(tmp_path / "run"), "--target-return", "5", *small]
+    assert main(["train", path, "--environment", "CartPole-v1", *run]) == 0
+    assert told in capsys.readouterr().err
+
+
+def test_the_world_that_is_named_has_its_own_limit_and_reference(capsys):
+    assert main(["inspect", "hopper/replay-v0"]) == 0
+    own = capsys.readouterr().out
+    assert main(["inspect", "hopper/replay-v0", "--environment", "Hopper-v5"]) == 0
+    assert capsys.readouterr().out == own
+    kwargs = ["--environment-kwargs", '{"reset_noise_scale": 0.1}']
+    assert main(["inspect", "hopper/replay-v0", "--environment", "Hopper-v5", *kwargs]) == 0
+    assert "not normalised" in line(capsys.readouterr().out, "score")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{flat}", "--environment", "NoSuch-v3"], "environment NoSuch-v3: not registered"),
+        (["{flat}", "--environment", "Acrobot-v1"], "observations: shape (12, 4), expected (12, 6)"),
+        (["hopper/replay-v0", "--environment", "CartPole-v1"], "its observation space does not fit the data's"),
+        (["{flat}", "--environment-kwargs", '{"a": 1}'], "--environment-kwargs needs --environment"),
+        (["{flat}", "--import", "no_such_module"], "--import no_such_module: No module named"),
+    ],
+)
+def test_a_world_that_is_none_or_does_not_fit_is_refused(tmp_path, capsys, arguments, words):
+    flat = cartpole_file(tmp_path / "flat.npz")
+    assert main(["inspect", *(flat if argument == "{flat}" else argument for argument in arguments)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_run_is_told_of_without_options_for_data(tmp_path, capsys):
+    path, run = cartpole_file(tmp_path / "flat.npz"), str(tmp_path / "run")
+    small = ["--width", "8", "--num-layers", "1", "--steps", "1", "--batch-size", "4"]
+    assert main(["train", path, "--output", run, *small]) == 0
+    for option in (["--environment", "CartPole-v1"], ["--skip-bad-episodes"], ["--plot", str(tmp_path / "x.png")]):
+        assert main(["inspect", run, *option]) == 2
+        assert f"{run}: a run is told of by itself; name nothing beside it, and no option" in capsys.readouterr().err
+    assert main(["inspect", run]) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import echo_dataset
+from gymnasium import spaces
 from test_training import assert_equal_runs, everything, log_without_clock, small
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,9 +18,10 @@ from dt.cli import main
 from dt.data import Batches
 from dt.many import Stack, train_many
 from dt.training import load_run, prepare, train
+from envs.spaces import space_to_json
 from envs.writer import write_minari
 from transformer.attention import Dropout
-from transformer.checkpoint import CheckpointError, checkpoints, step_of
+from transformer.checkpoint import CheckpointError, checkpoints, read_json, step_of
 from transformer.config import ConfigError
 from transformer.training import MemoryExhaustedError, NonFiniteError, Stopped, learning_rate_at, step_seed
 
@@ -313,3 +315,33 @@ def test_the_command_leaves_runs_that_evaluate_and_train_open(payday, tmp_path, 
     assert step_of(load_run(folder).checkpoint) == 6
     assert main([*command, "--seed", "4"]) == 2
     assert "dt: seed 4: train-many has --seeds" in capsys.readouterr().err
+
+
+def test_many_runs_read_their_data_as_one_run_does(tmp_path, capsys, monkeypatch):
+    """One option each: names of columns, spaces, a bad episode; and what a run alone makes of it is the same data."""
+    rng, path = np.random.default_rng(0), tmp_path / "odd.csv"
+    rows = [f"{i // 3},{rng.normal():.3f},{i % 2}.0,{rng.normal():.3f}" for i in range(30)]
+    rows[7] = "2,,1.0,0.5"
+    path.write_text("\n".join(["ep_id,x,act,rew", *rows]))
+    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--batch-size", "4", "--steps", "2"]
+    reading = ["--columns", "episode=ep_id", "observations=x", "actions=act", "rewards=rew", "--skip-bad-episodes"]
+    reading += ["--spaces", '{"action_space": {"type": "Discrete", "n": 3}}']
+    command = ["train-many", str(path), *reading, *small, "--seeds", "0", "1", "--output", str(tmp_path / "runs")]
+    assert main(command) == 0
+    assert main(["train", str(path), *reading, *small, "--output", str(tmp_path / "one")]) == 0
+    many, one = (read_json(tmp_path / name / "run.json") for name in ("runs/odd-s0", "one"))
+    assert many["dataset"] == one["dataset"]
+    assert many["action_space"] == one["action_space"] == space_to_json(spaces.Discrete(3))
+    assert many["dataset"]["episodes"] == 8  # of ten, one is bad and one is held out
+    resume = ["--output", str(tmp_path / "runs" / "odd-s1"), "--resume", "--skip-bad-episodes", "--steps", "3"]
+    assert main(["train", str(path), *resume]) == 0
+    capsys.readouterr()
+    asked = []
+    monkeypatch.setattr("minari.download_dataset", asked.append)
+    assert main(["train-many", "no/such-v0"]) == 2
+    assert "(--download fetches it)" in capsys.readouterr().err
+    assert main(["train-many", "no/such-v0", "--download", "--output", str(tmp_path / "runs")]) == 2
+    assert len(asked) == 1
+    capsys.readouterr()
+    assert main(["train-many"]) == 2
+    assert "no dataset named" in capsys.readouterr().err

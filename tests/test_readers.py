@@ -15,6 +15,7 @@ from PIL import Image
 from pyarrow import csv, parquet
 from test_datasets import GRIPPER, assert_same, samples
 
+from dt.cli import main
 from dt.data import returns_to_go
 from envs import DataError, EnvironmentSpec, from_arrays, from_episodes, load
 from envs.readers import spaces_from_json
@@ -685,7 +686,7 @@ TABLES = {
     "an end too early": ({"terminated": put(True, 4)}, ["terminated: episode 1, step 1: true before"]),
     "an episode that begins again": (
         {"episode": ["a"] * 5 + ["b"] * 3 + ["a"] * 2},
-        ["episode: a begins again at step 8"],
+        ["episode: a begins again at row 9, and neither a column step that counts evenly nor next_observations"],
     ),
     "no end": ({"episode": None, "terminated": None, "truncated": None}, ["nothing says where episodes end"]),
     "dates": ({"reward": pyarrow.array(range(10), pyarrow.timestamp("s"))}, ["column 'reward': type datetime64"]),
@@ -706,13 +707,57 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
         ("episode,observation,action,reward\n", "no row in it"),
         ("episode,reward\n1,2\n3\n", "Expected 2 columns, got 1"),
         ("1,2,3\n4,5,6\n", "no 'observations' in it, only 1, 2, 3"),
-        ("episode;observation;action;reward\n0;1;1;1\n", "its columns look separated by semicolons, expected commas"),
-        ("episode\tobservation\taction\treward\n0\t1\t1\t1\n", "its columns look separated by tabs, expected commas"),
+        ("episode;observation;action;reward\n0;0,5;1;1\n", "row 1, column 'observation': '0,5', expected a number"),
+        (
+            "episode,observation,action,reward,done\n0,1,1,1,no\n",
+            "column 'done': 'no', expected true or false, or 1 or 0",
+        ),
+        (
+            "episode,observation,action,reward\n0,1,left,1\n",
+            "'left', expected a number; choices are told by whole numbers, such as 0 and 1",
+        ),
+        (
+            "episode,x,y,action,reward\n0,1,1,1,1\n",
+            "action, episode, reward, x, y; --columns observations=NAME,... says",
+        ),
+        (
+            "episode,observation,action,reward\n0,1,1,1\n0,2,,\n1,1,1,1\n1,2,,\n",
+            "column 'action': nothing there (in each episode's last row: one of a final observation alone is no step",
+        ),
+        ("observation,action,reward\n1,1,1\n", "or lengths; what is one episode alone needs an episode too"),
     ],
 )
 def test_broken_csv_is_refused(tmp_path, text, words):
     (tmp_path / "broken.csv").write_text(text)
     problem(lambda: load(tmp_path / "broken.csv"), str(tmp_path / "broken.csv"), words)
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_columns_may_be_separated_by_semicolons_or_tabs(tmp_path, sign):
+    path = write(tmp_path, "csv")
+    path.write_text(path.read_text().replace(",", sign))
+    assert load(path).fingerprint == from_arrays(**numbers()).fingerprint
+
+
+def test_a_column_without_a_name_is_left_alone_and_said(tmp_path):
+    path = write(tmp_path, "csv")
+    first, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f",{first}", *(f"{i},{row}" for i, row in enumerate(rows))]))
+    assert load(path).fingerprint == from_arrays(**numbers()).fingerprint
+    assert load(path).notes[0] == "not read: a column without a name"
+
+
+def test_what_is_compressed_or_a_folder_of_files_says_what_to_do(tmp_path, capsys):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for name in ("a.csv", "b.csv", "c.parquet"):
+        (folder / name).touch()
+    (tmp_path / "a.csv.gz").touch()
+    problem(lambda: load(tmp_path / "a.csv.gz"), "a.csv.gz: compressed; unpack it first")
+    words = f"{folder}: a folder of files, which are named one by one: {folder}/*.csv {folder}/*.parquet"
+    problem(lambda: load(folder), words)
+    assert main(["inspect", str(folder)]) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -313,3 +314,27 @@ def test_no_dataset_is_refused(command, capsys):
 def test_selection_needs_no_torch():
     statement = "import sys, envs.selection, dt.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0
+
+
+def test_a_hundred_files_of_one_episode_each(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for number in range(100):
+        rows = [f"{number},{i},{rng.normal():.3f},{i % 2},1.0" for i in range(5)]
+        (tmp_path / f"log-{number:02}.csv").write_text("\n".join(["episode,step,observation,action,reward", *rows]))
+    files = sorted(map(str, tmp_path.glob("*.csv")))
+    started = time.perf_counter()
+    assert main(["inspect", *files]) == 0
+    assert time.perf_counter() - started < 20  # a second or two; a loaded machine is slow
+    told = capsys.readouterr().out
+    assert "dataset       log-00 + 99 more (" in told
+    assert "episodes      100, 500 steps" in told
+    assert "log-00, log-01" in told
+    assert "log-11 and 88 more: no final observations" in told
+    assert len(told.splitlines()) < 40
+    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "2", "--batch-size", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["train", *files, *small, "--fraction", "1"]) == 0
+        assert (tmp_path / "runs" / "log-00+99more-s0").is_dir()  # named after so many, and not after them all
+        assert main(["train", *files, "--output", "runs/log-00+99more-s0", "--resume", "--steps", "3"]) == 0
+        assert main(["evaluate", "runs/log-00+99more-s0"]) == 0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -211,4 +212,81 @@ def test_the_commands_report_the_error_where_there_is_no_world(recorded, tmp_pat
 def test_a_run_of_arrays_says_where_to_measure(payday, tmp_path, capsys):
     train(without_world(payday), SMALL, tmp_path / "run")
     assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "dataset payday/coins-v0 came from Python" in capsys.readouterr().err
+    assert (
+        "dataset payday/coins-v0 came from Python: measure it there (dt.validation), or --dataset names"
+        in capsys.readouterr().err
+    )
+
+
+# Data that has moved.
+
+
+@pytest.fixture
+def moved(tmp_path, capsys):
+    """A run of two files, one with columns of its own names, which then have other names and places; their order."""
+    rng, folder = np.random.default_rng(0), tmp_path / "data"
+    folder.mkdir()
+    for name, episodes in (("a", 20), ("b", 10)):
+        rows = [f"{i // 3},{rng.normal():.3f},{rng.normal():.3f},{i % 2},1.0" for i in range(3 * episodes)]
+        rows[4] = "1,,0.1,1,1.0" if name == "b" else rows[4]
+        (folder / f"{name}.csv").write_text("\n".join(["ep,x,y,act,rew", *rows]))
+    names = ["--columns", "episode=ep", "observations=x,y", "actions=act", "rewards=rew", "--skip-bad-episodes"]
+    small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "2", "--batch-size", "4"]
+    run = str(tmp_path / "run")
+    sources = [str(folder / "a.csv"), str(folder / "b.csv")]
+    assert main(["train", *sources, "--fraction", "0.5", "1", *names, "--output", run, *small]) == 0
+    told = capsys.readouterr().out.strip()
+    places = [str(tmp_path / "first.csv"), str(tmp_path / "second.csv")]
+    for source, place in zip(sources, places, strict=True):
+        Path(source).rename(place)
+    return run, places, told
+
+
+def test_data_that_has_moved_is_named(moved, capsys, tmp_path, monkeypatch):
+    run, places, told = moved
+    assert main(["evaluate", run]) == 2
+    err = capsys.readouterr().err
+    assert "data/a.csv: no such file or folder; --dataset says where a lies now" in err
+    assert main(["evaluate", run, "--dataset", *places]) == 0
+    assert capsys.readouterr().out.strip() in told
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
+    names = ["--columns", "episode=ep", "observations=x,y", "actions=act", "rewards=rew"]
+    assert main(["import", places[0], "mine/first-v0", *names]) == 0  # where fields have names of their own
+    capsys.readouterr()
+    assert main(["evaluate", run, "--dataset", "mine/first-v0", places[1]]) == 0
+    assert capsys.readouterr().out.strip() in told
+
+
+def test_other_data_than_a_run_learned_from_is_refused(moved, capsys):
+    run, places, _ = moved
+
+    def refused(sources, *words):
+        assert main(["evaluate", run, "--dataset", *sources]) == 2
+        out, err = capsys.readouterr()
+        (line,) = err.splitlines()
+        assert out == ""
+        for word in words:
+            assert word in line, line
+
+    refused(places[:1], "--dataset names 1, the run learned from 2: a b")
+    refused([places[0], "nowhere.csv"], "nowhere.csv: no such file or folder")
+    prints = [part["fingerprint"][:12] for part in read_json(Path(run) / "run.json")["dataset"]["parts"]]
+    swapped = f"{places[1]} has the fingerprint {prints[1]}, it had {prints[0]}; this is b, and the run's order is a b"
+    refused(places[::-1], f"dt: {run}: dataset a is not what it was when the run learned from it: {swapped}")
+    text = Path(places[1]).read_text()
+    Path(places[1]).write_text(text.replace("1.0\n", "2.0\n", 1))
+    refused(places, f"dataset b is not what it was when the run learned from it: {places[1]} has", f"had {prints[1]}")
+    Path(places[1]).write_text(text.replace("x,y", "x,z"))
+    refused(places, f"{places[1]}: no column 'y'")
+
+
+def test_data_is_named_for_a_run_of_arrays_and_for_none_that_is_played(payday, tmp_path, capsys):
+    played = replace(SMALL, evaluation=replace(SMALL.evaluation, target_return=(5.0,), episodes=1))
+    train(payday, played, tmp_path / "played")
+    assert main(["evaluate", str(tmp_path / "played"), "--dataset", "coins.npz"]) == 2
+    assert "is played in Payday-v0, --dataset is for runs without an environment" in capsys.readouterr().err
+    train(without_world(payday), SMALL, tmp_path / "run")
+    arrays = {"observations": payday.observations["value"], "actions": payday.actions["value"]}
+    np.savez(tmp_path / "coins.npz", **arrays, rewards=payday.rewards, lengths=payday.lengths)
+    assert main(["evaluate", str(tmp_path / "run"), "--dataset", str(tmp_path / "coins.npz")]) == 0
+    assert "of 6 held-out episodes" in capsys.readouterr().out
