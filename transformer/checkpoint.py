@@ -319,11 +319,16 @@ def make_folder(path: Path) -> None:
         _sync(path.parent)
 
 
+def require_new(folder: Path) -> None:
+    """Raise `CheckpointError` where anything already is; an empty folder is nothing."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: exists already")
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A folder to fill, which appears complete or not at all; refused where anything already is."""
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise CheckpointError(f"{final}: exists already")
+    require_new(final)
     make_folder(final.parent)
     with _appearing_folder(final) as temporary:
         yield temporary
