@@ -30,6 +30,7 @@ from transformer.huggingface import (
     stack_from_gpt2,
     stack_to_gpt2,
 )
+from transformer.places import check_folder
 
 NAMES = {
     "embed_timestep.weight": "timestep_encoder.weight",
@@ -79,6 +80,7 @@ def import_huggingface(
 
 def import_published(published: Published, output: Path) -> Run:
     """The second half of `import_huggingface`: the weights, and the run."""
+    check_folder(output)
     environment, path = published.environment, published.config_path
     for space in (published.observation_space, published.action_space):
         if is_image(space):

@@ -20,7 +20,7 @@ from envs.worlds import EnvironmentSpec, check_spaces, import_environments
 from transformer.checkpoint import CheckpointError, checkpoints, require_new, require_run
 from transformer.config import ConfigError, require, require_seed
 from transformer.console import show, tell
-from transformer.places import check_place, check_spared
+from transformer.places import check_folder, check_place
 
 if TYPE_CHECKING:
     from dt.cli import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
@@ -33,6 +33,8 @@ def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
     """The datasets that `dt train` is given, as one, and the world that it is given beside them."""
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
+    if options.output is not None and not options.resume:
+        check_folder(options.output)
     environment = world_to_play_in(options.world)
     resumed = options.output if options.resume else None
     recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
@@ -64,8 +66,8 @@ def cells_of(
     folders = [folder for _, _, folder in cells]
     twice = [str(folder) for folder in folders if folders.count(folder) > 1]
     require(not twice, f"{twice[:1]}: two runs of one dataset and seed")
-    for folder in filter(Path.exists, folders):
-        require_run(folder)
+    for folder in folders:
+        (require_run if folder.exists() else check_folder)(folder)
     return cells
 
 
@@ -139,9 +141,7 @@ def _check_places(options: "Evaluate") -> None:
         if path is not None:
             check_place(path, picture=path == options.plot)
     if options.video is not None:
-        if options.video.exists() and not options.video.is_dir():
-            raise ConfigError(f"{options.video}: is a file, a folder is meant")
-        check_spared(options.video)
+        check_folder(options.video)
 
 
 def import_data(options: "Import") -> None:
@@ -206,6 +206,7 @@ def saved_algorithm(path: Path, trust: bool) -> str:
 
 def published_model(options: "ImportHuggingFace") -> Published:
     """What `dt import-huggingface` makes a run of, all but the weights; a place for it that is taken is refused."""
+    check_folder(options.output)
     require_new(options.output)
     return read_published(
         options.model,

@@ -704,6 +704,30 @@ publication("a normaliser in no file", "--normalizer", "no.json", words="no.json
 publication("a tanh that is a number", make=published(action_tanh=1), words="action_tanh is 1, expected true or false")
 
 
+def runs(folder: Path) -> Path:
+    """A run, another one among its checkpoints, and a link to these."""
+    a_run()(folder)
+    for inner in (folder / "checkpoints", folder / "checkpoints" / "inner"):
+        inner.mkdir(exist_ok=True)
+    a_run()(folder / "checkpoints" / "inner")
+    if not (folder / "link").is_symlink():
+        (folder / "link").symlink_to(folder / "checkpoints")
+    return folder
+
+
+SPARED = "itself; "
+OF_A_RUN = ("hopper/replay-v0", "--steps", "1", "--episodes", "1", "--device", "cpu", "--output")
+options("a run in a run's checkpoints", "train", *OF_A_RUN, "{}/checkpoints/x", words=(SPARED,), make=runs)
+options("a run in a run's log", "train", *OF_A_RUN, "{}/tensorboard", words=(SPARED,), make=runs)
+options("a run behind a link", "train", *OF_A_RUN, "{}/link", words=("link: a part of the run", SPARED), make=runs)
+options("a run in a run of a run", "train", *OF_A_RUN, "{}/link/inner/results/x", words=(SPARED,), make=runs)
+options("a run in a file", "train", *OF_A_RUN, "{}/run.json", words=("run.json: is a file, a folder is me",), make=runs)
+options("many in a run's checkpoints", "train-many", *OF_A_RUN, "{}/checkpoints", words=(SPARED,), make=runs)
+options("many in a run's samples", "train-many", *OF_A_RUN, "{}/samples/x", words=(SPARED,), make=runs)
+publication("a model in a run's checkpoints", "--output", "{}/checkpoints/x", words=SPARED,
+            make=lambda folder: PENDULUMS(runs(folder)))  # fmt: skip
+
+
 if __name__ == "__main__":
     for reader, cases in CASES.items():
         for name, each in cases.items():
