@@ -19,8 +19,9 @@ from dt.model import DecisionTransformer
 from dt.training import Run, describe, describe_data, load_run
 from envs.datasets import Dataset
 from envs.scores import reference_for
+from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec
-from transformer.checkpoint import new_folder, save_checkpoint, write_json
+from transformer.checkpoint import make_folder, new_folder, put_in_place, require_new, save_checkpoint, write_json
 from transformer.config import ConfigError
 from transformer.huggingface import (
     check_tensors,
@@ -99,9 +100,13 @@ def import_published(published: Published, output: Path) -> Run:
         check_environment(environment, model)
     described = _describe(model, published.dataset, environment, path.resolve().parent.name)
     document = {**described, "imported": str(published.source)}
-    with new_folder(output) as folder:
-        write_json(folder / "run.json", document)
-        save_checkpoint(folder, 0, {"model": model.state_dict()}, {"run": document})
+    require_new(output)
+    make_folder(output.parent)
+    with temporary_folder(output.parent, ".importing-") as temporary:
+        with new_folder(temporary / "run") as folder:
+            write_json(folder / "run.json", document)
+            save_checkpoint(folder, 0, {"model": model.state_dict()}, {"run": document})
+        put_in_place(temporary / "run", output)
     return load_run(output)
 
 

@@ -347,12 +347,17 @@ def _appearing_folder(final: Path) -> Iterator[Path]:
                 _sync(path)
         temporary.chmod(0o777 & ~mask)
         _sync(temporary)
-        if final.exists():  # a damaged one that a resume passed over, or an empty folder
-            _remove(final)
-        temporary.rename(final)
-        _sync(final.parent)
+        put_in_place(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(folder: Path, final: Path) -> None:
+    """Give a folder whose content is on the disk its final name, which lasts through a loss of power."""
+    if final.exists():  # a damaged one that a resume passed over, or an empty folder
+        _remove(final)
+    folder.rename(final)
+    _sync(final.parent)
 
 
 def _remove(checkpoint: Path) -> None:
