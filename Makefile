@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test torture check wheel reproducible audit oldest clean
+.PHONY: demo test torture check wheel reproducible audit oldest newest clean
 
 demo: .venv/demo.done
 	$(BIN)/dt train hopper/replay-v0 --preset demo --output $(RUN)
@@ -46,8 +46,15 @@ oldest:
 	.oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .oldest/lowest.txt --editable ".[test]"
 	.oldest/bin/python -m pytest
 
+# the highest version of everything there is; torch is as asked for, the highest with: make newest TORCH=torch
+newest:
+	$(PYTHON) -m venv .newest
+	.newest/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	.newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager "$(TORCH)" --editable ".[test]"
+	.newest/bin/python -m pytest
+
 clean:
-	rm -rf .venv .oldest dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .oldest .newest dist .pytest_cache .mypy_cache .ruff_cache
 
 .venv/torch.done: Makefile
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed: make PYTHON=python3.12'"

@@ -209,29 +209,36 @@ def _main(arguments: list[str]) -> int:
             return _inspect(command)
         if not isinstance(command, Train):
             processes.require_one(f"dt {arguments[0]}")
-        from dt.sources import check_request, import_data, training_data
+        from dt import sources  # what a command's options say is refused before torch comes in
 
         if isinstance(command, Import):
-            import_data(command)
-            return 0
-        if isinstance(command, Train):
+            sources.import_data(command)
+        elif isinstance(command, Train):
             with processes.joined():
-                data, world = training_data(command)
+                data, world = sources.training_data(command)
                 from dt.commands import train_and_score
 
                 train_and_score(command, data, world)
-            return 0
-        asked = check_request(command) if isinstance(command, Evaluate) else None
-        from dt.commands import ask, import_model, record_episodes, train_runs
+        elif isinstance(command, TrainMany):
+            datasets, world = sources.data_of_many(command)
+            from dt.commands import train_runs
 
-        if isinstance(command, TrainMany):
-            train_runs(command)
+            train_runs(command, datasets, world)
         elif isinstance(command, Evaluate):
-            ask(command, asked)
+            world = sources.check_request(command)
+            from dt.commands import ask
+
+            ask(command, world)
         elif isinstance(command, Record):
-            record_episodes(command, shlex.join(["dt", *arguments]))
+            played = sources.recording_world(command)
+            from dt.commands import record_episodes
+
+            record_episodes(command, played, shlex.join(["dt", *arguments]))
         else:
-            import_model(command)
+            published = sources.published_model(command)
+            from dt.commands import import_model
+
+            import_model(command, published)
         return 0
     except (ConfigError, OSError) as error:
         return _refuse(error)

@@ -1,6 +1,5 @@
 """What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -20,13 +19,14 @@ from dt.evaluation import (
     evaluate,
     failures,
 )
-from dt.huggingface import import_huggingface
+from dt.huggingface import import_published
+from dt.huggingface_config import Published
 from dt.inspection import describe_dataset
-from dt.many import run_folder, train_many
+from dt.many import train_many
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import held_out_document, plot_asked_against_achieved, results_document, score_table
-from dt.sources import environment_of, in_world, load_each, world_arguments
+from dt.sources import in_world, run_folder
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
@@ -37,10 +37,10 @@ from envs.rollout import Played
 from envs.scores import reference_in
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, MissingWorldError
-from envs.writer import new_folder, write_minari
+from envs.writer import write_minari
 from transformer import processes
 from transformer.checkpoint import why_not, write_json
-from transformer.config import ConfigError, require
+from transformer.config import ConfigError
 from transformer.console import show, tell
 from transformer.training import pick_device
 
@@ -82,14 +82,8 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
     check_failures(scores.results)
 
 
-def train_runs(options: "TrainMany") -> None:
+def train_runs(options: "TrainMany", datasets: Sequence[Dataset], environment: EnvironmentSpec | None) -> None:
     """`dt train-many`: runs side by side; prints how each of them is asked for returns."""
-    if options.config.training.seed != 0:
-        raise ConfigError(f"seed {options.config.training.seed}: train-many has --seeds")
-    limit = options.minutes
-    require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
-    environment = environment_of(options.world)
-    datasets = [*load_each(options.dataset, options.reading, environment)]
     folders, done = train_many(
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
     )
@@ -124,7 +118,6 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
 
 def ask(options: "Evaluate", asked: EnvironmentSpec | None) -> None:
     """`dt evaluate`: returns of a trained run as table, JSON, picture and films. asked: the world, if not the run's."""
-    require(0 <= options.seed < 2**32, f"seed must be at least 0 and below 2^32, not {options.seed}")
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
     if asked is None and not _has_world(run):
         _ask_without_a_world(options, run)
@@ -222,10 +215,8 @@ def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
         raise DataError(f"{error}; --dataset says where {part['name']} lies now") from None
 
 
-def record_episodes(options: "Record", command: str) -> None:
+def record_episodes(options: "Record", environment: EnvironmentSpec, command: str) -> None:
     """`dt record`: a policy played into a Minari dataset. command: what was typed, for the metadata."""
-    new_folder(options.dataset_id)  # refused before anything is played
-    environment = EnvironmentSpec(options.environment, world_arguments(options.world))
     chosen = player(
         options.policy,
         environment,
@@ -256,17 +247,9 @@ def record_episodes(options: "Record", command: str) -> None:
         raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
 
 
-def import_model(options: "ImportHuggingFace") -> None:
+def import_model(options: "ImportHuggingFace", published: Published) -> None:
     """`dt import-huggingface`: a run of someone else's model."""
-    run = import_huggingface(
-        options.model,
-        options.output,
-        context_length=options.context_length,
-        return_scale=options.return_scale,
-        normalizer=options.normalizer,
-        dataset=load(options.dataset) if options.dataset is not None else None,
-        environment=environment_of(options.world),
-    )
+    run = import_published(published, options.output)
     tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
 
 

@@ -5,39 +5,33 @@ return scale, the states' mean and deviation, the world. With these the run play
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from gymnasium import spaces
-from gymnasium.spaces import Space
 from torch import Tensor
 
-from dt.config import Config, ModelConfig
+from dt.config import Config
 from dt.encoders import ContinuousHead, LinearEncoder, is_image
 from dt.evaluation import check_environment
+from dt.huggingface_config import Published, read_published
 from dt.model import DecisionTransformer
 from dt.training import Run, describe, describe_data, load_run
 from envs.datasets import Dataset
 from envs.scores import reference_for
+from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec
-from transformer.checkpoint import new_folder, read_json, save_checkpoint, write_json
-from transformer.config import ConfigError, require
+from transformer.checkpoint import make_folder, new_folder, put_in_place, require_new, save_checkpoint, write_json
+from transformer.config import ConfigError
 from transformer.huggingface import (
     check_tensors,
-    integer,
     is_buffer,
-    locate,
-    make_config,
     of_shapes,
-    read_config,
     read_weights,
     stack_from_gpt2,
     stack_to_gpt2,
-    transformer_settings,
 )
+from transformer.places import check_folder
 
 NAMES = {
     "embed_timestep.weight": "timestep_encoder.weight",
@@ -74,34 +68,45 @@ def import_huggingface(
     states; or dataset: what it was trained on, which also names the run's targets. environment: where it plays; None
     takes the dataset's own. Raises `ConfigError`, `CheckpointError` or `WorldError`, and then writes nothing.
     """
-    if (normalizer is None) == (dataset is None):
-        raise ConfigError("the states' mean and deviation come from a normalizer or from a dataset, one of the two")
-    config_path, weights_path = locate(Path(source))
-    theirs = read_config(
-        config_path, "decision_transformer", activation_function="relu", action_tanh=True, n_positions=1024
+    published = read_published(
+        source,
+        context_length=context_length,
+        return_scale=return_scale,
+        normalizer=normalizer,
+        dataset=dataset,
+        environment=environment,
     )
-    rows = integer(theirs, "max_ep_len", config_path)
-    settings = transformer_settings(theirs, "hidden_size", config_path)
-    config = make_config(ModelConfig, config_path, conditioning="token", max_timesteps=rows, **settings)
-    config = replace(config, context_length=context_length, return_scale=return_scale)
-    observation_space, action_space = _spaces(dataset, environment)
-    _check_size(observation_space, theirs, "state_dim", config_path)
-    _check_size(action_space, theirs, "act_dim", config_path)
+    return import_published(published, Path(output))
+
+
+def import_published(published: Published, output: Path) -> Run:
+    """The second half of `import_huggingface`: the weights, and the run."""
+    check_folder(output)
+    environment, path = published.environment, published.config_path
+    for space in (published.observation_space, published.action_space):
+        if is_image(space):
+            raise ConfigError(f"{path}: {space} holds pictures, and theirs takes numbers alone")
 
     def make() -> DecisionTransformer:
-        return DecisionTransformer(config, observation_space, action_space, rows)
+        spaces = published.observation_space, published.action_space
+        return DecisionTransformer(published.config, *spaces, published.rows)
 
-    parameters = _read_parameters(weights_path, make, config.num_layers, integer(theirs, "n_positions", config_path))
+    parameters = _read_parameters(published.weights_path, make, published.config.num_layers, published.num_positions)
     model = make()
     model.load_state_dict({**model.state_dict(), **parameters})
-    _set_head(model, theirs["action_tanh"], config_path)
-    _set_normalizer(model, dataset if dataset is not None else Path(str(normalizer)))
+    _set_head(model, published.tanh)
+    _set_normalizer(model, published.normalizer)
     if environment is not None:
         check_environment(environment, model)
-    document = {**_describe(model, dataset, environment, config_path.resolve().parent.name), "imported": str(source)}
-    with new_folder(Path(output)) as folder:
-        write_json(folder / "run.json", document)
-        save_checkpoint(folder, 0, {"model": model.state_dict()}, {"run": document})
+    described = _describe(model, published.dataset, environment, path.resolve().parent.name)
+    document = {**described, "imported": str(published.source)}
+    require_new(output)
+    make_folder(output.parent)
+    with temporary_folder(output.parent, ".importing-") as temporary:
+        with new_folder(temporary / "run") as folder:
+            write_json(folder / "run.json", document)
+            save_checkpoint(folder, 0, {"model": model.state_dict()}, {"run": document})
+        put_in_place(temporary / "run", output)
     return load_run(output)
 
 
@@ -136,29 +141,8 @@ def _expected(model: DecisionTransformer, num_positions: int) -> dict[str, Tenso
     }
 
 
-def _spaces(dataset: Dataset | None, environment: EnvironmentSpec | None) -> tuple[Space[Any], Space[Any]]:
-    """Observation and action space: the dataset's, or else the environment's."""
-    if dataset is not None:
-        return dataset.observation_space, dataset.action_space
-    if environment is None:
-        raise ConfigError("without a dataset the environment must be named, for its spaces")
-    world = environment.make()
-    world.close()
-    return world.observation_space, world.action_space
-
-
-def _check_size(space: Space[Any], theirs: Mapping[str, Any], setting: str, path: Path) -> None:
-    """Refuse a space that is no Box of as many numbers as their setting says."""
-    size = integer(theirs, setting, path)
-    if not isinstance(space, spaces.Box) or is_image(space):
-        raise ConfigError(f"{path}: {setting} is {size}, and {space} is no Box of numbers, which theirs takes alone")
-    numbers = int(np.prod(space.shape, dtype=int))
-    require(size == numbers, f"{path}: {setting} is {size}, the space has {numbers}: {space}")
-
-
-def _set_head(model: DecisionTransformer, tanh: Any, path: Path) -> None:
+def _set_head(model: DecisionTransformer, tanh: bool) -> None:
     """Their actions are the head's own numbers, with or without a tanh, whatever the bounds of the space are."""
-    require(isinstance(tanh, bool), f"{path}: action_tanh is {tanh!r}, expected true or false")
     (head,) = model.heads
     assert isinstance(head, ContinuousHead)
     head.bounded.fill_(tanh)
@@ -166,23 +150,16 @@ def _set_head(model: DecisionTransformer, tanh: Any, path: Path) -> None:
     head.scale.fill_(1.0)
 
 
-def _set_normalizer(model: DecisionTransformer, source: Path | Dataset) -> None:
-    """Take mean and deviation of the states from a JSON file or from a dataset."""
+def _set_normalizer(model: DecisionTransformer, source: tuple[list[float], list[float]] | Dataset) -> None:
+    """Take mean and deviation of the states from two lists or from a dataset."""
     (encoder,), (leaf,) = model.state_encoders, model.state_leaves
     assert isinstance(encoder, LinearEncoder)
     assert encoder.normalizer is not None
     if isinstance(source, Dataset):
         encoder.normalizer.fit(source.observations[leaf])
         return
-    document, buffers = read_json(source), encoder.normalizer
-    for name, buffer, least in (("mean", buffers.mean, -1e30), ("std", buffers.deviation, 1e-30)):
-        numbers = document.get(name) if isinstance(document, dict) else None
-        if not isinstance(numbers, list) or len(numbers) != buffer.numel():
-            raise ConfigError(f"{source}: {name} must be a list of {buffer.numel()} numbers")
-        for i, number in enumerate(numbers):
-            if type(number) not in (int, float) or not least < number < 1e30:
-                expected = "a finite number above 0" if name == "std" else "a finite number"
-                raise ConfigError(f"{source}: {name}[{i}] is {number!r}, expected {expected}")
+    buffers = encoder.normalizer
+    for buffer, numbers in zip((buffers.mean, buffers.deviation), source, strict=True):
         buffer.copy_(torch.tensor(numbers).view(buffer.shape))
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dt.config import Config
 from dt.data import Batch, Batches
+from dt.sources import cells_of
 from dt.training import prepare
 from envs.datasets import Dataset
 from envs.worlds import EnvironmentSpec
@@ -29,12 +30,11 @@ from transformer.checkpoint import (
     clear_leftovers,
     folder_of,
     only_writer,
-    require_run,
     step_of,
     verify,
     write_json,
 )
-from transformer.config import ConfigError, require
+from transformer.config import ConfigError
 from transformer.console import tell
 from transformer.log import RunLog
 from transformer.training import (
@@ -46,11 +46,6 @@ from transformer.training import (
     named_exhaustion,
     step_seed,
 )
-
-
-def run_folder(output: Path, dataset: Dataset, seed: int) -> Path:
-    """Where the run of a dataset and a seed lies."""
-    return output / f"{dataset.name.replace('/', '-').replace(' ', '')}-s{seed}"
 
 
 def train_many(
@@ -67,12 +62,8 @@ def train_many(
     Folders that are there are gone on with. minutes: stop after so long, with a checkpoint. Datasets of different
     shapes raise `ConfigError`.
     """
-    require(len(datasets) > 0 and len(seeds) > 0, "no dataset or no seed to train")
-    cells = [(dataset, seed, run_folder(Path(output), dataset, seed)) for dataset in datasets for seed in seeds]
+    cells = cells_of(datasets, config, seeds, Path(output))
     folders = [folder for _, _, folder in cells]
-    twice = [str(folder) for folder in folders if folders.count(folder) > 1]
-    require(not twice, f"{twice[:1]}: two runs of one dataset and seed")
-    require(not config.model.activation_checkpointing, "activation_checkpointing: many runs at once cannot have it")
     step = _common_step(folders)
     trainers = [
         prepare(
@@ -97,8 +88,6 @@ def _common_step(folders: Sequence[Path]) -> int:
 
     0 where there is none. A run that is not there beside one that was trained raises `CheckpointError`.
     """
-    for folder in filter(Path.exists, folders):
-        require_run(folder)
     steps = {folder: {step_of(path) for path in checkpoints(folder)} for folder in folders}
     new, old = ([folder for folder in folders if found(folder)] for found in (lambda f: not f.exists(), steps.get))
     if new and old:

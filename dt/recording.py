@@ -1,7 +1,5 @@
 """A policy played in an environment, its episodes a dataset: random actions, a run, or a Stable-Baselines3 file."""
 
-import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +10,14 @@ import numpy as np
 from dt.config import EvaluationConfig
 from dt.evaluation import check_environment
 from dt.policy import ReturnConditionedPolicy
+from dt.sources import names_run, saved_algorithm
 from dt.training import load_run, versions
 from envs.datasets import Dataset, from_episodes
 from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
 from envs.worlds import About, EnvironmentSpec, WorldError, Worlds
-from transformer.config import ConfigError, require
-
-ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
-"""Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
+from transformer.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -71,19 +67,12 @@ def player(
     vec_normalize: the file of the VecNormalize that such a policy saw its observations through.
 
     A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
-    many in all. Episode i starts from the world's seed `seed + i`.
+    many in all. Episode i starts from the world's seed `seed + i`. What the options may not be, `recording_world` of
+    dt/sources.py has refused.
     """
-    require(0 <= seed < 2**32, f"seed must be at least 0 and below 2^32, not {seed}")
-    if config.target_return == "auto":
-        raise ConfigError("--target-return auto chooses what is scored; a recording asks for returns that are named")
     told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
-    of_saved = policy != "random" and not (Path(policy) / "run.json").exists()
-    if vec_normalize is not None and not of_saved:
-        raise ConfigError(f"--vec-normalize is of a Stable-Baselines3 policy, and {policy} is none")
-    if policy != "random" and not of_saved:
+    if names_run(policy):
         return _run_player(Path(policy), environment, config, seed, checkpoint, told)
-    if config.named_targets:
-        raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
     with Worlds(environment.maker(), 1, config.world_timeout) as worlds:
         world = worlds.about
     # the actions' seeds are not the worlds': from one seed both would draw the same numbers
@@ -226,21 +215,7 @@ def _scaling(policy: str, model: Any, path: str | None, world: About) -> Callabl
 
 def _open_saved(path: Path, trust: bool) -> Any:
     """The model in a Stable-Baselines3 file, which is pickle: it is opened only where the user trusts it."""
-    if not path.is_file():
-        raise ConfigError(f"--policy {path}: neither random, nor a run's folder (no run.json), nor a file")
-    try:
-        with zipfile.ZipFile(path) as file:
-            module = json.loads(file.read("data"))["policy_class"]["__module__"]
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
-        raise ConfigError(f"--policy {path}: no file of Stable-Baselines3's") from None
-    package, _, rest = str(module).partition(".")
-    algorithm = ALGORITHMS.get(rest.removesuffix(".policies")) if package == "stable_baselines3" else None
-    if algorithm is None:
-        raise ConfigError(f"--policy {path}: a policy of {module}; those of SAC, TD3, DDPG, DQN, PPO and A2C are known")
-    if not trust:
-        raise ConfigError(
-            f"--policy {path}: a Stable-Baselines3 file is pickle, which may run any code; --trust opens it"
-        )
+    algorithm = saved_algorithm(path, trust)
     try:
         import stable_baselines3
     except ImportError:

@@ -1,37 +1,79 @@
-"""What a command's options say of data and worlds, read and checked before torch comes in: so a refusal is quick."""
+"""What a command's options say of data, worlds and places, checked before torch comes in: so a refusal is quick."""
 
 import json
+import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dt.config import Config
 from dt.description import columns_in, read_description
+from dt.huggingface_config import Published, read_published
 from envs.datasets import Dataset, load
 from envs.fields import Columns, named_columns
 from envs.readers import READERS, declared_spaces, is_flat, spaces_from_json
 from envs.scores import reference_in
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, check_spaces, import_environments
-from transformer.checkpoint import CheckpointError, checkpoints, require_run
-from transformer.config import ConfigError
+from transformer.checkpoint import CheckpointError, checkpoints, require_new, require_run
+from transformer.config import ConfigError, require, require_seed
 from transformer.console import show, tell
-from transformer.places import check_place, check_spared
+from transformer.places import check_folder, check_place
 
 if TYPE_CHECKING:
-    from dt.cli import Evaluate, Import, Reading, Train, World, WorldSettings
+    from dt.cli import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
+
+ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
+"""Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
 
 
 def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
     """The datasets that `dt train` is given, as one, and the world that it is given beside them."""
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
-    environment = environment_of(options.world)
+    if options.output is not None and not options.resume:
+        check_folder(options.output)
+    environment = world_to_play_in(options.world)
     resumed = options.output if options.resume else None
     recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
     fraction = options.fraction or tuple(share for share, _ in recorded)
     parts = [*load_each(options.dataset, options.reading, environment, resumed)]
     return join(parts, fraction, options.config.training.seed), environment
+
+
+def data_of_many(options: "TrainMany") -> tuple[list[Dataset], EnvironmentSpec | None]:
+    """The datasets that `dt train-many` is given, and the world that it is given beside them."""
+    config, limit = options.config, options.minutes
+    require(config.training.seed == 0, f"seed {config.training.seed}: train-many has --seeds")
+    require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
+    environment = world_to_play_in(options.world)
+    datasets = [*load_each(options.dataset, options.reading, environment)]
+    cells_of(datasets, config, options.seeds, options.output)
+    return datasets, environment
+
+
+def cells_of(
+    datasets: Sequence[Dataset], config: Config, seeds: Sequence[int], output: Path
+) -> list[tuple[Dataset, int, Path]]:
+    """Each dataset at each seed, and the folder of its run: a new one, or a run to go on with."""
+    require(len(datasets) > 0 and len(seeds) > 0, "no dataset or no seed to train")
+    for seed in seeds:
+        require_seed(seed)
+    require(not config.model.activation_checkpointing, "activation_checkpointing: many runs at once cannot have it")
+    cells = [(dataset, seed, run_folder(output, dataset, seed)) for dataset in datasets for seed in seeds]
+    folders = [folder for _, _, folder in cells]
+    twice = [str(folder) for folder in folders if folders.count(folder) > 1]
+    require(not twice, f"{twice[:1]}: two runs of one dataset and seed")
+    for folder in folders:
+        (require_run if folder.exists() else check_folder)(folder)
+    return cells
+
+
+def run_folder(output: Path, dataset: Dataset, seed: int) -> Path:
+    """Where the run of a dataset and a seed lies."""
+    return output / f"{dataset.name.replace('/', '-').replace(' ', '')}-s{seed}"
 
 
 def load_each(
@@ -74,13 +116,23 @@ def in_world(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
 
 def check_request(options: "Evaluate") -> EnvironmentSpec | None:
     """Refuse what `dt evaluate` cannot write and what is no run; the world that it is given."""
+    _check_world_seed(options.seed)
     _check_places(options)
-    environment = environment_of(options.world)
-    require_run(options.run)
-    read_description(options.run / "run.json")
-    if not checkpoints(options.run):
-        raise CheckpointError(f"{options.run}: no checkpoint in it")
+    environment = world_to_play_in(options.world)
+    _check_run(options.run)
     return environment
+
+
+def _check_world_seed(seed: int) -> None:
+    require(0 <= seed < 2**32, f"seed must be at least 0 and below 2^32, not {seed}")
+
+
+def _check_run(folder: Path) -> None:
+    """Raise `CheckpointError` where this is no run, or one without a checkpoint."""
+    require_run(folder)
+    read_description(folder / "run.json")
+    if not checkpoints(folder):
+        raise CheckpointError(f"{folder}: no checkpoint in it")
 
 
 def _check_places(options: "Evaluate") -> None:
@@ -89,9 +141,7 @@ def _check_places(options: "Evaluate") -> None:
         if path is not None:
             check_place(path, picture=path == options.plot)
     if options.video is not None:
-        if options.video.exists() and not options.video.is_dir():
-            raise ConfigError(f"{options.video}: is a file, a folder is meant")
-        check_spared(options.video)
+        check_folder(options.video)
 
 
 def import_data(options: "Import") -> None:
@@ -106,6 +156,68 @@ def import_data(options: "Import") -> None:
     show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
 
 
+def recording_world(options: "Record") -> EnvironmentSpec:
+    """The world that `dt record` plays in; a policy that is none, and what does not go with it, is refused."""
+    from envs.writer import new_folder
+
+    new_folder(options.dataset_id)  # refused before anything is played
+    environment = EnvironmentSpec(options.environment, world_arguments(options.world))
+    environment.require_registered()
+    _check_world_seed(options.seed)
+    config, policy = options.config, options.policy
+    if config.target_return == "auto":
+        raise ConfigError("--target-return auto chooses what is scored; a recording asks for returns that are named")
+    if options.vec_normalize is not None and (policy == "random" or names_run(policy)):
+        raise ConfigError(f"--vec-normalize is of a Stable-Baselines3 policy, and {policy} is none")
+    if names_run(policy):
+        _check_run(Path(policy))
+        return environment
+    if config.named_targets:
+        raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
+    if policy != "random":
+        saved_algorithm(Path(policy), options.trust)
+    return environment
+
+
+def names_run(policy: str) -> bool:
+    """Whether --policy names a run's folder."""
+    return policy != "random" and (Path(policy) / "run.json").exists()
+
+
+def saved_algorithm(path: Path, trust: bool) -> str:
+    """What opens a Stable-Baselines3 file, which is pickle: refused where the user does not trust it."""
+    if not path.is_file():
+        raise ConfigError(f"--policy {path}: neither random, nor a run's folder (no run.json), nor a file")
+    try:
+        with zipfile.ZipFile(path) as file:
+            module = json.loads(file.read("data"))["policy_class"]["__module__"]
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        raise ConfigError(f"--policy {path}: no file of Stable-Baselines3's") from None
+    package, _, rest = str(module).partition(".")
+    algorithm = ALGORITHMS.get(rest.removesuffix(".policies")) if package == "stable_baselines3" else None
+    if algorithm is None:
+        raise ConfigError(f"--policy {path}: a policy of {module}; those of SAC, TD3, DDPG, DQN, PPO and A2C are known")
+    if not trust:
+        raise ConfigError(
+            f"--policy {path}: a Stable-Baselines3 file is pickle, which may run any code; --trust opens it"
+        )
+    return algorithm
+
+
+def published_model(options: "ImportHuggingFace") -> Published:
+    """What `dt import-huggingface` makes a run of, all but the weights; a place for it that is taken is refused."""
+    check_folder(options.output)
+    require_new(options.output)
+    return read_published(
+        options.model,
+        context_length=options.context_length,
+        return_scale=options.return_scale,
+        normalizer=options.normalizer,
+        dataset=load(options.dataset) if options.dataset is not None else None,
+        environment=world_to_play_in(options.world),
+    )
+
+
 def environment_of(world: "World") -> EnvironmentSpec | None:
     """The world that the options name, None where they name none."""
     kwargs = world_arguments(world)
@@ -114,6 +226,14 @@ def environment_of(world: "World") -> EnvironmentSpec | None:
             raise ConfigError("--environment-kwargs needs --environment")
         return None
     return EnvironmentSpec(world.environment, kwargs)
+
+
+def world_to_play_in(world: "World") -> EnvironmentSpec | None:
+    """The same of a command that plays: one that is not registered is refused."""
+    environment = environment_of(world)
+    if environment is not None:
+        environment.require_registered()
+    return environment
 
 
 def world_arguments(world: "WorldSettings") -> dict[str, Any]:

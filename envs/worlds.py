@@ -42,9 +42,7 @@ class EnvironmentSpec:
 
         Nor is an argument of a file's taken that could name another file, or a module's content.
         """
-        _register_atari(self.id)
-        if ":" in self.id or self.id not in gymnasium.registry:
-            raise MissingWorldError(f"environment {self.id}: not registered; {_way_out(self.id)}")
+        self.require_registered()
         if self.from_file and (named := _outward(self.kwargs)):
             raise MissingWorldError(
                 f"environment {self.id}: its {named} comes from a file and names what lies outside it; if it is right,"
@@ -54,6 +52,12 @@ class EnvironmentSpec:
             return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
         except Exception as error:  # an environment's own constructor may raise anything
             raise MissingWorldError(f"environment {self.id}: {reason(error)}") from error
+
+    def require_registered(self) -> None:
+        """Raise `MissingWorldError` unless the id is registered here, or is one of this package's own games."""
+        _register_atari(self.id)
+        if ":" in self.id or self.id not in gymnasium.registry:
+            raise MissingWorldError(f"environment {self.id}: not registered; {_way_out(self.id)}")
 
     def maker(self, **more: Any) -> Callable[[], gymnasium.Env[Any, Any]]:
         """`make`, to be called in this process or another one, where what is registered here is registered first."""

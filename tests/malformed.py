@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -587,6 +588,144 @@ for name, document, words in (
     options(name, "evaluate", "{}", words=(words,), make=a_run(**document))
 options("no episodes to play", "evaluate", "{}", "--episodes", "0", words=("episodes must be at least 1",),
         make=a_run(kind="decision-transformer", schema=1))  # fmt: skip
+options("a seed below the least", "evaluate", "{}", "--seed", "-1", words=("seed must be at least 0",))
+options("a run in no world", "evaluate", "{}", "--environment", "NoSuch-v3", words=("NoSuch-v3: not registered",))
+
+for name, arguments, words in (
+    ("many of none", ("no/such-v0",), "no/such-v0: no such file or folder"),
+    ("many of nothing", (), "no dataset named"),
+    ("many without a seed", ("{}", "--seeds"), "no dataset or no seed to train"),
+    ("many with a seed too low", ("{}", "--seeds", "0", "-1"), "seed must be from 0 to"),
+    ("many with one seed twice", ("{}", "--seeds", "1", "1"), "two runs of one dataset and seed"),
+    ("many with another seed", ("{}", "--seed", "4"), "seed 4: train-many has --seeds"),
+    ("many for less than no time", ("{}", "--minutes", "-1"), "minutes must be 0 or more and finite, not -1.0"),
+    ("many that recompute", ("{}", "--activation-checkpointing"), "many runs at once cannot have it"),
+    ("many in no world", ("{}", "--environment", "NoSuch-v3"), "environment NoSuch-v3: not registered"),
+    ("many of no columns", ("{}", "--columns", "a"), "--columns: 'a', expected FIELD=COLUMN"),
+    ("many with spaces that are none", ("{}", "--spaces", "{"), "--spaces: metadata is not JSON"),
+):
+    options(name, "train-many", *arguments, words=(words,))
+
+
+def in_the_way(folder: Path) -> Path:
+    """A good file, and where its second run would lie a folder that is no run."""
+    GOOD(folder)
+    (folder / "flat-s1").mkdir(exist_ok=True)
+    return folder
+
+
+options("many where no run is", "train-many", "{}/flat.npz", "--output", "{}", make=in_the_way,
+        words=("flat-s1: no run.json in it, so it is no run",))  # fmt: skip
+
+
+def a_policy(module: str) -> Callable[[Path], Path]:
+    """A file like those of Stable-Baselines3, with nothing in it but whose it is."""
+
+    def make(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "policy.zip", "w") as file:
+            file.writestr("data", json.dumps({"policy_class": {"__module__": module}}))
+        return folder / "policy.zip"
+
+    return make
+
+
+def record(name: str, *arguments: str, words: str, make: Callable[[Path], Path] = GOOD) -> None:
+    """What cannot be recorded; options that are given twice are the later ones."""
+    command = ("record", "CartPole-v1", "mine/x-v0", "--policy", "random")
+    options(name, *(arguments if arguments[0] == "record" else (*command, *arguments)), words=(words,), make=make)
+
+
+AUTO = ("--target-return", "auto")
+SAC = a_policy("stable_baselines3.sac.policies")
+record("a world that is none", "record", "NoSuch-v3", "mine/x-v0", "--policy", "random", words="NoSuch-v3: not regist")
+record(
+    "a world of a module", "record", "os:Env-v0", "mine/x-v0", "--policy", "random", words="os:Env-v0: not registered"
+)
+record("an id of no version", "record", "CartPole-v1", "mine/x", "--policy", "random", words="mine/x: not a Minari id")
+record(
+    "an id that ships", "record", "CartPole-v1", "hopper/replay-v0", "--policy", "random", words="ships with the pac"
+)
+record("a policy that is none", "--policy", "nowhere", words="--policy nowhere: neither random, nor a run's folder")
+record("a policy in no archive", "--policy", "{}", words="no file of Stable-Baselines3's", make=content("x.zip", b"PK"))
+record("a policy of others", "--policy", "{}", "--trust", make=a_policy("os.path"), words="a policy of os.path; those")
+record(
+    "a policy without trust", "--policy", "{}", make=SAC, words="is pickle, which may run any code; --trust opens it"
+)
+record("a policy that is a run cut", "--policy", "{}", make=a_run(kind="decision-transformer", schema=1),
+       words="run.json: action_space is missing")  # fmt: skip
+record("a target that is to be chosen", *AUTO, words="--target-return auto chooses what is scored")
+record("a target of random actions", "--target-return", "5", words="asked of a run, and random is none")
+record("a scale of random actions", "--vec-normalize", "x", words="--vec-normalize is of a Stable-Baselines3 policy")
+record(
+    "a world's seed too high", "--seed", "4294967296", words="seed must be at least 0 and below 2^32, not 4294967296"
+)
+record("no episode to record", "--episodes", "0", words="episodes must be at least 1, not 0")
+record("a world made with a list", "--environment-kwargs", "[]", words="--environment-kwargs: not a JSON object")
+
+
+def published(numbers: Any = None, **changes: Any) -> Callable[[Path], Path]:
+    """A folder as Hugging Face's library writes a Decision Transformer for Pendulum, its weights apart."""
+    settings = {"model_type": "decision_transformer", "state_dim": 3, "act_dim": 1, "hidden_size": 22, "n_layer": 2}
+    settings |= {"n_head": 2, "max_ep_len": 1000, **changes}
+
+    def make(folder: Path) -> Path:
+        content("config.json", json.dumps(settings).encode())(folder)
+        content("normalizer.json", json.dumps({"mean": [0.0] * 3, "std": [1.0] * 3} | (numbers or {})).encode())(folder)
+        return content("model.safetensors", b"")(folder).parent
+
+    return make
+
+
+PENDULUMS = published()
+
+
+def publication(name: str, *arguments: str, words: str, make: Callable[[Path], Path] = PENDULUMS) -> None:
+    """What cannot be imported; options that are given twice are the later ones."""
+    command = ("import-huggingface", "{}", "--output", "new", "--context-length", "20", "--return-scale", "1000")
+    command += ("--normalizer", "{}/normalizer.json", "--environment", "Pendulum-v1")
+    options(name, *command, *arguments, words=(words,), make=make)
+
+
+publication("a model that is nowhere", make=as_is("nowhere"), words="nowhere: no such file or folder (a model of the")
+publication("a model in an empty folder", make=lambda folder: folder, words="no model.safetensors in it")
+publication("a model in a place that is taken", "--output", "{}", words="exists already")
+publication(
+    "a model of another kind", make=published(model_type="gpt2"), words='config.json: model_type is "gpt2", exp'
+)
+publication("a model of no state", make=published(state_dim=None), words="config.json: state_dim is null, expected")
+publication("a model of another world", "--environment", "CartPole-v1", words="state_dim is 3, the space has 4")
+publication("a model of no world", "--environment", "NoSuch-v3", words="environment NoSuch-v3: not registered")
+publication("a model of no steps", "--context-length", "0", words="context_length must be at least 1, not 0")
+publication("a model of no scale", "--return-scale", "0", words="return_scale must be above 0, not 0.0")
+publication("a model of two normalisers", "--dataset", "x", words="x: no such file or folder")
+publication("a normaliser that is none", make=published({"std": [1.0] * 2}), words="json: std must be a list of 3 num")
+publication("a normaliser of NaN", make=published({"mean": [0.0, NAN, 0.0]}), words="json: mean[1] is nan, expected a")
+publication("a normaliser in no file", "--normalizer", "no.json", words="no.json: no such file")
+publication("a tanh that is a number", make=published(action_tanh=1), words="action_tanh is 1, expected true or false")
+
+
+def runs(folder: Path) -> Path:
+    """A run, another one among its checkpoints, and a link to these."""
+    a_run()(folder)
+    for inner in (folder / "checkpoints", folder / "checkpoints" / "inner"):
+        inner.mkdir(exist_ok=True)
+    a_run()(folder / "checkpoints" / "inner")
+    if not (folder / "link").is_symlink():
+        (folder / "link").symlink_to(folder / "checkpoints")
+    return folder
+
+
+SPARED = "itself; "
+OF_A_RUN = ("hopper/replay-v0", "--steps", "1", "--episodes", "1", "--device", "cpu", "--output")
+options("a run in a run's checkpoints", "train", *OF_A_RUN, "{}/checkpoints/x", words=(SPARED,), make=runs)
+options("a run in a run's log", "train", *OF_A_RUN, "{}/tensorboard", words=(SPARED,), make=runs)
+options("a run behind a link", "train", *OF_A_RUN, "{}/link", words=("link: a part of the run", SPARED), make=runs)
+options("a run in a run of a run", "train", *OF_A_RUN, "{}/link/inner/results/x", words=(SPARED,), make=runs)
+options("a run in a file", "train", *OF_A_RUN, "{}/run.json", words=("run.json: is a file, a folder is me",), make=runs)
+options("many in a run's checkpoints", "train-many", *OF_A_RUN, "{}/checkpoints", words=(SPARED,), make=runs)
+options("many in a run's samples", "train-many", *OF_A_RUN, "{}/samples/x", words=(SPARED,), make=runs)
+publication("a model in a run's checkpoints", "--output", "{}/checkpoints/x", words=SPARED,
+            make=lambda folder: PENDULUMS(runs(folder)))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """A published `DecisionTransformerModel` as a run: it plays what theirs plays, and what cannot be read is named."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +315,29 @@ def test_an_import_that_breaks_leaves_nothing(published, monkeypatch, capsys):
     monkeypatch.setattr("dt.huggingface.save_checkpoint", full)
     refused(capsys, command(published), "disk full")
     assert files(published.parent) == before
+
+
+ENDED = """
+import os, sys
+import dt.huggingface
+from dt.cli import main
+dt.huggingface.save_checkpoint = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_an_import_that_was_ended_left_is_cleared(published, number):
+    """By SIGTERM at once, after a kill by the next import beside it."""
+    before = files(published.parent)
+    done = subprocess.run([sys.executable, "-c", ENDED, str(int(number)), *command(published)], capture_output=True)
+    killed = number == signal.SIGKILL
+    assert done.returncode == (-signal.SIGKILL if killed else 128 + number), done.stderr
+    left = files(published.parent) - before
+    assert bool(left) == killed
+    assert all(name.startswith(".importing-") for name in left)
+    assert main(command(published)) == 0
+    assert {name.split("/")[0] for name in files(published.parent) - before} == {"run"}
 
 
 def test_old_files_with_causal_masks_and_half_precision_are_read(published, tmp_path):

@@ -52,7 +52,7 @@ MEASURED = """
 """
 
 
-@pytest.mark.parametrize("command", ["inspect", "train"])
+@pytest.mark.parametrize("command", ["inspect", "train", "train-many"])
 def test_a_refusal_is_quick_and_small_and_needs_no_torch(tmp_path, command):
     """All of a reader's, in one process of their own: what one costs is less."""
     arguments = []
@@ -64,12 +64,13 @@ def test_a_refusal_is_quick_and_small_and_needs_no_torch(tmp_path, command):
     assert_quick_and_small(arguments, tmp_path)
 
 
-def test_a_refusal_of_evaluate_is_quick_and_small_and_needs_no_torch(tmp_path):
+@pytest.mark.parametrize("command", ["evaluate", "train-many", "record", "import-huggingface"])
+def test_a_refusal_of_options_is_quick_and_small_and_needs_no_torch(tmp_path, command):
     arguments = []
     for number, case in enumerate(CASES["options"].values()):
         (folder := tmp_path / str(number)).mkdir()
         arguments.append(case.make(folder))
-    arguments = [each for each in arguments if each[0] == "evaluate"]
+    arguments = [each for each in arguments if each[0] == command]
     assert len(arguments) > 10
     assert_quick_and_small(arguments, tmp_path)
 

@@ -290,7 +290,9 @@ def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, t
         (["train-characters", "long.txt", "--output", "r", "--batch-size", LARGE], "batch_size must be at most"),
         ([*PAIRS, "--vocabulary-size", LARGE], "vocabulary_size must be at most"),
         ([*PAIRS, "--label-smoothing", "nan"], "label_smoothing must be a finite number"),
-        (["train-characters", "long.txt", "--output", "long.txt"], "long.txt: exists already"),
+        (["train-characters", "long.txt", "--output", "long.txt"], "long.txt: is a file, a folder is meant"),
+        (["train-characters", "missing.txt", "--output", "INSIDE"], "/x: a part of the run "),
+        (["train-translator", *PAIRS[3:], "--output", "INSIDE"], "/x: a part of the run "),
         (["generate", "nowhere"], "nowhere: no such run"),
         (["generate", "WRITER", "--prompt", "xyz"], "character 'x' is not in the text"),
         (["generate", "WRITER", "--prompt", ""], "prompt is empty"),
@@ -341,7 +343,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(65 << 20)))
     os.mkfifo(tmp_path / "pipe")
     before = sorted(tmp_path.rglob("*"))
-    names = {"WRITER": str(writer), "TRANSLATOR": str(interpreter)}
+    inside = writer / "checkpoints" / "x"
+    names = {"WRITER": str(writer), "TRANSLATOR": str(interpreter), "INSIDE": str(inside)}
     assert main([names.get(argument, argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -349,6 +352,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert err.startswith("transformer: ")
     assert message in err
     assert sorted(tmp_path.rglob("*")) == before
+    assert not inside.exists()
 
 
 @pytest.mark.parametrize(

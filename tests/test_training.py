@@ -156,6 +156,17 @@ def test_an_existing_folder_is_refused_and_untouched(payday, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_in_the_parts_of_another_is_refused_and_in_its_results_is_not(payday, tmp_path, monkeypatch):
+    train(payday, small(steps=1), tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    for inside in (tmp_path / "run" / "checkpoints" / "new", Path("new"), Path("../log.jsonl/new")):
+        with pytest.raises(ConfigError, match=r"new: a part of the run .*/run itself; .*results is the place for more"):
+            train(payday, small(steps=1), inside)
+    assert sorted(tmp_path.rglob("*")) == before
+    train(payday, small(steps=1), tmp_path / "run" / "results" / "new")
+
+
 def test_what_a_resumed_run_may_not_change_is_named(payday, tmp_path):
     folder = tmp_path / "run"
     train(payday, small(), folder)

@@ -323,11 +323,16 @@ def make_folder(path: Path) -> None:
         _sync(path.parent)
 
 
+def require_new(folder: Path) -> None:
+    """Raise `CheckpointError` where anything already is; an empty folder is nothing."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: exists already")
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A folder to fill, which appears complete or not at all; refused where anything already is."""
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise CheckpointError(f"{final}: exists already")
+    require_new(final)
     make_folder(final.parent)
     with _appearing_folder(final) as temporary:
         yield temporary
@@ -346,12 +351,17 @@ def _appearing_folder(final: Path) -> Iterator[Path]:
                 _sync(path)
         temporary.chmod(0o777 & ~mask)
         _sync(temporary)
-        if final.exists():  # a damaged one that a resume passed over, or an empty folder
-            _remove(final)
-        temporary.rename(final)
-        _sync(final.parent)
+        put_in_place(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(folder: Path, final: Path) -> None:
+    """Give a folder whose content is on the disk its final name, which lasts through a loss of power."""
+    if final.exists():  # a damaged one that a resume passed over, or an empty folder
+        _remove(final)
+    folder.rename(final)
+    _sync(final.parent)
 
 
 def _remove(checkpoint: Path) -> None:

@@ -19,6 +19,7 @@ from transformer.config import (
     require_seed,
 )
 from transformer.console import help_to_anyone, tell, write
+from transformer.places import check_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_known_values(command)
         if isinstance(command, TrainCharacters | TrainTranslator):
             with processes.joined():
+                if not command.resume:
+                    check_folder(command.output)
                 return _run(command, arguments[0])
         processes.require_one(f"python -m transformer {arguments[0]}")
         return _run(command, arguments[0])

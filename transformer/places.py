@@ -22,12 +22,22 @@ def check_place(path: Path, picture: bool = True) -> None:
         check_picture(path)
 
 
-def check_spared(path: Path) -> None:
-    """Raise `ConfigError` where this is, or lies in, what makes a run a run; its results/ are there to be written."""
-    place = path.parent.resolve() / path.name
-    run = next(filter(is_run, place.parents), None)
-    if run is not None and place.relative_to(run).parts[0] in set(ENTRIES) - {"results"}:
-        raise ConfigError(f"{path}: a part of the run {run} itself; {run / 'results'} is the place for more")
+def check_folder(path: Path) -> None:
+    """The same for a folder to be filled, where a link may lead to it."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file, a folder is meant")
+    check_spared(path, Path(os.path.realpath(path)))
+
+
+def check_spared(path: Path, place: Path | None = None) -> None:
+    """Raise `ConfigError` where this is, or lies in, what makes a run a run; its results/ are there to be written.
+
+    place: where it lies without a link; None where a link at its end would itself be replaced.
+    """
+    place = place or path.parent.resolve() / path.name
+    for run in filter(is_run, place.parents):
+        if place.relative_to(run).parts[0] in set(ENTRIES) - {"results"}:
+            raise ConfigError(f"{path}: a part of the run {run} itself; {run / 'results'} is the place for more")
 
 
 def check_picture(path: Path) -> None:

@@ -43,6 +43,7 @@ from transformer.checkpoint import (
 from transformer.config import ConfigError, TrainingConfig
 from transformer.console import tell
 from transformer.log import RunLog
+from transformer.places import check_folder
 
 
 class TrainingError(RuntimeError):
@@ -221,6 +222,7 @@ class Trainer:
     def _make_folder(self) -> None:
         if self.run.exists() and (not self.run.is_dir() or any(self.run.iterdir())):
             raise CheckpointError(f"{self.run}: exists already; --resume continues it, another --output starts anew")
+        check_folder(self.run)
         make_folder(self.run)
         if launch := processes.launch():
             (self.run / LAUNCH).write_text(launch)
