@@ -12,7 +12,6 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, 
 
 from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
-from envs.temporary import signals_heeded
 from transformer import processes
 from transformer.config import ConfigError, require_known_values
 from transformer.console import help_to_anyone, show
@@ -197,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 bad input, 3 training broke down, 4 done but for episodes whose worlds failed, 130 and 143 signals.
     """
-    with signals_heeded():
+    with processes.signals_heeded():
         return _main(list(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -56,26 +55,6 @@ def _clear(parent: Path, prefix: str) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)
-
-
-@contextmanager
-def signals_heeded() -> Iterator[None]:
-    """A signal that comes where Python drops exceptions, as in h5py's weak references, is sent again a little later."""
-    signals, before = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}, sys.unraisablehook
-
-    def heed(dropped: "sys.UnraisableHookArgs") -> None:
-        if dropped.exc_type not in signals:
-            before(dropped)
-            return
-        again = threading.Timer(0.01, signal.raise_signal, [signals[dropped.exc_type]])
-        again.daemon = True
-        again.start()
-
-    sys.unraisablehook = heed
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 @contextmanager

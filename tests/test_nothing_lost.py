@@ -24,9 +24,10 @@ from test_training import assert_equal_runs, log_without_clock, small
 
 from dt.cli import main
 from dt.training import train
-from envs.temporary import signals_heeded, temporary_folder
+from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec
 from transformer import checkpoint as module
+from transformer import processes
 from transformer.attention import MultiHeadAttention
 from transformer.checkpoint import (
     CheckpointError,
@@ -731,7 +732,7 @@ def test_a_signal_where_python_drops_exceptions_still_ends_the_command(tmp_path,
         pass
 
     def fill():
-        with signals_heeded(), temporary_folder(tmp_path, ".filling-"):
+        with processes.signals_heeded(), temporary_folder(tmp_path, ".filling-"):
             thing = Thing()
             watch = weakref.ref(thing, lambda _: signal.raise_signal(number))
             del thing

@@ -8,7 +8,9 @@ thing: the share is the whole, the total is the number. No torch comes in before
 import gc
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -207,6 +209,26 @@ def launch() -> str | None:
     """A name of the torchrun that started this process, the same after it has restarted it; None without one."""
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in LAUNCH/attempt_N/RANK/
     return str(Path(error_file).parents[2]) if error_file else None
+
+
+@contextmanager
+def signals_heeded() -> Iterator[None]:
+    """A signal that comes where Python drops exceptions, as in h5py's weak references, is sent again a little later."""
+    signals, before = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}, sys.unraisablehook
+
+    def heed(dropped: "sys.UnraisableHookArgs") -> None:
+        if dropped.exc_type not in signals:
+            before(dropped)
+            return
+        again = threading.Timer(0.01, signal.raise_signal, [signals[dropped.exc_type]])
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = heed
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def restarted() -> bool:
