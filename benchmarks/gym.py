@@ -61,6 +61,7 @@ class Method:
 METHODS = {
     "token": Method("token"),
     "decoupled": Method("decoupled"),
+    "decoupled-8000": Method("decoupled", steps=8_000),
     "single": Method("single"),
     "single-8000": Method("single", steps=8_000),
     "bc": Method("none"),
@@ -76,7 +77,7 @@ METHODS = {
 """Each method by its name. Behaviour cloning hears no return, so a delayed reward changes nothing of it. A step of
 `single` takes half the time of `decoupled`'s, so 8,000 of them take as long as the others' 4,000."""
 
-MAIN = ("token", "decoupled", "single", "single-8000", "bc", "bc-10")
+MAIN = ("token", "decoupled", "decoupled-8000", "single", "single-8000", "bc", "bc-10")
 DATASETS = (
     "hopper/mixed-v0",
     "hopper/replay-v0",

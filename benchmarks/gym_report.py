@@ -17,6 +17,7 @@ from dt.evaluation import TargetResult, rank_correlation
 NAMES = {
     "token": "token",
     "decoupled": "decoupled",
+    "decoupled-8000": "decoupled, 8,000 steps",
     "single": "single (one token a step)",
     "single-8000": "single, 8,000 steps",
     "bc": "behaviour cloning",
