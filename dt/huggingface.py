@@ -102,7 +102,8 @@ def import_published(published: Published, output: Path) -> Run:
     document = {**described, "imported": str(published.source)}
     require_new(output)
     make_folder(output.parent)
-    with temporary_folder(output.parent, ".importing-") as temporary:
+    # a prefix that nobody else's folders have: in a place of the user's choosing what begins so is cleared
+    with temporary_folder(output.parent, ".decision-transformer-import-") as temporary:
         with new_folder(temporary / "run") as folder:
             write_json(folder / "run.json", document)
             save_checkpoint(folder, 0, {"model": model.state_dict()}, {"run": document})

@@ -328,16 +328,18 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_an_import_that_was_ended_left_is_cleared(published, number):
-    """By SIGTERM at once, after a kill by the next import beside it."""
+    """By SIGTERM at once, after a kill by the next import beside it; nobody else's folder is taken for such."""
+    (published.parent / ".importing-photos").mkdir()
     before = files(published.parent)
     done = subprocess.run([sys.executable, "-c", ENDED, str(int(number)), *command(published)], capture_output=True)
     killed = number == signal.SIGKILL
     assert done.returncode == (-signal.SIGKILL if killed else 128 + number), done.stderr
     left = files(published.parent) - before
     assert bool(left) == killed
-    assert all(name.startswith(".importing-") for name in left)
+    assert all(name.startswith(".decision-transformer-import-") for name in left)
     assert main(command(published)) == 0
     assert {name.split("/")[0] for name in files(published.parent) - before} == {"run"}
+    assert before <= files(published.parent)
 
 
 def test_old_files_with_causal_masks_and_half_precision_are_read(published, tmp_path):

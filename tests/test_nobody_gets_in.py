@@ -836,6 +836,28 @@ def test_weights_of_a_text_run_that_are_no_numbers_are_refused(text_run, capsys)
     assert_no_numbers(text_main, ["generate", str(text_run)], capsys)
 
 
+def weights_as(change):
+    """All numbers of the weights as others, for `rewrite`."""
+    return lambda path: save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.complex64])
+def test_weights_of_a_kind_that_nothing_computes_with_are_refused(text_run, capsys, kind):
+    rewrite(text_run, "model.safetensors", weights_as(lambda tensor: tensor.abs().to(kind)))
+    assert text_main(["generate", str(text_run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"model\.safetensors: \S+ is {kind}, expected torch\.float64, ", line)
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_weights_that_are_numbers_and_too_large_are_refused(text_run, capsys, temperature):
+    rewrite(text_run, "model.safetensors", weights_as(lambda tensor: torch.full_like(tensor, 3e38)))
+    assert text_main(["generate", str(text_run), "--temperature", temperature]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "transformer: the model's logits are NaN or infinite: its weights are too large to compute with\n"
+
+
 def test_a_tokeniser_that_pads_without_end_is_read_without(text_run, capsys):
     endless = {"strategy": {"Fixed": 10**14}, "direction": "Right", "pad_to_multiple_of": None}
     endless |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}

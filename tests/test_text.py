@@ -17,7 +17,7 @@ import torch
 from transformer import LanguageConfig, LanguageModel, load_gpt2, save_gpt2
 from transformer.checkpoint import checkpoints, step_of
 from transformer.cli import main
-from transformer.generation import Sampling, generate
+from transformer.generation import LogitsError, Sampling, generate
 from transformer.programs import bleu, load_text_run, next_token_loss, translate
 from transformer.text import (
     CharacterCorpus,
@@ -266,6 +266,15 @@ def test_a_translator_resumes_with_its_own_vocabulary(pair_files, interpreter, t
         (other / f"{name}.gz").write_bytes(gzip.compress("\n".join(lines[1:]).encode()))
     assert main([*translator_command(other, interpreter), "--resume"]) == 2
     assert "trained on another text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_translator_whose_logits_are_no_numbers_is_refused(interpreter, beams):
+    run = load_text_run(interpreter)
+    with torch.no_grad():
+        run.model.embedding.tokens.weight.fill_(3e38)
+    with pytest.raises(LogitsError, match="too large to compute with"):
+        translate(run.model, run.tokenizer, ["eins zwei", "drei"], beams=beams)
 
 
 @pytest.mark.parametrize(

@@ -139,15 +139,23 @@ def verify(checkpoint: Path) -> None:
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """Tensors of a safetensors file, on the CPU; NaN or infinity in one, which no save of ours holds, is refused."""
+    """Tensors of a safetensors file, on the CPU; NaN or infinity in one, which no save of ours holds, is refused.
+
+    So are complex numbers and those of 8 bits or fewer, with which torch hardly computes.
+    """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     for name, tensor in tensors.items():
+        if tensor.dtype not in floats and (tensor.is_floating_point() or tensor.is_complex()):
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected {', '.join(map(str, floats))}")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity")
     return _joined(tensors)

@@ -125,10 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         from transformer.checkpoint import CheckpointError
+        from transformer.generation import LogitsError
         from transformer.text import TextError
         from transformer.training import Stopped, TrainingError
 
-        if isinstance(error, TextError | CheckpointError):
+        if isinstance(error, TextError | CheckpointError | LogitsError):
             return _refuse(error)
         if isinstance(error, TrainingError):
             return _refuse(error, 3)

@@ -28,6 +28,10 @@ MAX_LENGTH_PENALTY = 10
 """Lengths to a much higher power are past what a float holds, and far past what anyone has found useful."""
 
 
+class LogitsError(ValueError):
+    """A model that says nothing of the next token: its logits are NaN or infinite."""
+
+
 def window_start(length: int, context_length: int) -> int:
     """First token that the model sees of a text of `length` tokens: it moves on by half a window at a time."""
     if length <= context_length:
@@ -160,6 +164,13 @@ class TranslationReader:
         self.cache = [layer.rows(rows) for layer in self.cache] if self.cache else None
 
 
+def _finite(logits: Tensor) -> Tensor:
+    """Logits as they are; `LogitsError` where a number is none, of which no token could be drawn."""
+    if not logits.isfinite().all():
+        raise LogitsError("the model's logits are NaN or infinite: its weights are too large to compute with")
+    return logits
+
+
 def pad(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Texts of different lengths as one tensor, zeros on the right: (B, L)."""
     longest = max(len(text) for text in texts)
@@ -176,11 +187,11 @@ def write_on(
     stop: Set[int] = frozenset(),
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
-    """Each text with at most `new_tokens` after it, ending with a `stop` token if one comes."""
+    """Each text with at most `new_tokens` after it, ending with a `stop` token if one comes. Raises `LogitsError`."""
     written = [list(text) for text in texts]
     writing = list(range(len(written)))
     for _ in range(new_tokens):
-        logits = reader.next_logits([written[row] for row in writing])
+        logits = _finite(reader.next_logits([written[row] for row in writing]))
         chosen = sampling.pick(logits, generator).tolist()
         for row, token in zip(writing, chosen, strict=True):
             written[row].append(token)
@@ -236,7 +247,7 @@ def beam_search(
     going_on = searches
     for count in range(1, new_tokens + 1):
         beams = [beam for search in going_on for beam in search.beams]
-        log_probabilities = reader.next_logits(beams).float().log_softmax(-1).cpu()  # (beams of all texts, V)
+        log_probabilities = _finite(reader.next_logits(beams)).float().log_softmax(-1).cpu()  # (beams of all texts, V)
         parts = torch.split(log_probabilities, [len(search.beams) for search in going_on])
         kept: list[int] = []
         first = 0
