@@ -12,6 +12,7 @@ import textwrap
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -725,11 +726,14 @@ def test_settings_come_from_the_checkpoint_and_not_from_a_run_json_that_was_chan
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_where_python_drops_exceptions_still_ends_the_command(tmp_path, number, raised):
+def test_a_signal_where_python_drops_exceptions_still_ends_the_command(tmp_path, request, number, raised):
     """As in the weak references of h5py, in which a tenth of the interrupts of a `dt import` were lost."""
 
     class Thing:
         pass
+
+    if number == signal.SIGINT:  # which a shell that starts something in the background lets it ignore
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.default_int_handler)))
 
     def fill():
         with processes.signals_heeded(), temporary_folder(tmp_path, ".filling-"):

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -220,9 +221,15 @@ def signals_heeded() -> Iterator[None]:
         if dropped.exc_type not in signals:
             before(dropped)
             return
-        again = threading.Timer(0.01, signal.raise_signal, [signals[dropped.exc_type]])
-        again.daemon = True
-        again.start()
+        left = threading.Event()  # this hook, where an exception would be dropped too
+
+        def again() -> None:
+            left.wait()
+            time.sleep(0.05)
+            signal.raise_signal(signals[dropped.exc_type])
+
+        threading.Thread(target=again, daemon=True).start()
+        left.set()
 
     sys.unraisablehook = heed
     try:
