@@ -76,17 +76,20 @@ def test_links_lead_somewhere(document):
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_files_named_in_the_architecture_exist():
+def test_the_architecture_names_the_files_that_there_are():
+    """Those of the packages, each with its role; no other, and none left out."""
     block = blocks(ROOT / "docs" / "architecture.md", "")[0]
-    folder = None
+    named: dict[str, set[str]] = {}
+    folder = ""
     for line in block.splitlines():
         if match := re.match(r"^(\w+)/", line):
-            folder = ROOT / match[1]
-            assert folder.is_dir()
+            folder = match[1]
+            assert (ROOT / folder).is_dir()
         elif re.match(r"^  \w+\.py", line):
-            assert folder is not None
-            for name in re.findall(r"\w+\.py", line):
-                assert (folder / name).exists(), f"{folder.name}/{name}"
+            named.setdefault(folder, set()).update(re.findall(r"^[\w. ]+\.py", line)[0].split())
+    for package in ("transformer", "envs", "dt"):
+        there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        assert named[package] == there, package
 
 
 def unshown(outputs: list[tuple[str, str]]) -> list[tuple[str, str]]:
