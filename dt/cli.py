@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 from dt.presets import PRESETS
 from transformer import processes
+from transformer.cli import option, parse
 from transformer.config import ConfigError, require_known_values
-from transformer.console import help_to_anyone, show
+from transformer.console import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,18 +290,12 @@ def _parse(arguments: list[str]) -> Train | TrainMany | Evaluate | Inspect | Imp
         | Annotated[Record, subcommand("record")]
         | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
     )
-    with help_to_anyone():
-        return tyro.cli(
-            commands,
-            prog="dt",
-            args=arguments,
-            description="Decision Transformers: learn from recorded trajectories, ask for a return, get it.",
-            config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+    description = "Decision Transformers: learn from recorded trajectories, ask for a return, get it."
+    return parse(commands, "dt", arguments, description)
 
 
 def _starting_config(arguments: list[str]) -> Config:
-    preset, folder = _option(arguments, "preset"), _option(arguments, "output")
+    preset, folder = option(arguments, "preset"), option(arguments, "output")
     if "--resume" in arguments and preset is not None:
         raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
     if "--resume" in arguments and folder:
@@ -310,15 +305,6 @@ def _starting_config(arguments: list[str]) -> Config:
         require_run(Path(folder))
         return Config.from_json(read_description(Path(folder) / "run.json")["config"])
     return PRESETS.get(preset or "default", PRESETS["default"])()
-
-
-def _option(arguments: list[str], name: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == f"--{name}" and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-    return None
 
 
 def _inspect(options: Inspect) -> int:

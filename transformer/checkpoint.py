@@ -148,7 +148,6 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

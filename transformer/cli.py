@@ -156,6 +156,18 @@ def _run(command: Any, name: str) -> int:
         return program(command)
 
 
+def parse(commands: Any, program: str, arguments: Sequence[str], description: str) -> Any:
+    """What a command line says, as one of these dataclasses; help and refusals are told as a program of this name."""
+    with help_to_anyone():
+        return tyro.cli(
+            commands,
+            prog=program,
+            args=arguments,
+            description=description,
+            config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+
+
 def option(arguments: Sequence[str], name: str) -> str | None:
     """What the command line gives for --name, before anything is parsed."""
     for i, argument in enumerate(arguments):
@@ -195,14 +207,8 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Translate, subcommand("translate")]
     )
-    with help_to_anyone():
-        return tyro.cli(
-            commands,
-            prog="python -m transformer",
-            args=arguments,
-            description="The Transformer for text: a character language model and a translator.",
-            config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+    description = "The Transformer for text: a character language model and a translator."
+    return parse(commands, "python -m transformer", arguments, description)
 
 
 def _train_characters(options: TrainCharacters) -> int:
