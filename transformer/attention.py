@@ -61,7 +61,11 @@ class Dropout(nn.Module):
         if x.is_cuda:
             return F.dropout(x, self.rate)
         words = x.new_empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
-        draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
+        try:
+            parts = words.view(torch.int16)
+        except RuntimeError:  # of many runs at once: torch 2.10 cannot look at numbers so under vmap
+            return F.dropout(x, self.rate)
+        draws = parts[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
         kept = draws >= round(self.rate * 65_536) - 32_768
         return x * kept * (1 / (1 - self.rate))
 
