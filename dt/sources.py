@@ -17,7 +17,8 @@ from envs.readers import READERS, declared_spaces, is_flat, spaces_from_json
 from envs.scores import reference_in
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, check_spaces, import_environments
-from transformer.checkpoint import CheckpointError, checkpoints, require_new, require_run
+from transformer import processes
+from transformer.checkpoint import CheckpointError, checkpoints, require_new, require_new_run, require_run
 from transformer.config import ConfigError, require, require_seed
 from transformer.console import show, tell
 from transformer.places import check_folder, check_place
@@ -34,13 +35,23 @@ def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
     if options.output is not None and not options.resume:
-        check_folder(options.output)
+        _check_begun(options.output)
     environment = world_to_play_in(options.world)
     resumed = options.output if options.resume else None
     recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
     fraction = options.fraction or tuple(share for share, _ in recorded)
     parts = [*load_each(options.dataset, options.reading, environment, resumed)]
-    return join(parts, fraction, options.config.training.seed), environment
+    dataset = join(parts, fraction, options.config.training.seed)
+    if options.output is None:
+        _check_begun(run_folder(Path("runs"), dataset, options.config.training.seed))
+    return dataset, environment
+
+
+def _check_begun(folder: Path) -> None:
+    """Refuse to begin a run where one cannot be. Under torchrun it may be its own, which `train` tells apart."""
+    check_folder(folder)
+    if processes.launch() is None:
+        require_new_run(folder)
 
 
 def data_of_many(options: "TrainMany") -> tuple[list[Dataset], EnvironmentSpec | None]:

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.spaces import misfit, printable, reason, same_space
+from envs.spaces import misfit, printable, reason, same_space, to_leaves
 
 
 class WorldError(ValueError):
@@ -240,6 +240,9 @@ class World:
         return self._checked(environment, observation), _checked_info(info)
 
     def _step(self, environment: gymnasium.Env[Any, Any], action: Any) -> Step:
+        for name, array in to_leaves(environment.action_space, action).items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise WorldError(f"the policy's action {name} is not finite: {array}")  # a world would blame itself
         observation, reward, terminated, truncated, info = environment.step(action)
         if np.asarray(reward).dtype.kind not in "fiub":  # float() would take a text
             raise WorldError(f"reward {reward!r} is no number")
@@ -303,8 +306,8 @@ class Worlds:
     def steps(self, actions: Mapping[int, Any]) -> dict[int, Step | WorldError]:
         """Take one action in each of these worlds: what it answers, or its failure.
 
-        What an environment raises is one, and a reward that is not finite, and an observation that is not finite or
-        not of the space.
+        What an environment raises is one, and an action or a reward that is not finite, and an observation that is
+        not finite or not of the space.
         """
         for world, action in actions.items():
             self._elapsed[world] += 1

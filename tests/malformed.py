@@ -721,6 +721,7 @@ options("a run in a run's checkpoints", "train", *OF_A_RUN, "{}/checkpoints/x", 
 options("a run in a run's log", "train", *OF_A_RUN, "{}/tensorboard", words=(SPARED,), make=runs)
 options("a run behind a link", "train", *OF_A_RUN, "{}/link", words=("link: a part of the run", SPARED), make=runs)
 options("a run in a run of a run", "train", *OF_A_RUN, "{}/link/inner/results/x", words=(SPARED,), make=runs)
+options("a run where one is", "train", *OF_A_RUN, "{}", words=("exists already; --resume continues it",), make=runs)
 options("a run in a file", "train", *OF_A_RUN, "{}/run.json", words=("run.json: is a file, a folder is me",), make=runs)
 options("many in a run's checkpoints", "train-many", *OF_A_RUN, "{}/checkpoints", words=(SPARED,), make=runs)
 options("many in a run's samples", "train-many", *OF_A_RUN, "{}/samples/x", words=(SPARED,), make=runs)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -84,6 +85,34 @@ def test_a_policy_used_wrongly_is_no_worlds_failure():
 
     with Worlds(Hostile, 1) as worlds, pytest.raises(CannotActError, match="used wrongly"):
         rollout(worlds, Wrong(Hostile.action_space), [Job(0, 0)], on_failure=lambda episode: None)
+
+
+class Pushed(Hostile):
+    """Takes any push, and would say nothing of one that is NaN."""
+
+    action_space = spaces.Dict(push=spaces.Box(-1, 1, (2,)), kind=spaces.Discrete(2))
+
+    def step(self, action):
+        return super().step(action["kind"])
+
+
+def test_an_action_that_is_not_finite_is_the_policys_and_comes_to_no_world():
+    class Burst(RandomPolicy):
+        def choose(self, observations, infos):
+            actions = super().choose(observations, infos)
+            if 1 in actions:
+                actions[1]["push"][1] = np.nan
+            return actions
+
+    failed = []
+    with Worlds(Pushed, 2) as worlds:
+        played = rollout(worlds, Burst(Pushed.action_space), [Job(2, 0), Job(3, 0)], on_failure=failed.append)
+    (episode,) = failed
+    assert re.fullmatch(
+        r"world 1, seed 3, step 1: the policy's action push is not finite: \[.* nan\]", str(episode.failure)
+    )
+    assert played[1] is episode
+    assert len(played[0].rewards) == 6
 
 
 def test_where_every_episode_of_a_world_fails_there_is_no_result(run, tmp_path, capsys):  # noqa: F811

@@ -64,7 +64,7 @@ def test_a_refusal_is_quick_and_small_and_needs_no_torch(tmp_path, command):
     assert_quick_and_small(arguments, tmp_path)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "train-many", "record", "import-huggingface"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "train-many", "record", "import-huggingface"])
 def test_a_refusal_of_options_is_quick_and_small_and_needs_no_torch(tmp_path, command):
     arguments = []
     for number, case in enumerate(CASES["options"].values()):

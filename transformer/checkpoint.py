@@ -330,10 +330,15 @@ def make_folder(path: Path) -> None:
         _sync(path.parent)
 
 
-def require_new(folder: Path) -> None:
-    """Raise `CheckpointError` where anything already is; an empty folder is nothing."""
+def require_new(folder: Path, advice: str = "") -> None:
+    """Raise `CheckpointError` where anything already is, with what to do instead; an empty folder is nothing."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: exists already")
+        raise CheckpointError(f"{folder}: exists already{advice and f'; {advice}'}")
+
+
+def require_new_run(folder: Path) -> None:
+    """The same where a run is to begin, which may be one that was to go on."""
+    require_new(folder, "--resume continues it, another --output starts anew")
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from transformer.checkpoint import (
     prune,
     read_json,
     read_tensors,
+    require_new_run,
     require_run,
     save_checkpoint,
     step_of,
@@ -220,8 +221,7 @@ class Trainer:
         processes.once(self._make_folder)
 
     def _make_folder(self) -> None:
-        if self.run.exists() and (not self.run.is_dir() or any(self.run.iterdir())):
-            raise CheckpointError(f"{self.run}: exists already; --resume continues it, another --output starts anew")
+        require_new_run(self.run)
         check_folder(self.run)
         make_folder(self.run)
         if launch := processes.launch():
