@@ -64,6 +64,7 @@ METHODS = {
     "decoupled-8000": Method("decoupled", steps=8_000),
     "single": Method("single"),
     "single-8000": Method("single", steps=8_000),
+    "single-60000": Method("single", steps=60_000),
     "bc": Method("none"),
     "bc-10": Method("none", top_fraction=0.1),
     "bc-25": Method("none", top_fraction=0.25),
@@ -89,6 +90,11 @@ ONCE: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("bc-25", "bc-40"))
 """Beside the main methods, at seed 0 alone."""
 ONCE["hopper/mixed-v0"] += ("huggingface", "token-delayed", "token-k1", "token-k20", "decoupled-delayed")
 ONCE["halfcheetah/mixed-v0"] += ("huggingface",)
+LONG = {
+    "hopper/medium-v0+hopper/expert-v0": ("single-60000",),
+    "halfcheetah/medium-v0+halfcheetah/expert-v0": ("single-60000",),
+}
+"""Where a few thousand steps do not make an expert: at every seed, longer."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def grid() -> list[Cell]:
         Cell(dataset, method, seed)
         for dataset in DATASETS
         for seed in range(3)
-        for method in MAIN + (ONCE[dataset] if seed == 0 else ())
+        for method in MAIN + LONG.get(dataset, ()) + (ONCE[dataset] if seed == 0 else ())
     ]
 
 
