@@ -28,6 +28,7 @@ NAMES = {
     "huggingface": "Hugging Face",
     "token-delayed": "token, delayed reward",
     "decoupled-delayed": "decoupled, delayed reward",
+    "single-delayed": "single, delayed reward",
     "token-k1": "token, K = 1",
     "token-k20": "token, K = 20",
 }
