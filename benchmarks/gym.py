@@ -96,7 +96,7 @@ ALSO: dict[str, tuple[str, ...]] = {
     "hopper/medium-v0+hopper/expert-v0": ("single-60000",),
     "halfcheetah/medium-v0+halfcheetah/expert-v0": ("single-60000",),
 }
-"""Beside them at every seed: the paper's ablations on one dataset, and more steps where a few thousand make no expert."""
+"""Beside them at every seed: the paper's ablations on one dataset; more steps where a few thousand make no expert."""
 
 
 @dataclass(frozen=True)
