@@ -64,6 +64,7 @@ METHODS = {
     "decoupled-8000": Method("decoupled", steps=8_000),
     "single": Method("single"),
     "single-8000": Method("single", steps=8_000),
+    "single-60000": Method("single", steps=60_000),
     "bc": Method("none"),
     "bc-10": Method("none", top_fraction=0.1),
     "bc-25": Method("none", top_fraction=0.25),
@@ -71,6 +72,7 @@ METHODS = {
     "huggingface": Method(huggingface=True),
     "token-delayed": Method("token", delayed=True),
     "decoupled-delayed": Method("decoupled", delayed=True),
+    "single-delayed": Method("single", delayed=True),
     "token-k1": Method("token", context_length=1),
     "token-k20": Method("token", context_length=20),
 }
@@ -87,8 +89,14 @@ DATASETS = (
 )
 ONCE: dict[str, tuple[str, ...]] = dict.fromkeys(DATASETS, ("bc-25", "bc-40"))
 """Beside the main methods, at seed 0 alone."""
-ONCE["hopper/mixed-v0"] += ("huggingface", "token-delayed", "token-k1", "token-k20", "decoupled-delayed")
+ONCE["hopper/mixed-v0"] += ("huggingface",)
 ONCE["halfcheetah/mixed-v0"] += ("huggingface",)
+ALSO: dict[str, tuple[str, ...]] = {
+    "hopper/mixed-v0": ("token-delayed", "decoupled-delayed", "single-delayed", "token-k1", "token-k20"),
+    "hopper/medium-v0+hopper/expert-v0": ("single-60000",),
+    "halfcheetah/medium-v0+halfcheetah/expert-v0": ("single-60000",),
+}
+"""Beside them at every seed: the paper's ablations on one dataset; more steps where a few thousand make no expert."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def grid() -> list[Cell]:
         Cell(dataset, method, seed)
         for dataset in DATASETS
         for seed in range(3)
-        for method in MAIN + (ONCE[dataset] if seed == 0 else ())
+        for method in MAIN + ALSO.get(dataset, ()) + (ONCE[dataset] if seed == 0 else ())
     ]
 
 

@@ -20,6 +20,7 @@ NAMES = {
     "decoupled-8000": "decoupled, 8,000 steps",
     "single": "single (one token a step)",
     "single-8000": "single, 8,000 steps",
+    "single-60000": "single, 60,000 steps",
     "bc": "behaviour cloning",
     "bc-10": "10 % behaviour cloning",
     "bc-25": "25 % behaviour cloning",
@@ -27,6 +28,7 @@ NAMES = {
     "huggingface": "Hugging Face",
     "token-delayed": "token, delayed reward",
     "decoupled-delayed": "decoupled, delayed reward",
+    "single-delayed": "single, delayed reward",
     "token-k1": "token, K = 1",
     "token-k20": "token, K = 20",
 }
@@ -163,7 +165,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.set_axis_off()
     for axes, dataset in zip(grid.flat, datasets, strict=False):
         here = [row for row in rows if row["dataset"] == dataset]
-        for i, method in enumerate((*MAIN, "huggingface")):
+        for i, method in enumerate((*MAIN, "huggingface", "single-60000")):
             runs = [row["last"]["results"] for row in here if row["method"] == method]
             if runs:
                 _curve(axes, runs, f"C{i}", f"{NAMES[method]} ({len(runs)} seed{'s' if len(runs) > 1 else ''})")

@@ -36,7 +36,7 @@ def test_a_delayed_reward_is_paid_at_the_end_in_data_and_world(payday):
 
 def test_the_grid_goes_from_dataset_to_dataset_and_seed_to_seed():
     cells = grid()
-    assert len({cell.name for cell in cells}) == len(cells) == 5 * (7 * 3 + 2) + 6
+    assert len({cell.name for cell in cells}) == len(cells) == 5 * (7 * 3 + 2) + 2 + (5 + 2) * 3
     assert {cell.method for cell in cells} == set(METHODS) == set(gym_report.NAMES)
     order = [(gym.DATASETS.index(cell.dataset), cell.seed) for cell in cells]
     assert order == sorted(order)
