@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 import envs.key_to_door  # noqa: F401  registers the environment
+from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
 from dt.config import Config, ModelConfig
 from dt.evaluation import evaluate
@@ -120,6 +121,7 @@ def score(method: Method, played: list[Played], seed: int, options: Options) -> 
         "success": result.mean_return,
         "minutes": round((time.time() - begun) / 60, 1),
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "hardware": hardware(Config()),
         "versions": versions(),
     }
 

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes
 
+from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
 from dt.config import Config, ModelConfig
 from dt.model import DecisionTransformer
@@ -95,7 +96,7 @@ class Options:
     """Graphs, each with its own walks and its own model; the paper has one."""
     paths: int = 200
     """Paths that the model generates in each."""
-    conditionings: tuple[Literal["token", "decoupled"], ...] = ("token", "decoupled")
+    conditionings: tuple[Literal["token", "decoupled", "single"], ...] = ("token", "decoupled", "single")
     """How the return enters the models; the paper's is token."""
     steps: int = 1_000
     """Gradient steps of each model."""
@@ -198,6 +199,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+COLORS = {"the data": "C7", "token": "C0", "decoupled": "C1", "single": "C4", "shortest possible": "C2"}
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """The paper's histogram, over all graphs: what share of the paths took how many steps."""
     import matplotlib
@@ -214,7 +218,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for i, (label, lengths) in enumerate(kinds.items()):
         total = np.roll(np.sum(lengths, axis=0), -1)  # those that never arrive stand last
         places = np.arange(STEPS + 1) + (i - (len(kinds) - 1) / 2) * width
-        axes.bar(places, 100 * total / total.sum(), width, label=label, color=("C7", "C0", "C1", "C2")[i - len(kinds)])
+        axes.bar(places, 100 * total / total.sum(), width, label=label, color=COLORS[label.split(",")[-1].strip()])
     axes.set_xticks(range(STEPS + 1), [*map(str, range(1, STEPS + 1)), "never"])
     axes.set(
         xlabel="steps to the goal", ylabel="share of the paths, %", title=f"{len(rows)} random graphs of {NODES} nodes"
@@ -229,7 +233,7 @@ def main() -> None:
     options = tyro.cli(Options, config=(OmitArgPrefixes,), description=__doc__)
     rows = [walk_graph(graph, options) for graph in range(options.graphs)]
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    document = {"schema": 1, "steps": options.steps, "versions": versions()}
+    document = {"schema": 1, "steps": options.steps, "hardware": hardware(Config()), "versions": versions()}
     write_json(options.results, {**document, "rows": rows})
     print(table(rows))
     plot(rows, options.picture)
