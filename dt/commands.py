@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ from dt.huggingface import import_published
 from dt.huggingface_config import Published
 from dt.inspection import describe_dataset
 from dt.many import train_many
+from dt.options import Evaluate, ImportHuggingFace, Record, Train, TrainMany
 from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.report import held_out_document, plot_asked_against_achieved, results_document, score_table
@@ -32,7 +33,7 @@ from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
 from envs.datasets import Dataset, Part, load
 from envs.fields import DataError
-from envs.readers import is_flat
+from envs.flat_files import is_flat
 from envs.rollout import Played
 from envs.scores import reference_in
 from envs.selection import join
@@ -44,11 +45,8 @@ from transformer.config import ConfigError
 from transformer.console import show, tell
 from transformer.training import pick_device
 
-if TYPE_CHECKING:
-    from dt.cli import Evaluate, ImportHuggingFace, Record, Train, TrainMany
 
-
-def train_and_score(options: "Train", dataset: Dataset, environment: EnvironmentSpec | None) -> None:
+def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSpec | None) -> None:
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
@@ -82,7 +80,7 @@ def train_and_score(options: "Train", dataset: Dataset, environment: Environment
     check_failures(scores.results)
 
 
-def train_runs(options: "TrainMany", datasets: Sequence[Dataset], environment: EnvironmentSpec | None) -> None:
+def train_runs(options: TrainMany, datasets: Sequence[Dataset], environment: EnvironmentSpec | None) -> None:
     """`dt train-many`: runs side by side; prints how each of them is asked for returns."""
     folders, done = train_many(
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
@@ -116,7 +114,7 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
     return held_out_document(result, dataset=run.dataset["name"], checkpoint=run.checkpoint.name, versions=versions())
 
 
-def ask(options: "Evaluate", asked: EnvironmentSpec | None) -> None:
+def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
     """`dt evaluate`: returns of a trained run as table, JSON, picture and films. asked: the world, if not the run's."""
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
     if asked is None and not _has_world(run):
@@ -160,7 +158,7 @@ def _has_world(run: Run) -> bool:
     return True
 
 
-def _ask_without_a_world(options: "Evaluate", run: Run) -> None:
+def _ask_without_a_world(options: Evaluate, run: Run) -> None:
     """`dt evaluate` where there is nothing to play in: the error on held-out episodes, from the data itself."""
     for name in ("plot", "video"):
         if getattr(options, name) is not None:
@@ -215,7 +213,7 @@ def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
         raise DataError(f"{error}; --dataset says where {part['name']} lies now") from None
 
 
-def record_episodes(options: "Record", environment: EnvironmentSpec, command: str) -> None:
+def record_episodes(options: Record, environment: EnvironmentSpec, command: str) -> None:
     """`dt record`: a policy played into a Minari dataset. command: what was typed, for the metadata."""
     chosen = player(
         options.policy,
@@ -247,7 +245,7 @@ def record_episodes(options: "Record", environment: EnvironmentSpec, command: st
         raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
 
 
-def import_model(options: "ImportHuggingFace", published: Published) -> None:
+def import_model(options: ImportHuggingFace, published: Published) -> None:
     """`dt import-huggingface`: a run of someone else's model."""
     run = import_published(published, options.output)
     tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")

@@ -6,14 +6,16 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dt.config import Config
 from dt.description import columns_in, read_description
 from dt.huggingface_config import Published, read_published
+from dt.options import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
 from envs.datasets import Dataset, load
 from envs.fields import Columns, named_columns
-from envs.readers import READERS, declared_spaces, is_flat, spaces_from_json
+from envs.flat_files import READERS, is_flat
+from envs.readers import declared_spaces, spaces_from_json
 from envs.scores import reference_in
 from envs.selection import join
 from envs.worlds import EnvironmentSpec, check_spaces, import_environments
@@ -23,14 +25,11 @@ from transformer.config import ConfigError, require, require_seed
 from transformer.console import show, tell
 from transformer.places import check_folder, check_place
 
-if TYPE_CHECKING:
-    from dt.cli import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
-
 ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
 """Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
 
 
-def training_data(options: "Train") -> tuple[Dataset, EnvironmentSpec | None]:
+def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
     """The datasets that `dt train` is given, as one, and the world that it is given beside them."""
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
@@ -54,7 +53,7 @@ def _check_begun(folder: Path) -> None:
         require_new_run(folder)
 
 
-def data_of_many(options: "TrainMany") -> tuple[list[Dataset], EnvironmentSpec | None]:
+def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | None]:
     """The datasets that `dt train-many` is given, and the world that it is given beside them."""
     config, limit = options.config, options.minutes
     require(config.training.seed == 0, f"seed {config.training.seed}: train-many has --seeds")
@@ -89,7 +88,7 @@ def run_folder(output: Path, dataset: Dataset, seed: int) -> Path:
 
 def load_each(
     sources: Sequence[str],
-    reading: "Reading",
+    reading: Reading,
     environment: EnvironmentSpec | None = None,
     resumed: Path | None = None,
 ) -> Iterator[Dataset]:
@@ -125,7 +124,7 @@ def in_world(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
     return replace(dataset, environment=environment, reference=reference)
 
 
-def check_request(options: "Evaluate") -> EnvironmentSpec | None:
+def check_request(options: Evaluate) -> EnvironmentSpec | None:
     """Refuse what `dt evaluate` cannot write and what is no run; the world that it is given."""
     _check_world_seed(options.seed)
     _check_places(options)
@@ -146,7 +145,7 @@ def _check_run(folder: Path) -> None:
         raise CheckpointError(f"{folder}: no checkpoint in it")
 
 
-def _check_places(options: "Evaluate") -> None:
+def _check_places(options: Evaluate) -> None:
     """Refuse what could not be written, before hours are played for it."""
     for path in (options.json, options.plot):
         if path is not None:
@@ -155,7 +154,7 @@ def _check_places(options: "Evaluate") -> None:
         check_folder(options.video)
 
 
-def import_data(options: "Import") -> None:
+def import_data(options: Import) -> None:
     """`dt import`: any data as a Minari dataset."""
     from envs.writer import new_folder, write_minari
 
@@ -167,7 +166,7 @@ def import_data(options: "Import") -> None:
     show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
 
 
-def recording_world(options: "Record") -> EnvironmentSpec:
+def recording_world(options: Record) -> EnvironmentSpec:
     """The world that `dt record` plays in; a policy that is none, and what does not go with it, is refused."""
     from envs.writer import new_folder
 
@@ -215,7 +214,7 @@ def saved_algorithm(path: Path, trust: bool) -> str:
     return algorithm
 
 
-def published_model(options: "ImportHuggingFace") -> Published:
+def published_model(options: ImportHuggingFace) -> Published:
     """What `dt import-huggingface` makes a run of, all but the weights; a place for it that is taken is refused."""
     check_folder(options.output)
     require_new(options.output)
@@ -229,7 +228,7 @@ def published_model(options: "ImportHuggingFace") -> Published:
     )
 
 
-def environment_of(world: "World") -> EnvironmentSpec | None:
+def environment_of(world: World) -> EnvironmentSpec | None:
     """The world that the options name, None where they name none."""
     kwargs = world_arguments(world)
     if world.environment is None:
@@ -239,7 +238,7 @@ def environment_of(world: "World") -> EnvironmentSpec | None:
     return EnvironmentSpec(world.environment, kwargs)
 
 
-def world_to_play_in(world: "World") -> EnvironmentSpec | None:
+def world_to_play_in(world: World) -> EnvironmentSpec | None:
     """The same of a command that plays: one that is not registered is refused."""
     environment = environment_of(world)
     if environment is not None:
@@ -247,7 +246,7 @@ def world_to_play_in(world: "World") -> EnvironmentSpec | None:
     return environment
 
 
-def world_arguments(world: "WorldSettings") -> dict[str, Any]:
+def world_arguments(world: WorldSettings) -> dict[str, Any]:
     """What the options say a world is made with; the module that they name is imported first."""
     if world.import_module:
         import_environments(world.import_module)

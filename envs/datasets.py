@@ -1,7 +1,7 @@
 """Recorded episodes: one `Dataset`, whatever they come from, and one check of what it holds.
 
 Files by `load`, arrays by `from_arrays`, one episode after the other by `from_episodes`: each becomes a `Dataset`, one
-flat array a field with the episodes' offsets, that has passed the same check. `envs.readers` knows the formats.
+flat array a field with the episodes' offsets, that has passed the same check. `envs.readers` names the readers.
 """
 
 import hashlib
@@ -31,9 +31,11 @@ from envs.assemble import (
 from envs.cache import CacheError, Entry
 from envs.dqn_replay import is_replay, read_replay, with_actions
 from envs.fields import Columns, DataError, choose_all, named_columns
-from envs.readers import SPACES, Header, find, read_flat, read_folder
+from envs.flat_files import is_flat, read_flat
+from envs.minari_folders import read_folder
+from envs.readers import PACKAGED, SPACES, Header, check_is_file, minari_root
 from envs.scores import Reference, reference_in
-from envs.spaces import Leaves, choices, leaf_spaces, space_to_json
+from envs.spaces import Leaves, choices, leaf_spaces, reason, space_to_json
 from envs.worlds import EnvironmentSpec
 
 
@@ -284,6 +286,39 @@ def from_episodes(
 
 
 # The door.
+
+
+def find(source: str, download: bool = False) -> Path:
+    """The file or folder that a user means by a path or a Minari id; one that is nowhere raises `DataError`."""
+    if not source:
+        raise DataError("no dataset named")
+    path = Path(source)
+    if path.exists():
+        if not path.is_dir():
+            check_is_file(path)  # a pipe or a device may never end
+        return path
+    if is_flat(path) or path.is_absolute() or ".." in path.parts or source.startswith("~"):
+        raise DataError(f"{source}: no such file or folder")
+    shipped = PACKAGED / f"{source.replace('/', '-')}.npz"
+    if shipped.exists():
+        return shipped
+    root = minari_root()
+    if not (root / source / "data").is_dir() and download:
+        _download(source)
+    if not (root / source / "data").is_dir():
+        raise DataError(
+            f"{source}: no such file or folder, and no dataset of that id in {root} (--download fetches it)"
+        )
+    return root / source
+
+
+def _download(dataset_id: str) -> None:
+    import minari
+
+    try:
+        minari.download_dataset(dataset_id)
+    except Exception as error:  # the hub's clients raise errors of many kinds
+        raise DataError(f"{dataset_id}: cannot be downloaded ({reason(error)})") from None
 
 
 def _header(name: str, observation_space: Space[Any] | None, action_space: Space[Any] | None) -> Header:

@@ -20,7 +20,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from envs.datasets import from_episodes
-from envs.readers import PART, DataError
+from envs.minari_folders import PART
+from envs.readers import DataError
 from envs.spaces import Leaves, from_leaves, to_leaves
 from envs.worlds import EnvironmentSpec
 from envs.writer import write_folder

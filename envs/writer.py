@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from envs.datasets import Dataset
-from envs.readers import OWN_METADATA, PACKAGED, REPEATED, DataError, minari_root
+from envs.minari_folders import REPEATED
+from envs.readers import OWN_METADATA, PACKAGED, DataError, minari_root
 from envs.spaces import nested, reason
 from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec

@@ -481,7 +481,7 @@ def test_a_preset_and_a_run_to_resume_are_one_too_many(run, recorded, capsys, ar
 def test_every_preset_can_be_chosen():
     from typing import get_args, get_type_hints
 
-    from dt.cli import Train
+    from dt.options import Train
     from dt.presets import PRESETS
 
     assert get_args(get_type_hints(Train)["preset"]) == tuple(PRESETS)

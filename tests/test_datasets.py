@@ -15,8 +15,9 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from envs import readers
+from envs import minari_folders
 from envs.datasets import Dataset, load
+from envs.minari_folders import _PlainArrays
 from envs.readers import PACKAGED, DataError
 from envs.spaces import space_to_json, to_leaves
 
@@ -126,7 +127,7 @@ def folder(template, tmp_path) -> Path:
 @pytest.mark.parametrize("kind", ["flat", "dict and tuple"])
 def test_what_minari_writes_is_read_the_quick_way(root, monkeypatch, kind):
     identity = write("any/quick-v0", random_episodes(*KINDS[kind]), *KINDS[kind])
-    monkeypatch.setattr(readers, "_hdf5_values", lambda *_: pytest.fail("the slow way was taken"))
+    monkeypatch.setattr(minari_folders, "numbers_at", lambda *_: pytest.fail("the slow way was taken"))
     assert load(identity).num_episodes == len(LENGTHS)
 
 
@@ -151,10 +152,10 @@ def elsewhere(file, path):
 def test_the_quick_way_reads_nothing_that_is_filtered_linked_or_elsewhere(folder):
     path = folder / "data" / "main_data.hdf5"
     with h5py.File(path, "a") as file:
-        assert "rewards" in readers._PlainArrays(file, ["rewards"]).read("episode_1")
+        assert "rewards" in _PlainArrays(file, ["rewards"]).read("episode_1")
         for count, put in enumerate(elsewhere(file, path)):
             put()
-            assert readers._PlainArrays(file, ["rewards", "actions"]).read("episode_1").keys() == {"actions"}, count
+            assert _PlainArrays(file, ["rewards", "actions"]).read("episode_1").keys() == {"actions"}, count
             del file["episode_1/rewards"]
 
 

@@ -19,7 +19,7 @@ from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, from_episodes, load
 from envs.fields import FIELDS, looks_like_an_end
-from envs.readers import INTERLEAVED
+from envs.flat_files import INTERLEAVED
 from transformer.checkpoint import read_json
 
 ALONE = "done stands alone: each end counts as terminated, none as cut"

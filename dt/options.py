@@ -1,0 +1,183 @@
+"""What can be said to each command, and in what words it is explained: `dt.cli` reads them, the commands do them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldSettings:
+    """What the environment is made with, and where it comes from."""
+
+    environment_kwargs: str | None = None
+    """What the environment is made with, as a JSON object."""
+    import_module: Annotated[str | None, arg(name="import", metavar="MODULE")] = None
+    """A Python module to import first, which registers environments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World(WorldSettings):
+    """Where to play, if not in the registered environment that the dataset names."""
+
+    environment: str | None = None
+    """Id of a registered Gymnasium environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How data is read."""
+
+    download: bool = False
+    """Fetch datasets from Minari's server that are not here."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
+    spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
+    """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
+    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
+    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
+    """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
+    episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
+
+    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
+    """A Minari id or folder, an .npz, .hdf5, .csv or .parquet file, or a folder of DQN replay files; several are
+    learned from as one. hopper/replay-v0 ships with the package."""
+    fraction: tuple[float, ...] = ()
+    """Share of each dataset's episodes, drawn by the seed: one number for each dataset, or one for all."""
+    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
+        "default"
+    )
+    """A named run to start from; the other options change it. A resumed run has its own configuration instead."""
+    output: Path | None = None
+    """The run's folder; runs/DATASET-sSEED if not given."""
+    resume: bool = False
+    """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    reading: Reading = field(default_factory=Reading)
+    world: World = field(default_factory=World)
+    config: Config = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMany:
+    """Train several seeds, on one dataset or on several of one shape, side by side as one program."""
+
+    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
+    """Minari ids or folders, or .npz, .hdf5, .csv or .parquet files; each is learned from alone, at each seed."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the runs; --seed is of no use here."""
+    preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
+        "default"
+    )
+    """A named run to start from; the other options change it."""
+    output: Path = Path("runs")
+    """Where the runs' folders, DATASET-sSEED, lie. The same command again goes on with what is there."""
+    minutes: float | None = None
+    """Stop after so long, with a checkpoint of each run."""
+    reading: Reading = field(default_factory=Reading)
+    world: World = field(default_factory=World)
+    config: Config = field(default_factory=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Ask a trained run for returns in its environment."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run's folder."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint: the newest, or the one that scored best on the way."""
+    seed: int = FINAL_SEED
+    """Episode i of each target starts from world seed SEED + i."""
+    dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
+    """Where the data lies now that a run without an environment is measured on: as many, and in the order, as the run
+    learned from. It must be the same data."""
+    json: Path | None = None
+    """Also write the results to this file."""
+    plot: Path | None = None
+    """Also draw asked against achieved into this file, whose name says the kind of picture: .png, .pdf, .svg, ..."""
+    video: Path | None = None
+    """Also film the first episode at each target into this folder (pip install 'imageio[ffmpeg]')."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes a GPU if there is one."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 plays faster where the hardware has such products; its returns are a little different."""
+    cached: bool = False
+    """Play several times as fast by remembering keys and values: the window grows from half the context length to all
+    of it and then begins anew with its last half, so the returns are another policy's."""
+    world: World = field(default_factory=World)
+    config: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Tell what a dataset holds, or what a run is and how it scored."""
+
+    what: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET|RUN ...")]
+    """A dataset (Minari id or folder, .npz, .hdf5, .csv or .parquet file) or a run's folder; several datasets are told
+    of as one."""
+    reading: Reading = field(default_factory=Reading)
+    plot: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Also draw a dataset's returns into this PNG."""
+    world: World = field(default_factory=World)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportHuggingFace:
+    """Make a run of a Decision Transformer that Hugging Face's library has trained."""
+
+    model: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Its folder, with config.json and model.safetensors."""
+    output: Path
+    """The run's folder, a new one."""
+    context_length: int
+    """Steps that it was trained to see, K; 20 in the paper's Gym worlds."""
+    return_scale: float
+    """What returns were divided by in its training; 1000 in the paper's Gym worlds."""
+    normalizer: Path | None = None
+    """The states' mean and deviation in its training: a JSON file {"mean": [...], "std": [...]}."""
+    dataset: str | None = None
+    """Instead of --normalizer, the dataset that it was trained on: a Minari id, a folder or an .npz file."""
+    world: World = field(default_factory=World)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Write data as a Minari dataset, under Minari's root."""
+
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
+    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file."""
+    dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
+    """Its id from now on, such as mine/door-v0; one that exists is refused."""
+    reading: Reading = field(default_factory=Reading)
+    world: World = field(default_factory=World)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Play a policy in an environment and write its episodes as a Minari dataset, under Minari's root."""
+
+    environment: Annotated[Positional[str], arg(metavar="ENVIRONMENT")]
+    """Id of a registered Gymnasium environment."""
+    dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
+    """The dataset's id, such as mine/hopper-medium-v0; one that exists is refused."""
+    policy: Annotated[str, arg(metavar="random|RUN|FILE")]
+    """random draws from the action space; a run's folder; or a file of Stable-Baselines3's, which needs --trust."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of a run."""
+    trust: bool = False
+    """Open files of Stable-Baselines3's: they are pickle, which may run any code."""
+    vec_normalize: Annotated[str | None, arg(metavar="FILE")] = None
+    """What VecNormalize.save wrote, for a policy that was trained on observations so scaled; needs --trust."""
+    seed: int = RECORDING_SEED
+    """Episode i, of each target where a run is asked for several, starts from world seed SEED + i; models are scored on
+    other ones."""
+    world: WorldSettings = field(default_factory=WorldSettings)
+    config: EvaluationConfig = field(default_factory=EvaluationConfig)
