@@ -32,7 +32,7 @@ from dt.data import Batch, TrajectoryDataset
 from dt.policy import ReturnConditionedPolicy
 from dt.training import build_model
 from envs.cache import FRESH
-from envs.datasets import load
+from envs.loading import load
 from transformer.checkpoint import write_json
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -34,7 +34,8 @@ from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, DataConfig, EvaluationCo
 from dt.evaluation import TargetResult, best_target, default_targets, evaluate
 from dt.policy import ReturnConditionedPolicy
 from dt.training import load_run, train, versions
-from envs.datasets import Dataset, load
+from envs.datasets import Dataset
+from envs.loading import load
 from envs.readers import DataError
 from envs.rollout import Policy
 from envs.selection import join

@@ -32,7 +32,8 @@ from dt.model import table_rows
 from dt.presets import paper_hopper
 from dt.report import results_document, score_table
 from dt.training import versions
-from envs.datasets import Dataset, load
+from envs.datasets import Dataset
+from envs.loading import load
 from envs.readers import DataError
 from envs.spaces import ROOT
 from transformer.checkpoint import write_json

@@ -37,7 +37,8 @@ from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from dt.training import build_model, prepare
 from envs.cache import FRESH
-from envs.datasets import Dataset, Episode, load
+from envs.datasets import Dataset, Episode
+from envs.loading import load
 from envs.rollout import Job, Policy, rollout
 from envs.spaces import ROOT
 from envs.worlds import EnvironmentSpec, Worlds

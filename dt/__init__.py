@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dt.model import DecisionTransformer
     from dt.policy import PolicyError, ReturnConditionedPolicy
     from dt.training import Run, load_run, train
-    from envs.datasets import load
+    from envs.loading import load
     from envs.readers import DataError
     from envs.worlds import EnvironmentSpec, WorldError
     from transformer.checkpoint import CheckpointError
@@ -42,7 +42,7 @@ _HOMES = {
     "load_run": "dt.training",
     "train": "dt.training",
     "DataError": "envs.readers",
-    "load": "envs.datasets",
+    "load": "envs.loading",
     "EnvironmentSpec": "envs.worlds",
     "WorldError": "envs.worlds",
     "CheckpointError": "transformer.checkpoint",

@@ -31,9 +31,10 @@ from dt.sources import in_world, run_folder
 from dt.training import Run, load_run, train, versions
 from dt.validation import Validation, choose_episodes, error_table
 from dt.video import check_camera, film
-from envs.datasets import Dataset, Part, load
+from envs.datasets import Dataset, Part
 from envs.fields import DataError
 from envs.flat_files import is_flat
+from envs.loading import load
 from envs.rollout import Played
 from envs.scores import reference_in
 from envs.selection import join

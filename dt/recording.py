@@ -12,7 +12,8 @@ from dt.evaluation import check_environment
 from dt.policy import ReturnConditionedPolicy
 from dt.sources import names_run, saved_algorithm
 from dt.training import load_run, versions
-from envs.datasets import Dataset, from_episodes
+from envs.datasets import Dataset
+from envs.loading import from_episodes
 from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves

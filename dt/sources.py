@@ -12,9 +12,10 @@ from dt.config import Config
 from dt.description import columns_in, read_description
 from dt.huggingface_config import Published, read_published
 from dt.options import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
-from envs.datasets import Dataset, load
+from envs.datasets import Dataset
 from envs.fields import Columns, named_columns
 from envs.flat_files import READERS, is_flat
+from envs.loading import load
 from envs.readers import declared_spaces, spaces_from_json
 from envs.scores import reference_in
 from envs.selection import join

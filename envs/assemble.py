@@ -1,7 +1,7 @@
 """Recorded numbers brought into one form: flat arrays over all steps, and where each episode ends.
 
 `split` takes flat arrays, and has the spaces inferred that nobody declares; `joined` takes episodes one by one. Both
-look at shapes; what the numbers themselves are is looked at in `envs.datasets`.
+look at shapes; what the numbers themselves are is looked at in `envs.loading`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,6 +1,6 @@
 """What every reader of recorded episodes gives and shares: a recording's header, its metadata, how much it may hold.
 
-A reader says what a file holds; `envs.datasets` judges it. There is one for Minari's folders (`envs.minari_folders`),
+A reader says what a file holds; `envs.loading` judges it. There is one for Minari's folders (`envs.minari_folders`),
 for flat files (`envs.flat_files`) and for DQN replay buffers (`envs.dqn_replay`). A recording is data and nothing else:
 no environment is built, no pickle loaded and no module imported because a file asked for it.
 """

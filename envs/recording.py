@@ -19,7 +19,7 @@ import h5py  # noqa: F401 (what it does when Python ends comes after our own clo
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from envs.datasets import from_episodes
+from envs.loading import from_episodes
 from envs.minari_folders import PART
 from envs.readers import DataError
 from envs.spaces import Leaves, from_leaves, to_leaves

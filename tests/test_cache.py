@@ -12,9 +12,10 @@ from conftest import echo_dataset
 from gymnasium import spaces
 
 from dt.data import TrajectoryDataset
-from envs import cache, datasets
+from envs import cache, loading
 from envs.cache import Column, room
-from envs.datasets import Dataset, load
+from envs.datasets import Dataset
+from envs.loading import load
 from envs.selection import join, take
 from envs.writer import write_minari
 
@@ -40,7 +41,7 @@ def unread(monkeypatch):
     """From here on no source is read."""
 
     def arm():
-        monkeypatch.setattr(datasets, "_read", lambda *_: pytest.fail("the source was read"))
+        monkeypatch.setattr(loading, "_read", lambda *_: pytest.fail("the source was read"))
 
     return arm
 

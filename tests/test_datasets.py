@@ -16,7 +16,8 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from envs import minari_folders
-from envs.datasets import Dataset, load
+from envs.datasets import Dataset
+from envs.loading import load
 from envs.minari_folders import _PlainArrays
 from envs.readers import PACKAGED, DataError
 from envs.spaces import space_to_json, to_leaves

@@ -18,7 +18,7 @@ from dt.evaluation import check_environment
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from dt.training import load_run, train
-from envs.datasets import load
+from envs.loading import load
 from envs.rollout import CannotActError, Job, RandomPolicy, rollout
 from envs.worlds import EnvironmentSpec, WorldError, Worlds
 

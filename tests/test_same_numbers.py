@@ -15,7 +15,7 @@ from torch.func import functional_call
 from dt.config import Config, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.training import train
-from envs.datasets import load
+from envs.loading import load
 from envs.selection import join
 from transformer import blocks
 from transformer.attention import attention, causal_visibility

@@ -12,7 +12,8 @@ from gymnasium import spaces
 from dt.cli import main
 from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
 from dt.training import train
-from envs.datasets import Dataset, Part, from_arrays, from_episodes
+from envs.datasets import Dataset, Part
+from envs.loading import from_arrays, from_episodes
 from envs.readers import DataError
 from envs.scores import Reference
 from envs.selection import best_episodes, join, sample_episodes, take

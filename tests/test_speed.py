@@ -69,7 +69,7 @@ def processor_seconds(arguments):
 FIRST_STEP = """
 import sys, time
 from pathlib import Path
-from envs.datasets import load
+from envs.loading import load
 dataset = load("hopper/replay-v0")
 from dt.presets import paper_hopper
 from dt.training import prepare
