@@ -165,7 +165,8 @@ def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64], row
         row = int(wrong.argmax()) + 1
         raise DataError(
             f"{where}: {place(offsets, row)} (row {in_file(row, rows)}): {step[row]} after {step[row - 1]}"
-            f"{_count(wrong)}; the rows of an episode must be in the order of its steps"
+            f"{_count(wrong)}; the rows of an episode must be in the order of its steps, "
+            "or an end of episodes is not told"
         )
 
 

@@ -32,7 +32,7 @@ from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
 from envs.temporary import temporary_folder
 from envs.worlds import EnvironmentSpec
 
-FORMAT = 4
+FORMAT = 5
 """Version of the layout above, and of what a reader makes of a file."""
 
 SMALLEST = 4 << 20

@@ -11,7 +11,7 @@ FIELDS = {
     "truncated": ("truncated", "truncation", "truncations", "timeout", "timeouts"),
     "done": ("done", "dones"),
     "episode": ("episode", "episodes", "episode_index"),
-    "lengths": ("lengths",),
+    "lengths": ("lengths", "length"),
     "step": ("step", "timestep", "timesteps"),
     "next_observations": ("next_observations", "next_observation"),
 }
@@ -35,6 +35,13 @@ Columns = Mapping[str, tuple[str, ...]]
 
 _END = re.compile(
     r"(^|[^a-z])(dones?|terminals?|terminat\w*|truncat\w*|time_?d?_?outs?|is_last|episode_ends?)$", re.IGNORECASE
+)
+
+
+_EPISODE = re.compile(
+    r"^(ep|traj|trajectory|rollout"
+    r"|(ep|eps|episode|traj|trajectory|rollout|run)[ _.-]?(id|ids|idx|index|no|nr|num|number))$",
+    re.IGNORECASE,
 )
 
 
@@ -101,6 +108,11 @@ def choose_all(where: str, names: Collection[str], fields: Collection[str] = tup
 def looks_like_an_end(name: str) -> bool:
     """Whether a name, none of `FIELDS`, may well be an episode's end: is_terminal, next.done, TimeLimit.truncated."""
     return bool(_END.search(name))
+
+
+def looks_like_an_episode(name: str) -> bool:
+    """Whether a name, none of `FIELDS`, may well tell of each step which episode it is of: episode_id, trajectory."""
+    return bool(_EPISODE.search(name.strip()))
 
 
 def listed(names: list[str]) -> str:

@@ -12,7 +12,18 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.fields import ENDS, FIELDS, IN_ARRAYS, NEEDED, Columns, DataError, choose, listed, looks_like_an_end
+from envs.fields import (
+    ENDS,
+    FIELDS,
+    IN_ARRAYS,
+    NEEDED,
+    Columns,
+    DataError,
+    choose,
+    listed,
+    looks_like_an_end,
+    looks_like_an_episode,
+)
 from envs.hdf5 import numbers_at, open_hdf5
 from envs.readers import Header, as_numbers, header_of, most_bytes, parse_metadata, too_much
 from envs.spaces import printable, reason
@@ -41,6 +52,13 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> 
     arrays, unread = READERS[path.suffix.lower()](path, columns)
     ends = [name for name in unread if looks_like_an_end(name)]
     told = arrays.keys() & {"episode", "lengths"} or columns.keys() & ENDS
+    both = "done" in arrays or {"terminated", "truncated"} <= arrays.keys()
+    named = [name for name in unread if looks_like_an_episode(name)]
+    if named and not told and not both:  # the same: an episode that was cut would go on in the next
+        raise DataError(
+            f"{path}: {named[0]!r} looks like the episodes' numbers and is not read: --columns 'episode={named[0]}' "
+            "says that it is, --columns terminated=NAME that flags alone tell the ends"
+        )
     if ends and not told:  # two episodes might be taken for one
         raise DataError(
             f"{path}: {ends[0]!r} looks like an end of episodes and is not read: "
@@ -153,7 +171,9 @@ def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]
         if not is_csv:
             table = _read_parquet(path, table, read)
     except ImportError:
-        raise DataError(f"{path}: reading CSV and Parquet needs pyarrow: pip install pyarrow") from None
+        raise DataError(
+            f"{path}: reading CSV and Parquet needs pyarrow: pip install 'decision-transformer[arrow]'"
+        ) from None
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
     if table.num_rows == 0:
@@ -173,7 +193,8 @@ def _read_csv(path: Path) -> Any:
 
     with path.open("rb") as file:
         head = file.readline(1 << 16)
-    sign = next((sign for sign in ",;\t" if sign.encode() in head), ",")
+    bare = re.sub(rb'"[^"]*"', b"", head)  # a name in quotes may hold any of them
+    sign = max(",;\t", key=lambda sign: bare.count(sign.encode()))
     return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=sign))
 
 
@@ -260,7 +281,10 @@ def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | li
         return stem
     for i in range(len(numbered)):
         if f"{stem}_{i}" not in numbered:
-            raise DataError(f"{path}: no column '{stem}_{i}', expected {stem}_0 to {stem}_{len(numbered) - 1}")
+            raise DataError(
+                f"{path}: no column '{stem}_{i}', only {listed(sorted(numbered))}; numbers are expected "
+                f"from {stem}_0 on, --columns {field}={','.join(sorted(numbered)[:2])},... says which"
+            )
     return [f"{stem}_{i}" for i in range(len(numbered))]
 
 

@@ -413,7 +413,7 @@ def parquet_file(**changes: Any) -> Callable[[Path], Path]:
 for reader, write, suffix in (("csv", text, "csv"), ("parquet", parquet_file, "parquet")):
     case(reader, "empty", content(f"flat.{suffix}", b""), f"flat.{suffix}: cannot be read as .{suffix}")
     case(reader, "no reward", write(reward=None), "no 'rewards' in it, only")
-    case(reader, "a gap in the columns", write(observation_1=None), "no column 'observation_1', expected observation_0")
+    case(reader, "a gap in the columns", write(observation_1=None), "no column 'observation_1', only observation_0, ")
     case(reader, "nothing in a place", write(reward=item(None, 6)), "row 7, column 'reward': nothing there")
     case(
         reader, "text in a place", write(action_1=["1"] * 3 + ["much"] + ["2"] * 6), "row 4, column 'action_1': 'much'"
@@ -629,10 +629,16 @@ def a_policy(module: str) -> Callable[[Path], Path]:
     return make
 
 
+def but(command: tuple[str, ...], arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """A command with these options, in the place of its own of the same names, each of which has one value."""
+    mine = [i for i, word in enumerate(command) if word.startswith("--") and word in arguments]
+    return *(word for i, word in enumerate(command) if i not in mine and i - 1 not in mine), *arguments
+
+
 def record(name: str, *arguments: str, words: str, make: Callable[[Path], Path] = GOOD) -> None:
-    """What cannot be recorded; options that are given twice are the later ones."""
+    """What cannot be recorded: random play with these options, or a whole command."""
     command = ("record", "CartPole-v1", "mine/x-v0", "--policy", "random")
-    options(name, *(arguments if arguments[0] == "record" else (*command, *arguments)), words=(words,), make=make)
+    options(name, *(arguments if arguments[0] == "record" else but(command, arguments)), words=(words,), make=make)
 
 
 AUTO = ("--target-return", "auto")
@@ -680,10 +686,10 @@ PENDULUMS = published()
 
 
 def publication(name: str, *arguments: str, words: str, make: Callable[[Path], Path] = PENDULUMS) -> None:
-    """What cannot be imported; options that are given twice are the later ones."""
+    """What cannot be imported, of a model that could be without these options."""
     command = ("import-huggingface", "{}", "--output", "new", "--context-length", "20", "--return-scale", "1000")
     command += ("--normalizer", "{}/normalizer.json", "--environment", "Pendulum-v1")
-    options(name, *command, *arguments, words=(words,), make=make)
+    options(name, *but(command, arguments), words=(words,), make=make)
 
 
 publication("a model that is nowhere", make=as_is("nowhere"), words="nowhere: no such file or folder (a model of the")
@@ -721,6 +727,9 @@ options("a run in a run's checkpoints", "train", *OF_A_RUN, "{}/checkpoints/x", 
 options("a run in a run's log", "train", *OF_A_RUN, "{}/tensorboard", words=(SPARED,), make=runs)
 options("a run behind a link", "train", *OF_A_RUN, "{}/link", words=("link: a part of the run", SPARED), make=runs)
 options("a run in a run of a run", "train", *OF_A_RUN, "{}/link/inner/results/x", words=(SPARED,), make=runs)
+options(
+    "an option twice", "train", "{}", "--columns", "a=b", "--columns", "c=d", words=("--columns stands there twice",)
+)
 options("a run where one is", "train", *OF_A_RUN, "{}", words=("exists already; --resume continues it",), make=runs)
 options("a run in a file", "train", *OF_A_RUN, "{}/run.json", words=("run.json: is a file, a folder is me",), make=runs)
 options("many in a run's checkpoints", "train-many", *OF_A_RUN, "{}/checkpoints", words=(SPARED,), make=runs)

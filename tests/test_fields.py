@@ -18,7 +18,7 @@ from test_readers import (
 from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, from_episodes, load
-from envs.fields import FIELDS, looks_like_an_end
+from envs.fields import FIELDS, looks_like_an_end, looks_like_an_episode
 from envs.flat_files import INTERLEAVED
 from transformer.checkpoint import read_json
 
@@ -99,6 +99,33 @@ def test_what_looks_like_an_end_is_never_left_alone_in_silence(tmp_path):
         assert looks_like_an_end(name), name
     for name in ("terminal_observation", "end_effector", "abandoned", "last_action", "undone", "friend"):
         assert not looks_like_an_end(name), name
+
+
+NAMES = ("ep", "ep_id", "episodeId", "Episode ID", "episode_number", "traj_id", "trajectory", "trajectory_id", "run_id")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv", "hdf5"])
+def test_what_looks_like_the_episodes_is_never_left_alone_in_silence(tmp_path, suffix):
+    """Without it an episode that was cut goes on in the next."""
+    terminated, truncated, done = flags()
+    of = np.repeat(np.arange(3), LENGTHS)
+    alone = {"terminated": terminated, "truncated": None, "episode": None, "trajectory_id": of}
+    path = write(tmp_path, suffix, **alone)
+    problem(lambda: load(path), f"{path}: 'trajectory_id' looks like the episodes' numbers", "'episode=trajectory_id'")
+    assert load(path, columns={"episode": "trajectory_id"}).lengths.tolist() == list(LENGTHS)
+    end = "terminals" if suffix == "hdf5" else "terminated"
+    told = load(path, columns={"terminated": end})  # the user says that it ends there and nowhere else
+    assert told.num_episodes == 2
+    for more in ({"truncated": truncated}, {"terminated": None, "done": done}):
+        known = load(write(tmp_path, suffix, **{**alone, **more}))
+        assert (known.lengths.tolist(), "not read: trajectory_id" in known.notes) == (list(LENGTHS), True)
+
+
+def test_names_that_look_like_the_episodes():
+    for name in NAMES:
+        assert looks_like_an_episode(name), name
+    for name in ("episode_return", "step", "replay", "id", "run", "episode_length", "epsilon", "trajectory_cost"):
+        assert not looks_like_an_episode(name), name
 
 
 # Names in Python.

@@ -389,7 +389,7 @@ def test_loading_needs_no_pyarrow_until_a_table_comes(tmp_path, monkeypatch):
     path = write(tmp_path, "csv")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     load(write(tmp_path, "npz"))
-    problem(lambda: load(path), str(path), "pip install pyarrow")
+    problem(lambda: load(path), str(path), "pip install 'decision-transformer[arrow]'")
 
 
 # One recording, every reader.
@@ -668,10 +668,13 @@ def test_arrays_that_are_groups_or_text_in_hdf5(tmp_path):
 TABLES = {
     "no observation": ({f"observation_{i}": None for i in range(4)}, ["no 'observations' in it, only action, episode"]),
     "no reward": ({"reward": None}, ["no 'rewards' in it"]),
-    "a gap": ({"observation_2": None}, ["no column 'observation_2', expected observation_0 to observation_2"]),
+    "a gap": (
+        {"observation_2": None},
+        ["no column 'observation_2', only observation_0, observation_1, observation_3; numbers are"],
+    ),
     "from one": (
         {"action_0": None, "action_2": np.zeros(10)},
-        ["no column 'action_0', expected action_0 to action_1"],
+        ["no column 'action_0', only action_1, action_2; numbers are expected from action_0 on"],
     ),
     "nothing in a place": (
         {"reward": pyarrow.array([1.0] * 6 + [None] + [2.0] * 3)},
