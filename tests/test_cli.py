@@ -160,7 +160,8 @@ def test_training_reports_the_chosen_target_and_the_datas_best(recorded, tmp_pat
     folder = tmp_path / "auto"
     arguments = ["train", str(recorded), "--output", str(folder), *QUICK]
     assert main([*arguments, "--target-return", "auto"]) == 0
-    assert main([*arguments, "--resume", "--steps", "7"]) == 0  # with its own configuration
+    longer = ["7" if before == "--steps" else word for before, word in zip(["", *arguments], arguments, strict=False)]
+    assert main([*longer, "--resume"]) == 0  # with its own configuration
     for which in ("last", "best"):
         document = read_json(folder / "results" / f"{which}.json")
         assert {result["target_return"] for result in document["results"]} == {document["sweep"]["chosen"], 10.0}

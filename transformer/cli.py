@@ -157,7 +157,13 @@ def _run(command: Any, name: str) -> int:
 
 
 def parse(commands: Any, program: str, arguments: Sequence[str], description: str) -> Any:
-    """What a command line says, as one of these dataclasses; help and refusals are told as a program of this name."""
+    """What a command line says, as one of these dataclasses; help and refusals are told as a program of this name.
+
+    An option that is said twice raises `ConfigError`: one of the two would be lost without a word.
+    """
+    said = [argument.split("=", 1)[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    if twice := next((name for name in said if said.count(name) > 1), None):
+        raise ConfigError(f"{twice} stands there twice; say it once, with all its values")
     with help_to_anyone():
         return tyro.cli(
             commands,
