@@ -1,4 +1,4 @@
-"""What the commands do (`dt inspect` apart), once the command line is read; torch comes in here."""
+"""What the commands do (`dt inspect` and `dt import` apart), once the command line is read; torch comes in here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -164,8 +164,12 @@ def _ask_without_a_world(options: Evaluate, run: Run) -> None:
     for name in ("plot", "video"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{run.folder}: --{name} needs an environment to play in; --environment ID names one")
-    if options.config.target_return:
-        raise ConfigError(f"{run.folder}: --target-return needs an environment to play in; --environment ID names one")
+    usual: Any = type(options)(run=options.run)
+    said = [name for name in ("seed", "precision", "cached") if getattr(options, name) != getattr(usual, name)]
+    said += [name for name, value in vars(options.config).items() if value != getattr(usual.config, name)]
+    if said:
+        name = said[0].replace("_", "-")
+        raise ConfigError(f"{run.folder}: --{name} needs an environment to play in; --environment ID names one")
     dataset = _learned_from(run, options.dataset)
     document = _foretell(run, dataset)
     if options.json:

@@ -125,7 +125,7 @@ class Inspect:
     of as one."""
     reading: Reading = field(default_factory=Reading)
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Also draw a dataset's returns into this PNG."""
+    """Also draw a dataset's returns into this file, whose name says the kind of picture: .png, .pdf, .svg, ..."""
     world: World = field(default_factory=World)
 
 
@@ -144,7 +144,7 @@ class ImportHuggingFace:
     normalizer: Path | None = None
     """The states' mean and deviation in its training: a JSON file {"mean": [...], "std": [...]}."""
     dataset: str | None = None
-    """Instead of --normalizer, the dataset that it was trained on: a Minari id, a folder or an .npz file."""
+    """Instead of --normalizer, the dataset that it was trained on: a Minari id, a folder or a file."""
     world: World = field(default_factory=World)
 
 

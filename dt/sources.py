@@ -1,4 +1,7 @@
-"""What a command's options say of data, worlds and places, checked before torch comes in: so a refusal is quick."""
+"""What a command's options say of data, worlds and places, checked before torch comes in: so a refusal is quick.
+
+`dt import`, which needs no torch at all, is done here.
+"""
 
 import json
 import math
@@ -108,7 +111,7 @@ def load_each(
 
 
 def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
-    """The same for `dt inspect`, which makes that world and refuses one whose spaces are not the data's."""
+    """`in_world` for `dt inspect`, which makes that world and refuses one whose spaces are not the data's."""
     if environment is not None:
         world = environment.make()
         world.close()

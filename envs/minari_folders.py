@@ -211,7 +211,7 @@ def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | Da
     try:
         import pyarrow
     except ImportError:
-        raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'minari[arrow]'") from None
+        raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'decision-transformer[arrow]'") from None
     count = header.num_episodes
     if count is None:
         count = sum(path.name.isdecimal() for path in data.iterdir())

@@ -81,7 +81,7 @@ class RecordedEpisode:
 
 def minari_root() -> Path:
     """Where Minari keeps its datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def spaces_from_json(text: str) -> dict[str, Space[Any]]:

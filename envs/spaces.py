@@ -27,7 +27,7 @@ class SpaceError(ValueError):
     """A space, or a value of one, that cannot be used; the message says which and why."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What an exception says, in one line; its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 

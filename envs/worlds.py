@@ -158,8 +158,11 @@ def import_environments(module: str) -> None:
         sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module(module)
-    except Exception as error:  # a module of the user's may raise anything
-        raise WorldError(f"--import {module}: {reason(error)} (a module's name, not a file's)") from error
+    except (Exception, SystemExit) as error:  # a module of the user's may raise anything, and end the program too
+        unknown = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
+        hint = " (a module's name, not a file's)" if unknown else ""
+        why = f"it ended the program with {error.code}" if isinstance(error, SystemExit) else reason(error)
+        raise WorldError(f"--import {module}: {why}{hint}") from error
     _imported.append(module)
 
 

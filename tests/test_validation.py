@@ -199,7 +199,8 @@ def test_the_commands_report_the_error_where_there_is_no_world(recorded, tmp_pat
     assert last == again
     assert main(["inspect", str(folder)]) == 0
     assert f"held-out error {last['held_out']['loss']:.4f}" in capsys.readouterr().out
-    for option in (["--target-return", "3"], ["--plot", str(tmp_path / "a.png")], ["--video", str(tmp_path / "a")]):
+    files = (["--plot", str(tmp_path / "a.png")], ["--video", str(tmp_path / "a")])
+    for option in (["--target-return", "3"], ["--episodes", "3"], ["--seed", "1"], ["--precision", "bf16"], *files):
         assert main(["evaluate", str(folder), *option]) == 2
         assert f"{option[0]} needs an environment to play in" in capsys.readouterr().err
     with np.load(recorded) as file:

@@ -104,6 +104,22 @@ def test_a_module_that_is_not_there_is_refused():
         import_environments("no_such_module")
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import sys; sys.exit(3)", "it ended the program with 3"),
+        ("import not_there_either", "No module named 'not_there_either'"),
+        ("1 / 0", "division by zero"),
+    ],
+)
+def test_a_module_that_breaks_says_how_and_not_that_it_is_none(tmp_path, monkeypatch, code, words):
+    (tmp_path / "broken_worlds.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WorldError) as caught:
+        import_environments("broken_worlds")
+    assert str(caught.value) == f"--import broken_worlds: {words}"
+
+
 def test_read_from_gymnasiums_own_json_and_from_ours():
     theirs = EnvironmentSpec.from_json(gymnasium.make("CartPole-v1", sutton_barto_reward=True).spec.to_json())
     assert (theirs.id, theirs.max_episode_steps) == ("CartPole-v1", 500)
