@@ -48,7 +48,7 @@ from transformer.generation import Sampling, generate
 from transformer.huggingface import save_gpt2
 from transformer.language import LanguageModel
 from transformer.programs import next_token_loss
-from transformer.training import Trainer, multiplies_bf16
+from transformer.training import CompilerError, Trainer, multiplies_bf16
 
 Work = Callable[[], int]
 """Does one piece of work and says how many units it was: steps, tokens, ..."""
@@ -186,7 +186,9 @@ def decision_models(conditioning: str) -> tuple[Dataset, DecisionTransformer, Ba
     return dataset, build_model(dataset, config, None), Baseline(config.model, dataset)
 
 
-def decision_training(conditioning: str, precision: str, batch_size: int) -> tuple[Work, Work]:
+def decision_training(
+    conditioning: str, precision: str, batch_size: int, ours_compiled: bool = False, theirs_compiled: bool = False
+) -> tuple[Work, Work]:
     """A step of training on one batch, theirs in float32."""
     if precision == "bf16" and not multiplies_bf16(CPU):
         raise Unavailable("this processor has no bf16 products")
@@ -199,10 +201,13 @@ def decision_training(conditioning: str, precision: str, batch_size: int) -> tup
         error = theirs(**window)[window["mask"]] - window["actions"][window["mask"]]  # (steps, A)
         return error.square().mean(-1).sum(), window["mask"].sum()
 
-    return (
-        training_step(ours, ours, batch, Batch.slices, precision=precision),
-        training_step(theirs, their_loss, window),
-    )
+    try:
+        return (
+            training_step(ours, ours, batch, Batch.slices, precision=precision, compile=ours_compiled),
+            training_step(theirs, their_loss, window, compile=theirs_compiled),
+        )
+    except CompilerError as error:
+        raise Unavailable(str(error)) from None
 
 
 @row("training", "token, float32, batch 64", unit="steps", peer="Hugging Face", goal=1.5, floor=1.3)
@@ -238,6 +243,31 @@ def decoupled_bf16() -> tuple[Work, Work]:
 @row("training", "single, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=6.0)
 def single_bf16() -> tuple[Work, Work]:
     return decision_training("single", "bf16", 64)
+
+
+@row("training", "token, float32, batch 64, compiled", unit="steps", peer="Hugging Face, compiled", goal=1.5)
+def token_float32_compiled() -> tuple[Work, Work]:
+    return decision_training("token", "float32", 64, ours_compiled=True, theirs_compiled=True)
+
+
+@row("training", "token, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=2.5, floor=2.1)
+def token_bf16_compiled() -> tuple[Work, Work]:
+    return decision_training("token", "bf16", 64, ours_compiled=True)
+
+
+@row("training", "token, bf16, batch 1,024, compiled", unit="steps", peer="Hugging Face, float32", goal=4.0, floor=3.0)
+def token_bf16_large_compiled() -> tuple[Work, Work]:
+    return decision_training("token", "bf16", 1024, ours_compiled=True)
+
+
+@row("training", "decoupled, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=3.8, floor=3.0)
+def decoupled_bf16_compiled() -> tuple[Work, Work]:
+    return decision_training("decoupled", "bf16", 64, ours_compiled=True)
+
+
+@row("training", "single, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=6.0)
+def single_bf16_compiled() -> tuple[Work, Work]:
+    return decision_training("single", "bf16", 64, ours_compiled=True)
 
 
 # Many runs as one program, beside the same runs one after the other.

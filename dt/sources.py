@@ -76,6 +76,7 @@ def cells_of(
     for seed in seeds:
         require_seed(seed)
     require(not config.model.activation_checkpointing, "activation_checkpointing: many runs at once cannot have it")
+    require(not config.training.compile, "compile: many runs at once cannot have it, a GPU records their step anyway")
     cells = [(dataset, seed, run_folder(output, dataset, seed)) for dataset in datasets for seed in seeds]
     folders = [folder for _, _, folder in cells]
     twice = [str(folder) for folder in folders if folders.count(folder) > 1]

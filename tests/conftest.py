@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -284,10 +285,11 @@ def pictures(dataset) -> Dataset:
     return replace(dataset, observation_space=GREY, observations={"value": seen})
 
 
-def small_model(conditioning: str, dataset: Dataset, **changes: int) -> DecisionTransformer:
+def small_model(conditioning: str, dataset: Dataset, **changes: Any) -> DecisionTransformer:
     """A model with several heads and layers, and every parameter away from zero and one."""
-    shape = {"width": 16, "num_layers": 2, "num_heads": 2, "context_length": CONTEXT, "dropout": 0.0, **changes}
-    config = ModelConfig(conditioning=conditioning, activation="gelu", **shape)  # no ReLU unit is dead by chance
+    shape = {"width": 16, "num_layers": 2, "num_heads": 2, "context_length": CONTEXT, "dropout": 0.0}
+    shape |= {"activation": "gelu"} | changes  # no ReLU unit is dead by chance
+    config = ModelConfig(conditioning=conditioning, **shape)
     model = DecisionTransformer(config, dataset.observation_space, dataset.action_space, max_timesteps=13)
     model.fit(dataset)
     with torch.no_grad():

@@ -599,6 +599,7 @@ for name, arguments, words in (
     ("many with one seed twice", ("{}", "--seeds", "1", "1"), "two runs of one dataset and seed"),
     ("many with another seed", ("{}", "--seed", "4"), "seed 4: train-many has --seeds"),
     ("many for less than no time", ("{}", "--minutes", "-1"), "minutes must be 0 or more and finite, not -1.0"),
+    ("many that are compiled", ("{}", "--compile"), "compile: many runs at once cannot have it"),
     ("many that recompute", ("{}", "--activation-checkpointing"), "many runs at once cannot have it"),
     ("many in no world", ("{}", "--environment", "NoSuch-v3"), "environment NoSuch-v3: not registered"),
     ("many of no columns", ("{}", "--columns", "a"), "--columns: 'a', expected FIELD=COLUMN"),

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,9 @@ from envs.selection import join
 from transformer import blocks
 from transformer.attention import attention, causal_visibility
 from transformer.blocks import Transformer
+from transformer.checkpoint import read_json
 from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
+from transformer.training import CompilerError, Stopped
 from transformer.translation import EncoderDecoder
 
 CURVES = Path(__file__).parent / "loss_curves.json"
@@ -193,16 +198,79 @@ def test_the_check_of_gradients_can_fail(monkeypatch):
         check_gradients(model, torch.randn(1, 3, 12, dtype=torch.float64, requires_grad=True))
 
 
-@pytest.mark.torture
 @pytest.mark.parametrize("conditioning", ["token", "decoupled", "none", "single"])
-def test_compiled_equals_eager(conditioning, dataset, batch):
-    """Needs a C++ compiler, and half a minute for each."""
-    model = small_model(conditioning, dataset)
-    compiled = torch.compile(model)
-    for wanted, found in zip(loss_and_gradients(model, batch), loss_and_gradients(compiled, batch), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+def test_what_torchs_compiler_gets_is_the_same_mathematics(conditioning, dataset, batch):
+    """Dropout's draws too. The whole model as one graph, which torch runs here uncompiled."""
+    model = small_model(conditioning, dataset, dropout=0.2, activation="relu").train()
+    graph = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for wanted, found in zip(loss_and_gradients(model, batch), loss_and_gradients(graph, batch), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def loss_and_gradients(model, batch):
+    torch.manual_seed(5)
     loss, count = model(batch)
     return [loss, *torch.autograd.grad(loss / count, list(model.parameters()))]
+
+
+def test_training_goes_through_torchs_compiler_where_that_is_asked(replay, tmp_path, monkeypatch):
+    compiler, options = torch.compile, []
+
+    def graph_alone(function, **how):
+        options.append(how)
+        return compiler(function, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", graph_alone)
+    assert off_by(curve(replay, tmp_path / "run", compile=True)) < TOLERANCE
+    assert options == 2 * [{"options": {"fallback_random": True}}]  # one of them a trial
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("conditioning", ["token", "decoupled", "none", "single"])
+def test_compiled_training_follows_the_stored_curve_and_resumes_to_the_bit(replay, tmp_path, conditioning):
+    """Needs a C++ compiler, and half a minute for each."""
+    losses = curve(replay, tmp_path / "run", conditioning, compile=True, checkpoint_every=50)
+    assert off_by(losses, conditioning) < TOLERANCE
+    last = tmp_path / "run" / "checkpoints" / "step-00000100"
+    whole = (last / "model.safetensors").read_bytes()
+    shutil.rmtree(last)
+    config = Config.from_json(read_json(tmp_path / "run" / "run.json")["config"])
+    train(replay, config, tmp_path / "run", resume=True)
+    assert (last / "model.safetensors").read_bytes() == whole
+
+
+def breaks(monkeypatch, runs: int, signals=()):
+    """Torch's compiler, none of whose functions runs more than so often; then its C++ compiler gets these signals."""
+
+    def compiler(function, options):
+        left = iter(range(runs))
+
+        def run(*arguments):
+            if next(left, None) is not None:
+                return function(*arguments)
+            for number in signals:
+                os.kill(os.getpid(), number)
+            raise torch._dynamo.exc.TorchDynamoException("backend='inductor' raised:\nNo working C++ compiler\n\nmore")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+
+
+def test_a_compiler_that_is_not_there_is_told_in_one_line(replay, tmp_path, monkeypatch):
+    breaks(monkeypatch, 0)
+    with pytest.raises(CompilerError, match=r"^compile: torch cannot compile here \(No working C\+\+ compiler\);"):
+        curve(replay, tmp_path / "run", compile=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_that_reaches_the_compiler_stops_the_training(replay, tmp_path, monkeypatch):
+    breaks(monkeypatch, 1, [signal.SIGINT])
+    with pytest.raises(Stopped, match="stopped by SIGINT after step 1"):
+        curve(replay, tmp_path / "run", compile=True)
+    assert (tmp_path / "run" / "checkpoints" / "step-00000001").exists()
+    curve(replay, tmp_path / "whole")
+    config = Config.from_json(read_json(tmp_path / "whole" / "run.json")["config"])
+    train(replay, config, tmp_path / "run", resume=True)
+    weights = "checkpoints/step-00000100/model.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()

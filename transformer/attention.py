@@ -60,6 +60,8 @@ class Dropout(nn.Module):
             return x
         if x.is_cuda:
             return F.dropout(x, self.rate)
+        if torch.compiler.is_compiling():
+            return self._compiled(x)
         words = x.new_empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
         try:
             parts = words.view(torch.int16)
@@ -68,6 +70,15 @@ class Dropout(nn.Module):
         draws = parts[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
         kept = draws >= round(self.rate * 65_536) - 32_768
         return x * kept * (1 / (1 - self.rate))
+
+    def _compiled(self, x: Tensor) -> Tensor:
+        """The same draws in what torch's compiler knows, without truth values, which its code is slow to keep."""
+        count = math.ceil(x.numel() / 4)
+        words = torch.randint(-(2**63), 2**63 - 1, (count,), device=x.device)
+        words = words ^ -(2**63)  # those of `random_`
+        draws = words.view(torch.int16)[: x.numel()].view(x.shape).int()
+        kept = (draws - (round(self.rate * 65_536) - 32_768) + 1).clamp(0, 1)
+        return x * kept.to(x.dtype) * (1 / (1 - self.rate))
 
 
 class KeyValueCache:

@@ -173,6 +173,9 @@ class TrainingConfig:
     bf16 where the hardware multiplies it; a run keeps what was taken at its start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    compile: bool = False
+    """Have torch compile the model for training: the same numbers to rounding in a tenth to a quarter less time, after
+    half a minute at the start. On a processor it takes a C++ compiler, such as g++."""
     seed: int = 0
     """Seed of the initial weights, of the batches and of dropout."""
     log_every: int = 50

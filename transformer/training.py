@@ -59,6 +59,10 @@ class MemoryExhaustedError(TrainingError):
     """A step needs more memory than there is."""
 
 
+class CompilerError(ConfigError):
+    """Torch's compiler could not do what it was asked for."""
+
+
 class Stopped(Exception):  # noqa: N818 (it is no error)
     """A signal asked the training to stop; a checkpoint was written first. `code` is the exit status."""
 
@@ -85,6 +89,7 @@ RESUMABLE = (
     "evaluate_every",
     "keep_checkpoints",
     "device",
+    "compile",
     "activation_checkpointing",
 )
 """Settings of model and training that a resumed run may change; any other difference is refused."""
@@ -157,6 +162,31 @@ def settle_precision(config: TrainingConfig, device: torch.device, before: Train
     return replace(config, precision=precision)
 
 
+def compiled(loss: Callable[[Any], Any], device: torch.device) -> Callable[[Any], Any]:
+    """The loss as torch's compiler makes it: many operations in one pass over memory, the same numbers to rounding.
+
+    It is made at the first batch, its gradient too; that nothing can be compiled here raises `CompilerError` at once.
+    """
+    # On a processor dropout must draw what it draws uncompiled; a GPU has generators of its own in either case.
+    options: dict[str, Any] = {"fallback_random": device.type == "cpu"}
+    with named_compiler():
+        torch.compile(lambda x: x + 1, options=options)(torch.zeros(8, device=device))
+    return torch.compile(lambda batch: loss(batch), options=options)
+
+
+@contextmanager
+def named_compiler() -> Iterator[None]:
+    """Make an error of torch's compiler a `CompilerError` of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in lines if "raised:" not in line), type(error).__name__)
+        raise CompilerError(f"compile: torch cannot compile here ({why.strip()}); train without it") from error
+
+
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
     """Learning rate of step 0, 1, ...: a linear warm-up, then constant, or a cosine down to a tenth at the last."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
@@ -204,14 +234,15 @@ class Trainer:
             raise ConfigError(
                 f"batch_size {config.batch_size} leaves some of {processes.count()} processes without any"
             )
-        self.model, self.loss, self.batch_at = model, processes.averaged(model, loss or model), batch_at
+        loss, self.device = loss or model, next(model.parameters()).device
+        loss = compiled(loss, self.device) if config.compile else loss
+        self.model, self.loss, self.batch_at = model, processes.averaged(model, loss), batch_at
         self.config, self.run, self.document = config, run, document
         self.evaluate, self.describe = evaluate, describe
         self.slices = slices if slices is not None and processes.count() == 1 else lambda batch: [batch]
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.device = next(model.parameters()).device
         self.step = 0  # gradient steps done
         self.loss_sum, self.loss_steps = 0.0, 0  # since the last line of the log
         self.best: Best | None = None  # step and score of the best evaluation
@@ -256,7 +287,12 @@ class Trainer:
             self._bar = bar
             self._clock, self._clock_step = time.perf_counter(), self.step
             while self.step < config.steps:
-                loss, norm = self._one_step()
+                try:
+                    loss, norm = self._one_step()
+                except CompilerError:
+                    if signals:  # which have stopped the C++ compiler too
+                        self._stop_uncompiled(signals[0])
+                    raise
                 self.step += 1
                 self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
                 bar.update()
@@ -272,6 +308,12 @@ class Trainer:
                     stop = processes.largest(signals[0] if signals else 0)
                 if stop:
                     raise Stopped(stop, self.step)
+
+    def _stop_uncompiled(self, signal_number: int) -> None:
+        """Stop where the next step was not compiled. Step 0 needs no checkpoint: a run without one begins there."""
+        if self.step and not folder_of(self.run, self.step).exists():
+            self.save()
+        raise Stopped(signal_number, self.step) from None
 
     def _open(self, held: ExitStack) -> None:
         """Take the run's folder as its only writer, for as long as `held` is."""
@@ -327,7 +369,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config)
         advice = f"lower batch_size {config.batch_size} or context_length, or turn activation_checkpointing on"
-        with named_exhaustion(f"step {self.step}", advice):
+        with named_exhaustion(f"step {self.step}", advice), named_compiler():
             loss, norm = self._gradient()
         if not (math.isfinite(norm) and math.isfinite(loss)):
             where = f" ({self.describe(self.step)})" if self.describe else ""
