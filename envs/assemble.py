@@ -23,8 +23,11 @@ from envs.spaces import Leaves, leaf_spaces, reason, to_leaves
 BESIDE = ("id", "infos")
 """What Minari's episodes hold beside what is learned from."""
 
-_COLUMNS = ("observation_space", "observation_space", "action_space")
-"""Spaces of what is kept of each episode: observations, the final ones, actions."""
+_COLUMNS = ("observations", "observations", "actions")
+"""What is kept of each episode in files of its own: observations, the final ones, actions."""
+
+Kinds = Mapping[str, Space[Any]]
+"""Spaces of leaves, by the leaves' names."""
 
 Fields = dict[str, Any]
 """The arrays of a `Dataset`, by its own names."""
@@ -41,14 +44,15 @@ def joined(
     folder: where their numbers go, episode by episode, into files; None keeps them in memory.
     skip_bad: leave out those that something is wrong with, and note it.
     """
-    seen, last, done = ({name: Column(folder) for name in leaf_spaces(header.spaces[kind])} for kind in _COLUMNS)
+    kinds = {name: leaf_spaces(header.spaces[f"{name[:-1]}_space"]) for name in ("observations", "actions")}
+    seen, last, done = ({leaf: Column(folder) for leaf in kinds[name]} for name in _COLUMNS)
     rewards, lengths, ends = Column(folder), list[int](), list[list[bool]]()
     problems, left_out, labels = list[str](), list[str](), list[str]()
     for episode in recorded:
         if isinstance(episode, DataError):
             found = list(episode.problems)
         else:
-            found = list(_episode_problems(f"{header.source}: {episode.label}", episode, header.spaces))
+            found = list(_episode_problems(f"{header.source}: {episode.label}", episode, kinds))
         (left_out if skip_bad else problems).extend(found[: 1 if skip_bad else None])
         if isinstance(episode, DataError) or found or problems:
             continue  # the others are looked at, and none of it is kept
@@ -90,7 +94,8 @@ def left_out_notes(reasons: list[str]) -> list[str]:
     return [f"left out: {why}" for why in reasons[:20]] + more
 
 
-def _episode_problems(where: str, episode: RecordedEpisode, spaces: Mapping[str, Space[Any]]) -> Iterator[str]:
+def _episode_problems(where: str, episode: RecordedEpisode, kinds: Mapping[str, Kinds]) -> Iterator[str]:
+    """kinds: the leaves' spaces of observations and of actions."""
     shape = episode.rewards.shape
     if len(shape) != 1 or shape[0] == 0:
         yield f"{where}/rewards: shape {shape}, expected (T,) with T at least 1"
@@ -98,11 +103,10 @@ def _episode_problems(where: str, episode: RecordedEpisode, spaces: Mapping[str,
     if episode.rewards.dtype.kind == "b":
         yield f"{where}/rewards: type bool, expected numbers"
     for name, leaves in (("observations", episode.observations), ("actions", episode.actions)):
-        kinds = leaf_spaces(spaces[f"{name[:-1]}_space"])
         for leaf, array in leaves.items():  # joined with another type the odd one would not be seen any more
-            yield from type_problem(f"{where}/{name}" + f"/{leaf}" * (len(leaves) > 1), array, kinds[leaf])
-    yield from _row_problems(f"{where}/actions", episode.actions, [shape[0]], spaces["action_space"])
-    yield from _row_problems(f"{where}/observations", episode.observations, [shape[0] + 1], spaces["observation_space"])
+            yield from type_problem(f"{where}/{name}" + f"/{leaf}" * (len(leaves) > 1), array, kinds[name][leaf])
+    yield from _row_problems(f"{where}/actions", episode.actions, [shape[0]], kinds["actions"])
+    yield from _row_problems(f"{where}/observations", episode.observations, [shape[0] + 1], kinds["observations"])
     for name in ("terminations", "truncations"):
         flags = getattr(episode, name)
         if flags.shape != shape:
@@ -124,17 +128,15 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
         header = replace(header, notes=(*header.notes, "done stands alone: each end counts as terminated, none as cut"))
     header, actions = _with_leaves(header, "actions", arrays["actions"])
     header, observations = _with_leaves(header, "observations", arrays["observations"])
-    steps, episodes = len(rewards), len(offsets) - 1
+    steps, episodes, kinds = len(rewards), len(offsets) - 1, leaf_spaces(header.spaces["observation_space"])
     problems = [
-        *_row_problems(f"{where}: actions", actions, [steps], header.spaces["action_space"]),
-        *_row_problems(
-            f"{where}: observations", observations, [steps, steps + episodes], header.spaces["observation_space"]
-        ),
+        *_row_problems(f"{where}: actions", actions, [steps], leaf_spaces(header.spaces["action_space"])),
+        *_row_problems(f"{where}: observations", observations, [steps, steps + episodes], kinds),
     ]
     finals = None
     if "next_observations" in arrays:
         _, after = _with_leaves(header, "observations", arrays["next_observations"])
-        problems += _row_problems(f"{where}: next_observations", after, [steps], header.spaces["observation_space"])
+        problems += _row_problems(f"{where}: next_observations", after, [steps], kinds)
         finals = {name: array[offsets[1:] - 1] for name, array in after.items()} if not problems else None
     if problems:
         raise DataError(*problems)
@@ -381,13 +383,13 @@ def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves
     return header, {leaf: as_declared(array, kinds[leaf]) for leaf, array in leaves.items()}
 
 
-def _row_problems(where: str, leaves: Leaves, rows: list[int], space: Space[Any]) -> Iterator[str]:
+def _row_problems(where: str, leaves: Leaves, rows: list[int], kinds: Kinds) -> Iterator[str]:
     """What is wrong with the leaves' shapes. rows: how many are right; all leaves have the same one of them."""
-    if all(0 in (leaf.shape or ()) for leaf in leaf_spaces(space).values()):
+    if all(0 in (leaf.shape or ()) for leaf in kinds.values()):
         shapes = ", ".join(str(array.shape) for array in leaves.values())
         yield f"{where}: shape {shapes}, expected at least one number a step"
         return
-    for name, leaf in leaf_spaces(space).items():
+    for name, leaf in kinds.items():
         expected = [(count, *(leaf.shape or ())) for count in rows]
         label = where if len(leaves) == 1 else f"{where}/{name}"
         if leaves[name].shape in expected:

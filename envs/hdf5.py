@@ -51,8 +51,8 @@ def _check_free_lists(path: Path) -> None:
             return  # which HDF5 says better
         widths = begin + (13 if number(begin + 8, 1) < 2 else 9)
         offset, length = number(widths, 1), number(widths + 1, 1)  # bytes of an address and of a size in this file
-        end, room, at = 1, len(data), data.find(b"HEAP", begin)
-        while at >= 0:
+        end, room = 1, len(data)
+        for at in _places(data, b"HEAP"):
             size, free = number(at + 8, length), number(at + 8 + length, length)
             names, seen = begin + number(at + 8 + 2 * length, offset), set[int]()
             while free != end and free not in seen and free + 2 * length <= size and names + free < len(data):
@@ -61,7 +61,16 @@ def _check_free_lists(path: Path) -> None:
             room -= 2 * length * len(seen)
             if free in seen or room < 0:
                 raise DataError(f"{path}: damaged: the free places of a group's names lead back into themselves")
-            at = data.find(b"HEAP", at + 4)
+
+
+def _places(data: mmap, word: bytes) -> Iterator[int]:
+    """Where four bytes stand, not in order; to compare numbers takes half the time of looking for bytes."""
+    number, length = int.from_bytes(word, "little"), 1 << 18  # which a processor's cache holds
+    for start in range(0, len(data), length):
+        piece = data[start : start + length + 3]
+        for shift in range(min(4, len(piece))):
+            words = np.frombuffer(piece, "<u4", (len(piece) - shift) // 4, shift)
+            yield from (start + shift + 4 * np.flatnonzero(words == number)).tolist()
 
 
 def numbers_at(file: Any, path: Path, name: str) -> NDArray[Any]:

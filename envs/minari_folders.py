@@ -37,6 +37,9 @@ PART = "part-{:06d}"
 REPEATED = "repeated"
 """In Minari's metadata as `final_observations`: the last row of each episode's observations is no observation."""
 
+NESTING = (spaces.Dict, spaces.Tuple)
+"""Spaces that are made of others."""
+
 ARROW = b"ARROW1"
 """The first and the last bytes of an Arrow file."""
 
@@ -296,7 +299,7 @@ def _arrow_leaves(where: str, space: Space[Any] | None, column: Any) -> Iterator
     """An array for each leaf of a space, in the order of `leaf_spaces`; None is one number a row."""
     import pyarrow
 
-    if isinstance(space, spaces.Dict | spaces.Tuple):
+    if isinstance(space, NESTING):
         types = pyarrow.types
         named = dict(space.spaces if isinstance(space, spaces.Dict) else enumerate(space.spaces))
         there = {field.name for field in column.type} if types.is_struct(column.type) else set()
