@@ -16,6 +16,7 @@ import sys
 import textwrap
 import zipfile
 from dataclasses import replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import gymnasium
@@ -35,6 +36,7 @@ from test_readers import numbers
 from dt.cli import main
 from dt.training import _check_size, load_run
 from envs import DataError, EnvironmentSpec, load
+from envs.hdf5 import _places
 from envs.spaces import SpaceError, space_from_json, space_to_json
 from envs.worlds import MissingWorldError
 from transformer.checkpoint import CheckpointError, verify, write_json
@@ -460,6 +462,18 @@ def lead_back(path, group=0):
     struct.pack_into("<Q", data, at + 16, size - 16)  # where the first is
     struct.pack_into("<QQ", data, names + size - 16, size - 16, 16)  # the next after it, and its length
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("length", [3, 4, 5, 2**18 - 1, 2**18, 2**18 + 1, 2**18 + 6, 2**19 + 3])
+def test_four_bytes_are_found_wherever_they_stand(tmp_path, length):
+    """In a file of such bytes alone, which is looked through in pieces of 2**18; across their ends too."""
+    content = b"HEAP" * (length // 4 + 1)
+    for shift in range(4):
+        there = content[shift : shift + length]
+        (tmp_path / "file").write_bytes(there)
+        with (tmp_path / "file").open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as data:
+            found = list(_places(data, b"HEAP"))
+        assert sorted(found) == [i for i in range(len(there) - 3) if there[i : i + 4] == b"HEAP"]
 
 
 def bombs(folder: Path, root: Path, tmp_path: Path):  # noqa: F811
