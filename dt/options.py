@@ -48,7 +48,7 @@ class Train:
     """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
 
     dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
-    """A Minari id or folder, an .npz, .hdf5, .csv or .parquet file, or a folder of DQN replay files; several are
+    """A Minari id or folder, an .npz, .hdf5 (.h5), .csv or .parquet file, or a folder of DQN replay files; several are
     learned from as one. hopper/replay-v0 ships with the package."""
     fraction: tuple[float, ...] = ()
     """Share of each dataset's episodes, drawn by the seed: one number for each dataset, or one for all."""
@@ -70,7 +70,8 @@ class TrainMany:
     """Train several seeds, on one dataset or on several of one shape, side by side as one program."""
 
     dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
-    """Minari ids or folders, or .npz, .hdf5, .csv or .parquet files; each is learned from alone, at each seed."""
+    """Minari ids or folders, .npz, .hdf5 (.h5), .csv or .parquet files, or folders of DQN replay files; each is learned
+    from alone, at each seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the runs; --seed is of no use here."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
@@ -121,8 +122,8 @@ class Inspect:
     """Tell what a dataset holds, or what a run is and how it scored."""
 
     what: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET|RUN ...")]
-    """A dataset (Minari id or folder, .npz, .hdf5, .csv or .parquet file) or a run's folder; several datasets are told
-    of as one."""
+    """A dataset (Minari id or folder, .npz, .hdf5 (.h5), .csv or .parquet file, folder of DQN replay files) or a run's
+    folder; several datasets are told of as one."""
     reading: Reading = field(default_factory=Reading)
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Also draw a dataset's returns into this file, whose name says the kind of picture: .png, .pdf, .svg, ..."""
@@ -153,7 +154,7 @@ class Import:
     """Write data as a Minari dataset, under Minari's root."""
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
-    """A Minari id or folder, or an .npz, .hdf5, .csv or .parquet file."""
+    """A Minari id or folder, or an .npz, .hdf5 (.h5), .csv or .parquet file."""
     dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
     """Its id from now on, such as mine/door-v0; one that exists is refused."""
     reading: Reading = field(default_factory=Reading)

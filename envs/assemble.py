@@ -18,7 +18,7 @@ from envs.cache import Column, pieces
 from envs.fields import ENDS, NEEDED, DataError, choose_all
 from envs.inference import infer, inferred_notes, is_whole
 from envs.readers import Header, RecordedEpisode, as_numbers
-from envs.spaces import Leaves, leaf_spaces, reason, to_leaves
+from envs.spaces import Leaves, choices, leaf_spaces, reason, to_leaves
 
 BESIDE = ("id", "infos")
 """What Minari's episodes hold beside what is learned from."""
@@ -430,6 +430,14 @@ def not_finite(array: NDArray[Any]) -> NDArray[np.bool_]:
     return ~np.isfinite(array)
 
 
+def beyond(array: NDArray[Any], space: Space[Any]) -> NDArray[np.bool_]:
+    """Where the array is beyond a Box's bounds, or none of the choices of another leaf; as `outside` tells it."""
+    if isinstance(space, spaces.Box):
+        return outside(array, space.low, space.high)
+    counts, start = (x.reshape(space.shape) for x in choices(space))
+    return outside(array, start, start + counts - 1)
+
+
 def outside(array: NDArray[Any], low: Any, high: Any) -> NDArray[np.bool_]:
     """Where the array is below `low` or above `high`; where nothing is, one False, as in `not_finite`."""
     if array.min() >= np.max(low) and array.max() <= np.min(high):  # forty times as quick as column by column
@@ -478,10 +486,13 @@ def _flags(where: str, value: Any) -> NDArray[np.bool_]:
 def as_declared(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
     """Numbers as their space has them, where a table or a buffer has them otherwise and they are the same numbers.
 
-    Choices (N, 1) are (N,); whole numbers may be floats, and floats whole; but pictures stay the bytes that they are.
+    Choices (N, 1) are (N,), numbers (N,) vectors of one; whole numbers may be floats, and floats whole; but pictures
+    stay the bytes that they are.
     """
     if isinstance(space, spaces.Discrete) and array.shape[1:] == (1,):
         array = array[:, 0]
+    if space.shape == (1,) and array.ndim == 1:
+        array = array[:, None]
     if not isinstance(space, spaces.Box):
         return array.astype(np.int64) if array.dtype.kind == "f" and is_whole(array) else array
     floats = np.dtype(space.dtype).kind == "f"

@@ -2,6 +2,7 @@
 
 import math
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -65,7 +66,7 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> 
             "--columns says which are terminated, truncated or done"
         )
     metadata = arrays.pop("metadata", None)
-    parsed = {} if metadata is None else parse_metadata(str(path), str(metadata))
+    parsed = {} if metadata is None else parse_metadata(f"{path}: metadata", str(metadata))
     header = header_of(f"{path}: metadata", path, parsed, given)
     header = replace(header, missing=arrays.pop("missing", {}), rows=arrays.pop("rows", None))
     notes = [f"not read: {listed([name or 'a column without a name' for name in unread])}"] if unread else []
@@ -85,6 +86,8 @@ def flat_files(folder: Path) -> list[Path]:
 
 
 def _read_npz(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: cannot be read as .npz (no zip file)")
     try:
         with np.load(path, allow_pickle=False) as file:
             usual = choose(str(path), file.files, IN_ARRAYS, columns)

@@ -6,7 +6,7 @@ Files by `load`, arrays by `from_arrays`, one episode after the other by `from_e
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from gymnasium import spaces
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from envs.assemble import (
     Fields,
+    beyond,
     flat_arrays,
     in_file,
     joined,
     left_out_notes,
     not_finite,
-    outside,
     place,
     split,
     type_problem,
@@ -34,8 +34,11 @@ from envs.minari_folders import read_folder
 from envs.readers import PACKAGED, SPACES, Header, check_is_file, minari_root
 from envs.scores import reference_in
 from envs.selection import take
-from envs.spaces import choices, leaf_spaces, reason
+from envs.spaces import leaf_spaces, reason
 from envs.worlds import EnvironmentSpec
+
+CacheUse = Literal["use", "verify", "off"]
+"""What `load` may do with what it read and checked before."""
 
 
 def load(
@@ -44,7 +47,7 @@ def load(
     download: bool = False,
     spaces: Mapping[str, Space[Any]] | None = None,
     environment: EnvironmentSpec | None = None,
-    cache: Literal["use", "verify", "off"] = "use",
+    cache: CacheUse = "use",
     skip_bad_episodes: bool = False,
     columns: Mapping[str, str | Iterable[str]] | None = None,
 ) -> Dataset:
@@ -67,6 +70,8 @@ def load(
     make a vector, in that order. Fields that it does not name go by their usual names.
     Raises `DataError` with the file, the episode and the field; `WorldError` where that world cannot be made.
     """
+    if cache not in get_args(CacheUse):
+        raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
     given, named = dict(spaces or {}), named_columns(columns or {})
     try:
         path = find(str(source), download)
@@ -340,10 +345,8 @@ def _faults(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Itera
             continue
         if (bad := not_finite(array)).any():
             yield _Fault(label, array, bad, "not finite")
-        if not isinstance(leaf, spaces.Box):
-            counts, start = (x.reshape(leaf.shape) for x in choices(leaf))
-            if (bad := outside(array, start, start + counts - 1)).any():
-                yield _Fault(label, array, bad, f"outside {leaf}")
+        if not isinstance(leaf, spaces.Box) and (bad := beyond(array, leaf)).any():
+            yield _Fault(label, array, bad, f"outside {leaf}")
     for name, array in (dataset.final_observations or {}).items():
         if (bad := not_finite(array)).any():
             label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"
@@ -357,7 +360,6 @@ def _oddities(dataset: Dataset) -> Iterator[str]:
             continue
         if array.dtype != leaf.dtype:
             yield f"{label} are recorded as {array.dtype}, the space says {leaf.dtype}"
-        beyond = outside(array, leaf.low, leaf.high)
-        if beyond.any():
-            steps = beyond.reshape(len(array), -1).any(1)
+        if (far := beyond(array, leaf)).any():
+            steps = far.reshape(len(array), -1).any(1)
             yield f"{label}: {int(steps.sum())} of {len(array)} steps are beyond the space's bounds"

@@ -122,7 +122,7 @@ def parse_metadata(where: str, text: str) -> dict[str, Any]:
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: metadata is not JSON ({error})") from None
+        raise DataError(f"{where}: not JSON ({error})") from None
     if not isinstance(metadata, dict):
         raise DataError(f"{where}: metadata is no JSON object")
     return metadata

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.assemble import as_declared
+from envs.assemble import as_declared, beyond, type_problem
 from envs.cache import room
 from envs.datasets import Dataset, Part
 from envs.fields import DataError, listed
@@ -108,25 +108,57 @@ def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int
 
 
 def _sharing_spaces(datasets: Sequence[Dataset]) -> tuple[Sequence[Dataset], list[str]]:
-    """The datasets with one space where the numbers of each said another, and notes of that."""
+    """The datasets with one space where the numbers of some said another, and notes of that.
+
+    It is the space that one of them declares, where the numbers of the others fit it; else it is inferred from all.
+    """
     notes = []
     for kind, field in (("observation_space", "observations"), ("action_space", "actions")):
         found = [getattr(each, kind) for each in datasets]
-        if not all(kind in each.inferred for each in datasets) or not any(same_space(found[0], x) for x in found[1:]):
+        declaring = [each for each in datasets if kind not in each.inferred]
+        if len(declaring) == len(found) or not any(same_space(found[0], other) for other in found[1:]):
             continue
-        values = [nested(space, getattr(each, field)) for space, each in zip(found, datasets, strict=True)]
-        if any(nesting(space) != nesting(found[0]) for space in found) or not _alike(datasets, field):
-            continue  # which is refused
-        space = infer(values, field)
-        datasets = [_with_space(each, kind, field, space) for each in datasets]
-        notes.append(inferred_note(kind, space))
+        if declaring:
+            space = getattr(declaring[0], kind)
+            fits = [kind in each.inferred and _fits(each, field, space) for each in datasets]
+            named = [each.name for each, fit in zip(datasets, fits, strict=True) if fit]
+            pairs = zip(datasets, fits, strict=True)
+            datasets = [_with_space(each, kind, field, space) if fit else each for each, fit in pairs]
+            notes += [f"{listed(named)}: {kind} is declared nowhere, so that of {declaring[0].name}"] if named else []
+        elif alike := _alike(datasets, field):
+            space = infer([nested(space, leaves) for space, leaves in zip(found, alike, strict=True)], field)
+            datasets = [_with_space(each, kind, field, space) for each in datasets]
+            notes.append(inferred_note(kind, space))
     return datasets, notes
 
 
-def _alike(datasets: Sequence[Dataset], field: str) -> bool:
-    """Whether the leaves of all of them have one shape."""
-    shapes = [{name: array.shape[1:] for name, array in getattr(each, field).items()} for each in datasets]
-    return all(shape == shapes[0] for shape in shapes)
+def _alike(datasets: Sequence[Dataset], field: str) -> list[Leaves]:
+    """The leaves of all of them in one shape, where one number may be a vector of one; none where they have none."""
+    leaves = [getattr(each, field) for each in datasets]
+    spaces = [nesting(getattr(each, f"{field[:-1]}_space")) for each in datasets]
+    if any(space != spaces[0] for space in spaces):
+        return []
+    vectors = {name for each in leaves for name, array in each.items() if array.ndim == 2}
+    alike = [
+        {name: array[:, None] if array.ndim == 1 and name in vectors else array for name, array in each.items()}
+        for each in leaves
+    ]
+    shapes = [{name: array.shape[1:] for name, array in each.items()} for each in alike]
+    return alike if all(shape == shapes[0] for shape in shapes) else []
+
+
+def _fits(dataset: Dataset, field: str, space: Space[Any]) -> bool:
+    """Whether all of the numbers are in this space, as it has them."""
+    leaves, kinds = getattr(dataset, field), leaf_spaces(space)
+    if nesting(getattr(dataset, f"{field[:-1]}_space")) != nesting(space):
+        return False
+    declared = {name: as_declared(array, kinds[name]) for name, array in leaves.items()}
+    return not any(
+        array.shape[1:] != (kinds[name].shape or ())
+        or list(type_problem("", array, kinds[name]))
+        or beyond(array, kinds[name]).any()
+        for name, array in declared.items()
+    )
 
 
 def _with_space(dataset: Dataset, kind: str, field: str, space: Space[Any]) -> Dataset:

@@ -160,7 +160,7 @@ M = "minari hdf5"
 case(M, "cut in half", bytes_of("main_data.hdf5", half), "main_data.hdf5: cannot be read")
 case(M, "flipped bits", bytes_of("main_data.hdf5", flipped), "main_data.hdf5: cannot be read")
 case(M, "no HDF5", bytes_of("main_data.hdf5", lambda _: b"observations"), "main_data.hdf5: cannot be read")
-case(M, "metadata cut in half", bytes_of("metadata.json", half), "metadata.json: metadata is not JSON")
+case(M, "metadata cut in half", bytes_of("metadata.json", half), "metadata.json: not JSON")
 case(M, "metadata that is a list", bytes_of("metadata.json", lambda _: b"[]"), "metadata is no JSON object")
 case(M, "metadata in no encoding", bytes_of("metadata.json", lambda _: b"\xff\xfe"), "metadata.json: not a text file")
 case(M, "no observation space", described("hdf5", observation_space=None), "metadata.json: no observation_space")
@@ -374,7 +374,8 @@ for reader, write, suffix in (("npz", npz, "npz"), ("d4rl hdf5", d4rl, "hdf5")):
     case(reader, "complex", write(observations=lambda x: x * 1j), "observations: type complex128, expected numbers")
     case(reader, "of no width", write(observations=np.zeros((STEPS, 0))), "observations: shape (10, 0), expected")
 case("npz", "no zip", content("flat.npz", b"PK\x03\x04"), "cannot be read as .npz")
-case("npz", "metadata that is none", npz(metadata=np.asarray("{")), "metadata is not JSON")
+case("npz", "a text", content("flat.npz", b"observations,actions\n1,2\n"), "cannot be read as .npz (no zip file)")
+case("npz", "metadata that is none", npz(metadata=np.asarray("{")), "not JSON")
 case("npz", "text", npz(rewards=np.asarray(["1"] * STEPS)), "rewards: type <U1, expected numbers")
 case("npz", "objects", npz(rewards=np.asarray([1, {}], object)), "rewards: type object is pickle")
 case(
@@ -547,7 +548,7 @@ options("no such file", "inspect", "{}.csv", words=("no such file or folder",))
 options("a file of no known kind", "inspect", "{}", words=("neither a Minari dataset's folder nor a file",),
         make=content("flat.txt", b""))  # fmt: skip
 options("an empty folder", "inspect", "{}", words=("neither a run", "nor a Minari dataset"), make=lambda folder: folder)
-options("spaces that are none", "inspect", "{}", "--spaces", "{", words=("--spaces: metadata is not JSON",))
+options("spaces that are none", "inspect", "{}", "--spaces", "{", words=("--spaces: not JSON",))
 options("spaces of another name", "inspect", "{}", "--spaces", '{"space": 1}', words=("--spaces: expected",))
 options("spaces in no file", "train", "{}", "--spaces", "no.json", words=("no.json: no such file",))
 options("a space that does not fit", "train", "{}", "--spaces", f'{{"action_space": {json.dumps(space_to_json(BOX))}}}',
@@ -603,7 +604,7 @@ for name, arguments, words in (
     ("many that recompute", ("{}", "--activation-checkpointing"), "many runs at once cannot have it"),
     ("many in no world", ("{}", "--environment", "NoSuch-v3"), "environment NoSuch-v3: not registered"),
     ("many of no columns", ("{}", "--columns", "a"), "--columns: 'a', expected FIELD=COLUMN"),
-    ("many with spaces that are none", ("{}", "--spaces", "{"), "--spaces: metadata is not JSON"),
+    ("many with spaces that are none", ("{}", "--spaces", "{"), "--spaces: not JSON"),
 ):
     options(name, "train-many", *arguments, words=(words,))
 

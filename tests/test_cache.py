@@ -15,6 +15,7 @@ from dt.data import TrajectoryDataset
 from envs import cache, loading
 from envs.cache import Column, room
 from envs.datasets import Dataset
+from envs.fields import DataError
 from envs.loading import load
 from envs.selection import join, take
 from envs.writer import write_minari
@@ -277,3 +278,9 @@ def test_memory_does_not_grow_with_the_data(tmp_path, how, code):
     script = textwrap.dedent(GROWING)
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path), how], check=False, capture_output=True)
     assert done.returncode == code, done.stderr.decode()[-2000:]
+
+
+def test_a_use_of_the_cache_that_there_is_not_is_refused(tmp_path):
+    flat(tmp_path)
+    with pytest.raises(DataError, match=r"^cache 'no': expected one of use, verify, off$"):
+        load(tmp_path / "flat.npz", cache="no")

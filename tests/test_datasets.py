@@ -605,7 +605,7 @@ def zero(count, kind=np.float32):
 ARRAYS = {
     **{f"no {name}": ({name: None}, [repr(name)]) for name in ("observations", "actions", "rewards", "lengths")},
     "no end": ({"terminated": None, "lengths": None}, ["where episodes end"]),
-    "metadata not JSON": ({"metadata": np.asarray("{")}, ["metadata is not JSON"]),
+    "metadata not JSON": ({"metadata": np.asarray("{")}, ["not JSON"]),
     "metadata not text": ({"metadata": zero(3)}, ["metadata"]),
     "broken space": ({"described": {"action_space": BROKEN_SPACE}}, ["action_space: not a space"]),
     "nested space": (

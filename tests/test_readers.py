@@ -883,7 +883,7 @@ def test_no_episode_is_no_dataset():
         ("{}", "--spaces: expected observation_space, action_space or both, found []"),
         ('{"actions": {}}', "found ['actions']"),
         ('{"action_space": {"type": "Box"}}', "--spaces: action_space: not a space"),
-        ('{"action_space"', "--spaces: metadata is not JSON"),
+        ('{"action_space"', "--spaces: not JSON"),
         ("nowhere.json", "--spaces: nowhere.json: no such file; JSON, if that is meant, is such as {"),
         (
             "MultiDiscrete([3, 3])",

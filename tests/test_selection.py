@@ -104,7 +104,7 @@ def test_a_fraction_of_each_is_taken():
 
 
 def test_what_cannot_be_joined_is_refused_by_name():
-    a = recorded((3,), (1,), "a")
+    a = recorded((3,), (1,), "a", action_space=spaces.Box(-1, 1, (2,)))
     wide = recorded((3,), (1,), "wide", action_space=spaces.Box(-5, 5, (2,)))
     with pytest.raises(DataError, match=r"wide: its action_space is not that of a: .*bounds"):
         join([a, wide])
@@ -182,6 +182,7 @@ UNLIKE = {
     "halves": (np.full((12, 2), 0.2), np.full((12, 2), 0.9), spaces.Box(-1, 1, (2,), np.float64)),
     "unbounded": (np.full((12, 2), 0.7), np.full((12, 2), 1.9), spaces.Box(-np.inf, np.inf, (2,), np.float64)),
     "whole and not": (np.arange(12) % 2, np.linspace(-1, 1, 12), spaces.Box(-1, 1, (), np.float64)),
+    "a vector of one": (np.arange(12) % 2, np.linspace(-1, 1, 12)[:, None], spaces.Box(-1, 1, (1,), np.float64)),
     "by name": (
         {"a": np.arange(12) % 2, "b": np.zeros(12)},
         {"a": np.arange(12) % 3, "b": np.ones(12)},
@@ -216,10 +217,22 @@ def test_spaces_of_several_are_inferred_from_all_of_them(of_it):
         assert joined.parts == again.parts  # so that a run which declares its space takes the same data up again
 
 
-def test_spaces_that_somebody_declares_are_not_inferred_anew():
-    one, other = unlike(np.arange(12) % 2), unlike(np.arange(12) % 3, action_space=spaces.Discrete(3))
-    with pytest.raises(DataError, match=r"against Discrete\(3\) \(--spaces declares one\)"):
-        join([one, other])
+def test_a_space_that_somebody_declares_is_that_of_the_others_where_they_fit():
+    one, other = unlike(np.arange(12) % 2), unlike(np.arange(12) % 3, "other", action_space=spaces.Discrete(3))
+    for joined in (join([one, other]), join([other, one])):
+        assert joined.action_space == spaces.Discrete(3)
+        assert joined.inferred == ("observation_space",)
+        assert "some: action_space is declared nowhere, so that of other" in joined.notes
+    for numbers, space in (
+        (np.arange(12) % 4, spaces.Discrete(3)),  # no such choice
+        (np.arange(12) / 2, spaces.Discrete(30)),  # no choices
+        (np.zeros((12, 2)), spaces.Box(-1, 1, (3,))),
+        (np.full((12, 2), 1.5), spaces.Box(-1, 1, (2,))),  # beyond its bounds
+        ({"a": np.arange(12)}, spaces.Discrete(12)),
+    ):
+        sample = np.zeros((12, *space.shape), space.dtype)
+        with pytest.raises(DataError, match="--spaces declares one"):
+            join([unlike(numbers), unlike(sample, "other", action_space=space)])
     with pytest.raises(DataError, match="--spaces declares one"):
         join([one, unlike(np.zeros((12, 2)))])
     with pytest.raises(DataError, match="--spaces declares one"):
