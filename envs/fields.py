@@ -11,7 +11,7 @@ FIELDS = {
     "truncated": ("truncated", "truncation", "truncations", "timeout", "timeouts"),
     "done": ("done", "dones"),
     "episode": ("episode", "episodes", "episode_index"),
-    "lengths": ("lengths", "length"),
+    "lengths": ("lengths",),
     "step": ("step", "timestep", "timesteps"),
     "next_observations": ("next_observations", "next_observation"),
 }

@@ -347,10 +347,13 @@ def _faults(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Itera
             yield _Fault(label, array, bad, "not finite")
         if not isinstance(leaf, spaces.Box) and (bad := beyond(array, leaf)).any():
             yield _Fault(label, array, bad, f"outside {leaf}")
+    leaves = leaf_spaces(dataset.observation_space)
     for name, array in (dataset.final_observations or {}).items():
+        label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"
         if (bad := not_finite(array)).any():
-            label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"
             yield _Fault(label, array, bad, "not finite", by_episode=True)
+        if not isinstance(leaves[name], spaces.Box) and (bad := beyond(array, leaves[name])).any():
+            yield _Fault(label, array, bad, f"outside {leaves[name]}", by_episode=True)
 
 
 def _oddities(dataset: Dataset) -> Iterator[str]:

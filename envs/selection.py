@@ -10,7 +10,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.assemble import as_declared, beyond, type_problem
-from envs.cache import room
+from envs.cache import pieces, room
 from envs.datasets import Dataset, Part
 from envs.fields import DataError, listed
 from envs.inference import infer, inferred_note
@@ -119,17 +119,28 @@ def _sharing_spaces(datasets: Sequence[Dataset]) -> tuple[Sequence[Dataset], lis
         if len(declaring) == len(found) or not any(same_space(found[0], other) for other in found[1:]):
             continue
         if declaring:
-            space = getattr(declaring[0], kind)
-            fits = [kind in each.inferred and _fits(each, field, space) for each in datasets]
-            named = [each.name for each, fit in zip(datasets, fits, strict=True) if fit]
-            pairs = zip(datasets, fits, strict=True)
-            datasets = [_with_space(each, kind, field, space) if fit else each for each, fit in pairs]
-            notes += [f"{listed(named)}: {kind} is declared nowhere, so that of {declaring[0].name}"] if named else []
+            datasets, told = _taking_space_of(declaring[0], datasets, kind, field)
+            notes += told
         elif alike := _alike(datasets, field):
             space = infer([nested(space, leaves) for space, leaves in zip(found, alike, strict=True)], field)
             datasets = [_with_space(each, kind, field, space) for each in datasets]
             notes.append(inferred_note(kind, space))
     return datasets, notes
+
+
+def _taking_space_of(
+    declaring: Dataset, datasets: Sequence[Dataset], kind: str, field: str
+) -> tuple[Sequence[Dataset], list[str]]:
+    """The datasets, of which those that inferred their space have the declared one if they fit it; notes of that."""
+    space, taken, notes = getattr(declaring, kind), list[Dataset](), list[str]()
+    for each in datasets:
+        if kind in each.inferred and _fits(each, field, space):
+            taken.append(_with_space(each, kind, field, space))
+            old = getattr(each, kind)
+            notes.append(f"{each.name}: {kind} {old} is inferred, and taken as that of {declaring.name}, {space}")
+        else:
+            taken.append(each)
+    return taken, notes
 
 
 def _alike(datasets: Sequence[Dataset], field: str) -> list[Leaves]:
@@ -149,16 +160,21 @@ def _alike(datasets: Sequence[Dataset], field: str) -> list[Leaves]:
 
 def _fits(dataset: Dataset, field: str, space: Space[Any]) -> bool:
     """Whether all of the numbers are in this space, as it has them."""
-    leaves, kinds = getattr(dataset, field), leaf_spaces(space)
     if nesting(getattr(dataset, f"{field[:-1]}_space")) != nesting(space):
         return False
-    declared = {name: as_declared(array, kinds[name]) for name, array in leaves.items()}
-    return not any(
-        array.shape[1:] != (kinds[name].shape or ())
-        or list(type_problem("", array, kinds[name]))
-        or beyond(array, kinds[name]).any()
-        for name, array in declared.items()
+    finals = dataset.final_observations if field == "observations" else None
+    return all(
+        _fit(rows, leaf)
+        for leaves in (getattr(dataset, field), finals or {})
+        for name, leaf in leaf_spaces(space).items()
+        for rows in (pieces(leaves[name]) if leaves else ())
     )
+
+
+def _fit(rows: NDArray[Any], leaf: Space[Any]) -> bool:
+    declared = as_declared(rows, leaf)
+    shaped = declared.shape[1:] == (leaf.shape or ())
+    return shaped and not list(type_problem("", declared, leaf)) and not beyond(declared, leaf).any()
 
 
 def _with_space(dataset: Dataset, kind: str, field: str, space: Space[Any]) -> Dataset:
@@ -166,12 +182,24 @@ def _with_space(dataset: Dataset, kind: str, field: str, space: Space[Any]) -> D
     old = inferred_note(kind, getattr(dataset, kind))
     notes = tuple(note for note in dataset.notes if note != old)
     kinds = leaf_spaces(space)
-    leaves = {name: as_declared(array, kinds[name]) for name, array in getattr(dataset, field).items()}
+    leaves = {name: _declared(array, kinds[name]) for name, array in getattr(dataset, field).items()}
     changed: dict[str, Any] = {kind: space, field: leaves, "notes": notes}
     if field == "observations" and dataset.final_observations is not None:
         finals = dataset.final_observations
-        changed["final_observations"] = {name: as_declared(array, kinds[name]) for name, array in finals.items()}
+        changed["final_observations"] = {name: _declared(array, kinds[name]) for name, array in finals.items()}
     return replace(dataset, **changed)
+
+
+def _declared(array: NDArray[Any], leaf: Space[Any]) -> NDArray[Any]:
+    """`as_declared`, piece by piece where it is another type: what is mapped may be larger than memory."""
+    first = as_declared(next(pieces(array)), leaf)
+    if first.dtype == array.dtype:
+        return as_declared(array, leaf)
+    found, at = room((len(array), *first.shape[1:]), first.dtype, array), 0
+    for rows in pieces(array):
+        found[at : at + len(rows)] = as_declared(rows, leaf)
+        at += len(rows)
+    return found
 
 
 def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:

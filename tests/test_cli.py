@@ -9,6 +9,7 @@ import sys
 import time
 import typing
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
@@ -16,11 +17,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import Payday
+from tyro.conf import Positional
 
 from dt.cli import main
 from dt.evaluation import TargetResult
 from envs.spaces import space_to_json
 from transformer.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
+from transformer.cli import parse
+from transformer.config import ConfigError
 
 QUICK = [
     "--steps",
@@ -154,6 +158,31 @@ def test_auto_chooses_a_target_on_worlds_that_do_not_score_it(run, tmp_path, mon
     assert "\n4 earned most; asked for on other worlds" in capsys.readouterr().out
     assert main([*arguments, "--target-return", "4"]) == 0
     assert "sweep" not in read_json(path)
+
+
+def test_a_resumed_run_may_be_told_its_flags_again(recorded, tmp_path, capsys):
+    """Also those that are its own by now: the same command, with --resume."""
+    arguments = ["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "3"]
+    assert main([*arguments, "--rotary"]) == 0
+    assert main([*arguments, "--rotary", "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--no-rotary", "--resume"]) == 2
+    assert "rotary was True, now False" in capsys.readouterr().err
+    assert main([*arguments, "--rotary", "--no-rotary"]) == 2
+    assert "--rotary stands there twice" in capsys.readouterr().err
+
+
+def test_what_stands_behind_two_dashes_is_no_option(recorded):
+    said = parse(Said, "say", ["--loud", "--", "--a", "--a"], "")
+    assert said == Said(words=("--a", "--a"), loud=True)
+    with pytest.raises(ConfigError, match="--loud stands there twice"):
+        parse(Said, "say", ["--loud", "--no-loud"], "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    words: Positional[tuple[str, ...]] = ()
+    loud: bool = False
 
 
 def test_training_reports_the_chosen_target_and_the_datas_best(recorded, tmp_path):

@@ -25,7 +25,7 @@ from transformer.attention import attention, causal_visibility
 from transformer.blocks import Transformer
 from transformer.checkpoint import read_json
 from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
-from transformer.training import CompilerError, Stopped
+from transformer.training import CompilerError, Stopped, compiled
 from transformer.translation import EncoderDecoder
 
 CURVES = Path(__file__).parent / "loss_curves.json"
@@ -213,16 +213,39 @@ def loss_and_gradients(model, batch):
     return [loss, *torch.autograd.grad(loss / count, list(model.parameters()))]
 
 
-def test_training_goes_through_torchs_compiler_where_that_is_asked(replay, tmp_path, monkeypatch):
-    compiler, options = torch.compile, []
+@pytest.fixture
+def graphs(monkeypatch):
+    """Torch's compiler makes graphs that torch runs uncompiled; each run of one is a 1 in this list."""
+    compiler, uncompiled, runs = torch.compile, torch._dynamo.lookup_backend("aot_eager"), []
 
-    def graph_alone(function, **how):
-        options.append(how)
-        return compiler(function, backend="aot_eager")
+    def backend(graph, inputs):
+        made = uncompiled(graph, inputs)
+        return lambda *arguments: (runs.append(1), made(*arguments))[1]
+
+    def graph_alone(function, options):
+        assert options == {"fallback_random": True}
+        return compiler(function, backend=backend)
 
     monkeypatch.setattr(torch, "compile", graph_alone)
+    torch._dynamo.utils.counters.clear()
+    return runs
+
+
+def test_training_goes_through_torchs_compiler_where_that_is_asked(replay, tmp_path, graphs):
     assert off_by(curve(replay, tmp_path / "run", compile=True)) < TOLERANCE
-    assert options == 2 * [{"options": {"fallback_random": True}}]  # one of them a trial
+    assert len(graphs) == 1 + 100  # a trial, and the whole loss of each step as one graph
+    assert not torch._dynamo.utils.counters["graph_break"]
+    graphs.clear()
+    curve(replay, tmp_path / "uncompiled")
+    assert not graphs
+
+
+def test_the_tenth_training_of_a_program_is_compiled_too(graphs):
+    for width in range(1, 11):
+        graphs.clear()
+        model = torch.nn.Linear(width, 1)
+        compiled(lambda batch, model=model: model(batch), torch.device("cpu"))(torch.zeros(2, width))
+        assert len(graphs) == 2, width
 
 
 @pytest.mark.torture

@@ -16,7 +16,7 @@ from envs.datasets import Dataset, Part
 from envs.loading import from_arrays, from_episodes
 from envs.readers import DataError
 from envs.scores import Reference
-from envs.selection import best_episodes, join, sample_episodes, take
+from envs.selection import _declared, best_episodes, join, sample_episodes, take
 from envs.worlds import EnvironmentSpec
 from transformer.checkpoint import CheckpointError, read_json
 from transformer.config import ConfigError
@@ -222,7 +222,8 @@ def test_a_space_that_somebody_declares_is_that_of_the_others_where_they_fit():
     for joined in (join([one, other]), join([other, one])):
         assert joined.action_space == spaces.Discrete(3)
         assert joined.inferred == ("observation_space",)
-        assert "some: action_space is declared nowhere, so that of other" in joined.notes
+        told = "some: action_space Discrete(2) is inferred, and taken as that of other, Discrete(3)"
+        assert told in joined.notes
     for numbers, space in (
         (np.arange(12) % 4, spaces.Discrete(3)),  # no such choice
         (np.arange(12) / 2, spaces.Discrete(30)),  # no choices
@@ -237,6 +238,34 @@ def test_a_space_that_somebody_declares_is_that_of_the_others_where_they_fit():
         join([one, unlike(np.zeros((12, 2)))])
     with pytest.raises(DataError, match="--spaces declares one"):
         join([one, unlike({"a": np.arange(12) % 2})])
+
+
+def seen(numbers, name, **more) -> Dataset:
+    """Two episodes, whose observations are these numbers; the last ones of each are its final observations."""
+    arrays = {"actions": np.zeros((8, 2)), "rewards": np.ones(8), "lengths": [3, 5]}
+    return from_arrays(observations=np.asarray(numbers), name=name, **arrays, **more)
+
+
+def test_a_space_is_taken_where_the_final_observations_fit_it_too():
+    there = seen([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], "there", observation_space=spaces.Discrete(3))
+    fitting = seen([0, 1, 1, 1, 0, 1, 0, 1, 0, 2], "fitting")
+    joined = join([fitting, there])
+    assert joined.observation_space == spaces.Discrete(3)
+    assert joined.final_observations["value"].tolist() == [1, 2, 0, 0]
+    with pytest.raises(DataError, match=r"its observation_space is not that of there"):
+        join([there, seen([0, 1, 1, 1, 0, 1, 0, 1, 0, 7], "beyond")])
+    with pytest.raises(DataError, match=r"beyond: episode 1, final observation: 7 is outside Discrete\(3\)"):
+        seen([0, 1, 1, 1, 0, 1, 0, 1, 0, 7], "beyond", observation_space=spaces.Discrete(3))
+
+
+def test_what_is_mapped_and_takes_another_type_is_mapped_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path))
+    monkeypatch.setattr("envs.cache.PIECE", 3)
+    mapped = np.memmap(tmp_path / "rows", np.int64, "w+", shape=(8, 2))
+    mapped[:] = np.arange(16).reshape(8, 2)
+    found = _declared(mapped, spaces.Box(-np.inf, np.inf, (2,), np.float64))
+    assert found._mmap is not None
+    assert (found.dtype, found.tolist()) == (np.float64, mapped.tolist())
 
 
 def test_the_same_data_twice_is_said():

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -161,7 +162,8 @@ def parse(commands: Any, program: str, arguments: Sequence[str], description: st
 
     An option that is said twice raises `ConfigError`: one of the two would be lost without a word.
     """
-    said = [argument.split("=", 1)[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    options = [word for word in takewhile(lambda word: word != "--", arguments) if word.startswith("--")]
+    said = [word.split("=", 1)[0].replace("_", "-").replace("--no-", "--", 1) for word in options]
     if twice := next((name for name in said if said.count(name) > 1), None):
         raise ConfigError(f"{twice} stands there twice; say it once, with all its values")
     with help_to_anyone():
@@ -170,7 +172,7 @@ def parse(commands: Any, program: str, arguments: Sequence[str], description: st
             prog=program,
             args=arguments,
             description=description,
-            config=(OmitArgPrefixes, OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=(OmitArgPrefixes, OmitSubcommandPrefixes),
         )
 
 

@@ -169,9 +169,15 @@ def compiled(loss: Callable[[Any], Any], device: torch.device) -> Callable[[Any]
     """
     # On a processor dropout must draw what it draws uncompiled; a GPU has generators of its own in either case.
     options: dict[str, Any] = {"fallback_random": device.type == "cpu"}
+    torch._dynamo.config.optimize_ddp = False  # the loss lies inside of what several processes share, as one graph
+
+    def run(batch: Any) -> Any:
+        return loss(batch)
+
+    run.__code__ = run.__code__.replace()  # its own: torch compiles one code for so many losses, and no more
     with named_compiler():
         torch.compile(lambda x: x + 1, options=options)(torch.zeros(8, device=device))
-    return torch.compile(lambda batch: loss(batch), options=options)
+    return torch.compile(run, options=options)
 
 
 @contextmanager
@@ -290,7 +296,7 @@ class Trainer:
                 try:
                     loss, norm = self._one_step()
                 except CompilerError:
-                    if signals:  # which have stopped the C++ compiler too
+                    if signals and processes.count() == 1:  # which have stopped the C++ compiler too
                         self._stop_uncompiled(signals[0])
                     raise
                 self.step += 1
