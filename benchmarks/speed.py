@@ -7,6 +7,11 @@ it suffers less where other programs run. To add a row, write a function that re
 
     pip install "decision-transformer[benchmark,mujoco]"
     python -m benchmarks.speed [--quick] [--only training evaluation] [--json speed.json]
+
+and beside d3rlpy in an environment of its own, since it pins an old Gymnasium:
+
+    pip install d3rlpy "decision-transformer[benchmark,mujoco]"
+    python -m benchmarks.speed --only d3rlpy
 """
 
 import argparse
@@ -15,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -33,7 +39,7 @@ from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_pa
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.many import Stack
-from dt.model import DecisionTransformer
+from dt.model import DecisionTransformer, table_rows
 from dt.policy import ReturnConditionedPolicy
 from dt.training import build_model, prepare
 from envs.cache import FRESH
@@ -197,17 +203,19 @@ def decision_training(
     batch = data.gather(data.indices(0, 0, batch_size))
     window = left_padded(batch)
 
-    def their_loss(window: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        error = theirs(**window)[window["mask"]] - window["actions"][window["mask"]]  # (steps, A)
-        return error.square().mean(-1).sum(), window["mask"].sum()
-
     try:
         return (
             training_step(ours, ours, batch, Batch.slices, precision=precision, compile=ours_compiled),
-            training_step(theirs, their_loss, window, compile=theirs_compiled),
+            training_step(theirs, partial(their_loss, theirs), window, compile=theirs_compiled),
         )
     except CompilerError as error:
         raise Unavailable(str(error)) from None
+
+
+def their_loss(model: nn.Module, window: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """A peer's squared error, summed over the real steps of left-padded windows, and their number."""
+    error = model(**window)[window["mask"]] - window["actions"][window["mask"]]  # (steps, A)
+    return error.square().mean(-1).sum(), window["mask"].sum()
 
 
 @row("training", "token, float32, batch 64", unit="steps", peer="Hugging Face", goal=1.5, floor=1.3)
@@ -268,6 +276,50 @@ def decoupled_bf16_compiled() -> tuple[Work, Work]:
 @row("training", "single, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=6.0)
 def single_bf16_compiled() -> tuple[Work, Work]:
     return decision_training("single", "bf16", 64, ours_compiled=True)
+
+
+# d3rlpy 2.8 pins Gymnasium 1.0, so its row is measured in an environment of its own.
+
+
+class D3rlpy(nn.Module):
+    """d3rlpy's Decision Transformer of the same size, with the arguments of `Baseline`; it normalises nothing."""
+
+    def __init__(self, config: ModelConfig, dataset: Dataset):
+        super().__init__()
+        try:
+            from d3rlpy import PositionEncodingType
+            from d3rlpy.models import VectorEncoderFactory
+            from d3rlpy.models.builders import create_continuous_decision_transformer
+        except ImportError:
+            raise Unavailable("d3rlpy is not installed") from None
+        self.model = create_continuous_decision_transformer(
+            dataset.observations[ROOT].shape[1:],
+            dataset.actions[ROOT].shape[1],
+            VectorEncoderFactory([config.width], exclude_last_activation=True),  # one linear map; theirs is 256 wide
+            num_heads=config.num_heads,
+            max_timestep=table_rows(config, dataset),
+            num_layers=config.num_layers,
+            context_size=config.context_length,
+            **dict.fromkeys(("attn_dropout", "resid_dropout", "embed_dropout"), config.dropout),
+            activation_type=config.activation,
+            position_encoding_type=PositionEncodingType.SIMPLE,
+            device="cpu",
+            enable_ddp=False,
+        )
+
+    def forward(self, states: Tensor, actions: Tensor, returns: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, S), (B, T, A) and (B, T), to the actions of all steps, (B, T, A)."""
+        predicted: Tensor = self.model(states, actions, returns[..., None], timesteps, 1 - mask.float())
+        return predicted
+
+
+@row("d3rlpy", "token, float32, batch 64", unit="steps", peer="d3rlpy", goal=1.5)
+def token_beside_d3rlpy() -> tuple[Work, Work]:
+    dataset, ours, _ = decision_models("token")
+    theirs = D3rlpy(ours.config, dataset)
+    data = TrajectoryDataset(dataset, ours.config.context_length)
+    batch = data.gather(data.indices(0, 0, 64))
+    return training_step(ours, ours, batch), training_step(theirs, partial(their_loss, theirs), left_padded(batch))
 
 
 # Many runs as one program, beside the same runs one after the other.

@@ -47,6 +47,12 @@ def test_a_row_that_the_machine_cannot_measure_says_so(monkeypatch):
     assert "not measured: this processor has no bf16 products" in speed.table([line])
 
 
+def test_a_peer_that_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "d3rlpy", None)
+    [row] = [row for row in speed.ROWS if row.peer_name == "d3rlpy"]
+    assert "not measured: d3rlpy is not installed" in speed.table([speed.measure(row, rounds=1)])
+
+
 def test_the_rows_of_a_gpu_do_their_work_on_another_device_too(monkeypatch):
     steps = []
     monkeypatch.setattr(speed.Stack, "_update", lambda stack: steps.append(stack.starts.clone()))
