@@ -1,4 +1,4 @@
-"""Minari's folders, HDF5 and Arrow: metadata, and below it episodes one by one."""
+"""Minari's folders, HDF5, Arrow and Parquet: metadata, and below it episodes one by one."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.fields import DataError, listed
-from envs.flat_files import flat_files
+from envs.flat_files import ROWS, flat_files
 from envs.hdf5 import node_at, numbers_at, open_hdf5, values_of
 from envs.readers import (
     SPACES,
@@ -29,7 +29,7 @@ from envs.readers import (
     read_metadata,
     too_much,
 )
-from envs.spaces import leaf_spaces, reason
+from envs.spaces import leaf_spaces, reason, to_leaves
 
 PART = "part-{:06d}"
 """Folder of each part of a recording that is still growing, by its number."""
@@ -39,6 +39,12 @@ REPEATED = "repeated"
 
 NESTING = (spaces.Dict, spaces.Tuple)
 """Spaces that are made of others."""
+
+COLUMNAR = {"arrow": "Arrow", "parquet": "Parquet"}
+"""Layouts of columns in a folder for each episode, and what they are called."""
+
+FIELDS_OF_EPISODES = ("observations", "actions", "rewards", "terminations", "truncations")
+"""What is read of an episode; infos are left alone."""
 
 ARROW = b"ARROW1"
 """The first and the last bytes of an Arrow file."""
@@ -88,9 +94,11 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     header = replace(header, repeats_final=metadata.get("final_observations") == REPEATED)
     if layout == "hdf5":
         return header, _hdf5_episodes(header, source)
-    if layout == "arrow":
-        return header, _arrow_episodes(header, data)
-    raise DataError(f"{path}: data_format {layout!r} is not known; 'hdf5' and 'arrow' are")
+    if layout in [*COLUMNAR]:  # it may be anything, a list too
+        return header, _columnar_episodes(header, data, layout)
+    if missing := [name for name in SPACES if name not in metadata]:  # Minari would make the world to ask it
+        raise DataError(f"{path}: no {missing[0]}")
+    return header, _public_episodes(header, data, layout)
 
 
 def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | DataError]:
@@ -209,12 +217,33 @@ class _PlainArrays:
         return {name for name, kind in kinds.items() if kind == self._h5py.h5l.TYPE_HARD}
 
 
-def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | DataError]:
+def _public_episodes(header: Header, data: Path, layout: Any) -> Iterator[RecordedEpisode]:
+    """By Minari's own iteration, for layouts that it knows and this module does not."""
+    from minari import MinariDataset
+
+    seen, done = (header.spaces[name] for name in SPACES)
+    try:
+        dataset = MinariDataset(data)
+    except Exception:  # of many kinds, a KeyError where it does not know the layout
+        known = "'hdf5', 'arrow' and 'parquet'"
+        raise DataError(f"{data / 'metadata.json'}: data_format {layout!r} is not known; {known} are") from None
+    try:
+        for episode in dataset.iterate_episodes():
+            ends = episode.rewards, episode.terminations, episode.truncations
+            leaves = to_leaves(seen, episode.observations), to_leaves(done, episode.actions)
+            yield RecordedEpisode(f"episode_{episode.id}", *leaves, *map(np.asarray, ends))
+    except Exception as error:  # whatever a damaged file makes that reader raise
+        raise DataError(f"{data}: cannot be read as {layout} ({reason(error)})") from None
+
+
+def _columnar_episodes(header: Header, data: Path, layout: str) -> Iterator[RecordedEpisode | DataError]:
     """A folder for each episode, by its number, whole columns of which become arrays."""
     try:
         import pyarrow
     except ImportError:
-        raise DataError(f"{data}: reading Arrow needs pyarrow: pip install 'decision-transformer[arrow]'") from None
+        raise DataError(
+            f"{data}: reading {COLUMNAR[layout]} needs pyarrow: pip install 'decision-transformer[arrow]'"
+        ) from None
     count = header.num_episodes
     if count is None:
         count = sum(path.name.isdecimal() for path in data.iterdir())
@@ -222,20 +251,21 @@ def _arrow_episodes(header: Header, data: Path) -> Iterator[RecordedEpisode | Da
         if not folder.is_dir():
             raise DataError(f"{folder}: no such episode, metadata.json says {header.num_episodes}")
         try:
-            yield _arrow_episode(header, folder)
+            yield _columnar_episode(header, folder, layout)
         except DataError as error:
             yield error
         except (pyarrow.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
-            yield DataError(f"{folder}: cannot be read as Arrow ({reason(error)})")
+            yield DataError(f"{folder}: cannot be read as {COLUMNAR[layout]} ({reason(error)})")
 
 
-def _arrow_episode(header: Header, folder: Path) -> RecordedEpisode:
+def _columnar_episode(header: Header, folder: Path, layout: str) -> RecordedEpisode:
     """One episode's folder. Minari makes actions and flags as long as the observations by one more row."""
-    names = [name for name in os.listdir(folder) if name.endswith(".arrow")]
+    names = [name for name in os.listdir(folder) if name.endswith(f".{layout}")]
     if not names:
-        raise DataError(f"{folder}: no .arrow file in it")
+        raise DataError(f"{folder}: no .{layout} file in it")
     names.sort(key=lambda name: (len(name), name))  # part-2 before part-10
-    batches = [batch for name in names for batch in _arrow_batches(folder / name)]
+    read = _arrow_batches if layout == "arrow" else _parquet_batches
+    batches = [batch for name in names for batch in read(folder / name)]
 
     def arrays(name: str, space: Space[Any] | None) -> list[NDArray[Any]]:
         leaves = [list(_arrow_leaves(f"{folder}: {name}", space, column(batch, name))) for batch in batches]
@@ -275,6 +305,18 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
             raise DataError(f"{path}: compressed, which Minari's files are not")
         batch = ipc.read_record_batch(message, schema)
         batch.validate()  # that no column reaches past its bytes
+        yield batch
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    """A Parquet file's record batches, as long as there are not too many of them: they are unpacked one by one."""
+    from pyarrow import parquet
+
+    room = most_bytes(path)
+    for batch in parquet.ParquetFile(path).iter_batches(ROWS, columns=[*FIELDS_OF_EPISODES]):
+        room -= batch.nbytes
+        if room < 0:
+            raise DataError(f"{path}: {too_much(path)}")
         yield batch
 
 

@@ -6,6 +6,7 @@ import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import minari
@@ -14,6 +15,8 @@ import pyarrow.ipc
 import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from minari.dataset import _storages
+from minari.dataset._storages.arrow_storage import ArrowStorage
 
 from envs import minari_folders
 from envs.datasets import Dataset
@@ -179,7 +182,7 @@ def test_arrow_of_other_writers_is_read(root):
     assert load(identity, cache="off").fingerprint == expected
 
 
-@pytest.mark.parametrize("layout", ["hdf5", "arrow"])
+@pytest.mark.parametrize("layout", ["hdf5", "arrow", "parquet"])
 def test_loading_takes_three_times_the_arrays_at_most(root, layout):
     rng, box = np.random.default_rng(0), spaces.Box(-9, 9, (50,), np.float32)
     episodes = [
@@ -209,9 +212,28 @@ def test_a_damaged_arrow_dataset_is_refused(root):
     refused(identity, "cannot be read as Arrow")
 
 
-@pytest.mark.parametrize("layout", ["hdf5", "arrow"])
+class TomorrowStorage(ArrowStorage):
+    """A layout that Minari knows and we do not: its own Arrow under another name."""
+
+    FORMAT = "tomorrow"
+
+    def update_episodes(self, episodes):
+        with mock.patch.object(type(self), "FORMAT", "arrow"):
+            super().update_episodes(episodes)
+
+    def get_episodes(self, episode_indices):
+        with mock.patch.object(type(self), "FORMAT", "arrow"):
+            yield from list(super().get_episodes(episode_indices))
+
+
+@pytest.fixture
+def tomorrow(monkeypatch):
+    monkeypatch.setitem(_storages._registry, "tomorrow", lambda: TomorrowStorage)
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "arrow", "parquet", "tomorrow"])
 @pytest.mark.parametrize(("observation_space", "action_space"), KINDS.values(), ids=KINDS)
-def test_read_as_minari_reads_it(root, observation_space, action_space, layout):
+def test_read_as_minari_reads_it(root, observation_space, action_space, layout, tomorrow):
     recorded = random_episodes(observation_space, action_space)
     identity = write("any/kind-v0", recorded, observation_space, action_space, data_format=layout)
     dataset, theirs = load(identity), minari.load_dataset(identity)

@@ -24,6 +24,7 @@ from transformer.config import ConfigError
 GOOD = {
     "minari hdf5": lambda folder: minari(folder, "hdf5", PARTS),
     "minari arrow": lambda folder: minari(folder, "arrow", PARTS),
+    "minari parquet": lambda folder: minari(folder, "parquet", PARTS),
     "npz": npz(),
     "d4rl hdf5": d4rl(),
     "csv": text(),

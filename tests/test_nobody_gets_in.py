@@ -88,7 +88,7 @@ def refused(source, *words, **options):
 HOSTILE = {"id": "Intruder-v0", "entry_point": "hostile_module:Env", "kwargs": {}}
 
 
-@pytest.mark.parametrize("layout", ["hdf5", "arrow"])
+@pytest.mark.parametrize("layout", ["hdf5", "arrow", "parquet"])
 def test_no_environment_is_built_for_spaces_that_are_missing(root, layout):  # noqa: F811
     identity = write("flat/hostile-v0", random_episodes(*FLAT), *FLAT, data_format=layout)
     gone = {"observation_space": None, "action_space": None}
@@ -508,6 +508,11 @@ def bombs(folder: Path, root: Path, tmp_path: Path):  # noqa: F811
     with pyarrow.ipc.new_file(path, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression="zstd")) as file:
         file.write_table(table)
     yield packed, "compressed, which Minari's files are not"
+    repeated = root / write("flat/repeated-v0", random_episodes(*FLAT), *FLAT, data_format="parquet")
+    path = repeated / "data" / "1" / "part-0.parquet"
+    table = parquet.read_table(path, partitioning=None)
+    parquet.write_table(table.take(pyarrow.repeat(0, 3 * 10**6)), path, compression="zstd")
+    yield repeated, "part-0.parquet: more than 64 MB"
     without_rewards(tmp_path / "deflated.npz")
     deflated(tmp_path / "deflated.npz", "rewards", 1 << 27)
     yield tmp_path / "deflated.npz", "rewards: more than"

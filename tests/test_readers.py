@@ -465,6 +465,7 @@ def by_file(suffix: str):
 READERS = {
     "Minari, HDF5": by_minari("hdf5"),
     "Minari, Arrow": by_minari("arrow"),
+    "Minari, Parquet": by_minari("parquet"),
     "D4RL's HDF5": by_file("hdf5"),
     "npz": by_file("npz"),
     "CSV": by_file("csv"),
@@ -472,7 +473,7 @@ READERS = {
     "from_arrays": lambda _, episodes: from_arrays(**flattened(episodes)),
     "from_episodes": lambda _, episodes: from_episodes(episodes),
 }
-KEEP_FINALS = ("Minari, HDF5", "Minari, Arrow", "from_episodes")
+KEEP_FINALS = ("Minari, HDF5", "Minari, Arrow", "Minari, Parquet", "from_episodes")
 
 
 @pytest.mark.parametrize("number", [np.float64, np.float32])
