@@ -161,11 +161,8 @@ def _has_world(run: Run) -> bool:
 
 def _ask_without_a_world(options: Evaluate, run: Run) -> None:
     """`dt evaluate` where there is nothing to play in: the error on held-out episodes, from the data itself."""
-    for name in ("plot", "video"):
-        if getattr(options, name) is not None:
-            raise ConfigError(f"{run.folder}: --{name} needs an environment to play in; --environment ID names one")
-    usual: Any = type(options)(run=options.run)
-    said = [name for name in ("seed", "precision", "cached") if getattr(options, name) != getattr(usual, name)]
+    usual, of_play = type(options)(run=options.run), ("plot", "video", "seed", "precision", "cached")
+    said = [name for name in of_play if getattr(options, name) != getattr(usual, name)]
     said += [name for name, value in vars(options.config).items() if value != getattr(usual.config, name)]
     if said:
         name = said[0].replace("_", "-")

@@ -162,13 +162,11 @@ def _fits(dataset: Dataset, field: str, space: Space[Any]) -> bool:
     """Whether all of the numbers are in this space, as it has them."""
     if nesting(getattr(dataset, f"{field[:-1]}_space")) != nesting(space):
         return False
-    finals = dataset.final_observations if field == "observations" else None
-    return all(
-        _fit(rows, leaf)
-        for leaves in (getattr(dataset, field), finals or {})
-        for name, leaf in leaf_spaces(space).items()
-        for rows in (pieces(leaves[name]) if leaves else ())
-    )
+    every: list[Leaves] = [getattr(dataset, field)]
+    if field == "observations" and dataset.final_observations is not None:
+        every.append(dataset.final_observations)
+    kinds = leaf_spaces(space)
+    return all(_fit(rows, kinds[name]) for leaves in every for name in kinds for rows in pieces(leaves[name]))
 
 
 def _fit(rows: NDArray[Any], leaf: Space[Any]) -> bool:

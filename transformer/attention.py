@@ -68,7 +68,7 @@ class Dropout(nn.Module):
         except RuntimeError:  # of many runs at once: torch 2.10 cannot look at numbers so under vmap
             return F.dropout(x, self.rate)
         draws = parts[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
-        kept = draws >= round(self.rate * 65_536) - 32_768
+        kept = draws >= self._least
         return x * kept * (1 / (1 - self.rate))
 
     def _compiled(self, x: Tensor) -> Tensor:
@@ -77,8 +77,13 @@ class Dropout(nn.Module):
         words = torch.randint(-(2**63), 2**63 - 1, (count,), device=x.device)
         words = words ^ -(2**63)  # those of `random_`
         draws = words.view(torch.int16)[: x.numel()].view(x.shape).int()
-        kept = (draws - (round(self.rate * 65_536) - 32_768) + 1).clamp(0, 1)
+        kept = (draws - self._least + 1).clamp(0, 1)
         return x * kept.to(x.dtype) * (1 / (1 - self.rate))
+
+    @property
+    def _least(self) -> int:
+        """The least of the 16-bit draws, from -32768 to 32767, that keeps its element."""
+        return round(self.rate * 65_536) - 32_768
 
 
 class KeyValueCache:

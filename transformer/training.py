@@ -190,7 +190,9 @@ def named_compiler() -> Iterator[None]:
             raise
         lines = [line for line in str(error).splitlines() if line.strip()]
         why = next((line for line in lines if "raised:" not in line), type(error).__name__)
-        raise CompilerError(f"compile: torch cannot compile here ({why.strip()}); train without it") from error
+        raise CompilerError(
+            f"compile: torch cannot compile here ({why.strip()}); --no-compile trains without"
+        ) from error
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
