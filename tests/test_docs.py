@@ -76,20 +76,31 @@ def test_links_lead_somewhere(document):
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_the_architecture_names_the_files_that_there_are():
-    """Those of the packages, each with its role; no other, and none left out."""
-    block = blocks(ROOT / "docs" / "architecture.md", "")[0]
-    named: dict[str, set[str]] = {}
-    folder = ""
+def files_named(block: str) -> list[str]:
+    """The Python files of a tree of folders, one folder or file a line, each level two spaces further to the right."""
+    folders: list[str] = []
+    named = []
     for line in block.splitlines():
-        if match := re.match(r"^(\w+)/", line):
-            folder = match[1]
-            assert (ROOT / folder).is_dir()
-        elif re.match(r"^  \w+\.py", line):
-            named.setdefault(folder, set()).update(re.findall(r"^[\w. ]+\.py", line)[0].split())
-    for package in ("transformer", "envs", "dt"):
-        there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
-        assert named[package] == there, package
+        depth = (len(line) - len(line.lstrip())) // 2
+        if match := re.match(r" *(\w+)/", line):
+            folders[depth:] = [match[1]]
+        elif match := re.match(r"( *)((?:\w+\.py ?)+)", line):
+            named += ["/".join([*folders[:depth], name]) for name in match[2].split()]
+    return named
+
+
+def test_the_architecture_names_the_files_that_there_are():
+    """Those of the packages, in their sub-packages too, each with its role; no other, none twice, and none left out."""
+    named = files_named(blocks(ROOT / "docs" / "architecture.md", "")[0])
+    there = [path for package in ("transformer", "envs", "dt") for path in (ROOT / package).rglob("*.py")]
+    assert len(there) > 60
+    expected = sorted(str(path.relative_to(ROOT)) for path in there if path.name != "__init__.py")
+    assert sorted(name for name in named if not name.startswith(("docs/", "tests/"))) == expected
+
+
+def test_the_reading_of_that_tree_can_fail():
+    tree = "dt/  on top\n  a.py b.py  two\n  learning/  below\n    c.py     one\n  d.py       after it\nenvs/\n  e.py"
+    assert files_named(tree) == ["dt/a.py", "dt/b.py", "dt/learning/c.py", "dt/d.py", "envs/e.py"]
 
 
 def unshown(outputs: list[tuple[str, str]]) -> list[tuple[str, str]]:
