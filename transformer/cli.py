@@ -1,5 +1,6 @@
 """The text programs: train a character model or a translator, and use them. Results on standard output."""
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -311,13 +312,14 @@ def _translate(options: Translate) -> int:
         beams=options.beams,
         length_penalty=options.length_penalty,
     )
+    drawn = [pair for pair in zip(sentences, translations, strict=True) if pair[0].strip()]
     for translation in translations:
         write(translation)
     if references is not None:
         score, signature = bleu(translations, references)
         tell(f"BLEU {score:.2f}  {signature}")
-    if options.plot and sentences:
-        draw_alignment(run.model, run.tokenizer, sentences[0], translations[0], options.plot)
+    if options.plot and drawn:
+        draw_alignment(run.model, run.tokenizer, *drawn[0], options.plot)
     return 0
 
 
@@ -326,6 +328,8 @@ def _standard_input() -> list[str]:
 
     if sys.stdin.isatty():
         tell("sentences to translate, one a line, then Ctrl-D:")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(newline="\n")  # a lone \r is for `lines_of` to judge
     try:
         return lines_of(sys.stdin.read())
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -242,6 +243,10 @@ def read_config(folder: Path, kind: type[C]) -> C:
         raise ConfigError(f"{folder}/run.json: not a {kind.__name__} of this version ({error})") from None
 
 
+WORD_START = "\u0120"
+"""Byte-level tokenizers write the space before a word as this character."""
+
+
 @torch.no_grad()
 def translate(
     model: EncoderDecoder,
@@ -251,13 +256,45 @@ def translate(
     beams: int = 1,
     length_penalty: float = 1.0,
 ) -> list[str]:
-    """Translations of sentences: greedy with one beam, otherwise the best of `beams` (see `beam_search`)."""
+    """Translations of sentences, one line each: greedy with one beam, otherwise the best of `beams` (`beam_search`).
+
+    A blank sentence stays blank. One that is longer than the model reads is translated in chunks, which is printed.
+    """
     model.eval()
+    limit = model.config.context_length
+    chunks, owners = list[list[int]](), list[int]()
+    for number, sentence in enumerate(sentences):
+        tokens = encode(tokenizer, sentence) if sentence.strip() else []
+        parts = _word_chunks(tokenizer, tokens, limit)
+        if len(parts) > 1:
+            count = f"{len(tokens)} tokens, the model reads {limit}"
+            processes.tell(f"sentence {number + 1}: {count}; translated in {len(parts)} parts")
+        chunks += parts
+        owners += [number] * len(parts)
+    lines: list[list[str]] = [[] for _ in sentences]
+    for owner, text in zip(owners, _translate_chunks(model, tokenizer, chunks, beams, length_penalty), strict=True):
+        lines[owner].append(text)
+    return [" ".join(line) for line in lines]
+
+
+def _word_chunks(tokenizer: "Tokenizer", tokens: list[int], limit: int) -> list[list[int]]:
+    """The tokens in lists of at most `limit`, cut before the last word that does not fit, or inside a longer word."""
+    chunks = []
+    while len(tokens) > limit:
+        starts_word = (
+            i for i in range(limit, 0, -1) if (tokenizer.id_to_token(tokens[i]) or "").startswith(WORD_START)
+        )
+        end = next(starts_word, limit)
+        chunks.append(tokens[:end])
+        tokens = tokens[end:]
+    return [*chunks, tokens] if tokens else chunks
+
+
+def _translate_chunks(
+    model: EncoderDecoder, tokenizer: "Tokenizer", sources: list[list[int]], beams: int, length_penalty: float
+) -> list[str]:
+    """The translation of each list of tokens, without line ends."""
     (begin, end), limit = boundaries(tokenizer), model.config.context_length
-    sources = [encode(tokenizer, sentence) for sentence in sentences]
-    for number, source in enumerate(sources, 1):
-        if not 1 <= len(source) <= limit:
-            raise TextError(f"sentence {number} has {len(source)} tokens; the model reads 1 to {limit}")
     written: dict[int, list[int]] = {}
     by_length = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     for rows in (by_length[i : i + 64] for i in range(0, len(by_length), 64)):
@@ -269,7 +306,8 @@ def translate(
             found = beam_search(reader, starts, new_tokens, width=beams, stop={end}, length_penalty=length_penalty)
             texts = [text for text, _ in found]
         written |= dict(zip(rows, texts, strict=True))
-    return [tokenizer.decode(written[row]).strip() for row in range(len(sources))]
+    decoded = [tokenizer.decode(written[row]).strip() for row in range(len(sources))]
+    return [re.sub(r"[\r\n]+", " ", text) for text in decoded]
 
 
 def draw_alignment(model: EncoderDecoder, tokenizer: "Tokenizer", sentence: str, translation: str, path: Path) -> None:

@@ -5,6 +5,7 @@ Each batch is a pure function of (seed, step), as the training loop asks.
 
 import gzip
 import hashlib
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +31,28 @@ class TextError(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, also gzipped (`.gz`). What is no file is refused: a pipe or a device may never end."""
+    """The text of a UTF-8 file, also gzipped (`.gz`), with `\\n` at the end of its lines (see `with_line_feeds`).
+
+    A byte order mark is dropped. A pipe or a device is refused: it may never end.
+    """
     try:
         if path.exists() and not path.is_file():
             raise OSError("not a regular file")
-        return (_unzipped(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+        content = _unzipped(path) if path.suffix == ".gz" else path.read_bytes()
+        return with_line_feeds(content.decode("utf-8-sig"))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TextError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def with_line_feeds(text: str) -> str:
+    """The text with `\\n` in place of `\\r\\n`, and of a lone `\\r` where no `\\n` is in the text.
+
+    Otherwise a lone `\\r` stays, as a character of its line: as a line end it would shift the lines of one file against
+    those of its translation.
+    """
+    if "\n" not in text:
+        return text.replace("\r", "\n")
+    return re.sub("(?<!\r)\r+\n", "\n", text)  # two of them where a file was converted twice
 
 
 def _unzipped(path: Path) -> bytes:
@@ -55,8 +71,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines of a text, without their ends; other signs that part lines, such as a form feed, are signs of a line."""
-    return text.removesuffix("\n").split("\n") if text else []
+    """Lines of a text, without their ends. A form feed and other separators are characters of their line."""
+    return with_line_feeds(text).removesuffix("\n").split("\n") if text else []
 
 
 def read_pairs(source: Path, target: Path) -> list[tuple[str, str]]:
