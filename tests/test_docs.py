@@ -5,10 +5,12 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+import dt
 import envs
 from docs.draw import PAGE, draw, run_page
 
@@ -20,54 +22,120 @@ def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
+RUN_BY_A_TEST = {
+    "README.md": "test_the_readmes_python_runs",
+    "python.md": "test_the_page_on_python_runs",
+    "recording.md": "test_the_recording_runs",
+    "huggingface.md": "test_gpt2_goes_in_and_out",
+    "from-attention-to-decisions.md": "test_the_learning_path_runs_and_prints_what_it_shows",
+}
+"""Pages with Python, and the test that runs all of it."""
+
+NEEDS_UNPUBLISHED_DATA = {"results.md"}
+
+
+def test_every_page_with_python_is_run_by_a_test():
+    with_python = {document.name for document in DOCUMENTS if blocks(document, "python")}
+    assert with_python == set(RUN_BY_A_TEST) | NEEDS_UNPUBLISHED_DATA
+    assert set(RUN_BY_A_TEST.values()) <= set(globals())
+
+
+def test_python_that_needs_unpublished_data_compiles():
+    for name in NEEDS_UNPUBLISHED_DATA:
+        for source in blocks(ROOT / "docs" / name, "python"):
+            compile(source, name, "exec")
+
+
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    source, _, _ = blocks(ROOT / "README.md", "python")
+    (source,) = blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(source, "README.md", "exec"), names)
     assert [result.target_return for result in names["results"]] == [500.0, 1500.0]
-    assert names["done"]
     assert (tmp_path / "runs" / "readme" / "run.json").exists()
 
 
-def test_the_readmes_recording_runs(tmp_path, monkeypatch):
-    _, source, _ = blocks(ROOT / "README.md", "python")
+def test_the_page_on_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(source.replace("300_000", "110").replace("25_000", "100"), "README.md", "exec"), {})
+    names, outputs = run_page(ROOT / "docs" / "python.md")
+    assert len(outputs) == 3
+    assert (tmp_path / "runs" / "python" / "run.json").exists()
+    assert [result.target_return for result in names["results"]] == [500.0]
+    assert names["done"]
+    assert (names["logs"].num_episodes, names["logs"].num_steps) == (3, 60)
+
+
+def test_the_page_on_python_names_errors_that_there_are():
+    named = re.findall(r"`dt\.(\w+)` \|", (ROOT / "docs" / "python.md").read_text())
+    assert len(named) >= 5
+    assert [name for name in named if not issubclass(getattr(dt, name), Exception)] == []
+
+
+def test_the_recording_runs(tmp_path, monkeypatch):
+    (source,) = blocks(ROOT / "docs" / "recording.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source.replace("300_000", "110").replace("25_000", "100"), "recording.md", "exec"), {})
     assert envs.load("runs/sac/experience").num_steps == 110
     assert (tmp_path / "runs" / "sac" / "rl_model_100_steps.zip").exists()
 
 
-def test_the_readmes_gpt2_runs(tmp_path, monkeypatch):
+def test_gpt2_goes_in_and_out(tmp_path, monkeypatch):
     from transformer import LanguageConfig, LanguageModel, save_gpt2
 
-    _, _, source = blocks(ROOT / "README.md", "python")
+    (source,) = blocks(ROOT / "docs" / "huggingface.md", "python")
     monkeypatch.chdir(tmp_path)
     save_gpt2(LanguageModel(LanguageConfig(vocabulary_size=4000, width=8, activation="gelu")), tmp_path / "gpt2")
     names: dict = {}
-    exec(compile(source, "README.md", "exec"), names)
+    exec(compile(source, "huggingface.md", "exec"), names)
     assert len(names["tokens"]) == 22
     assert (tmp_path / "gpt2-again" / "config.json").exists()
 
 
+def commands_in(document: Path) -> list[list[str]]:
+    """Commands of `dt` and of `python -m transformer` in a page's plain blocks, as words that begin at the program."""
+    lines = [line for block in blocks(document, "") for line in block.replace("\\\n", " ").splitlines()]
+    commands = []
+    for line in lines:
+        if match := re.match(r"(?:.* -m |.* do )?\s*((?:dt|transformer) .*)", line):
+            commands.append(shlex.split(match[1], comments=True))
+    return commands
+
+
+@cache
+def help_of(program: str, command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", program, command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return done.stdout
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_have_the_options_that_documents_give_them(document):
-    commands = [
-        shlex.split(line.replace("\\\n", " "), comments=True)
-        for block in blocks(document, "")
-        for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith(("dt ", "python -m transformer "))
-    ]
-    for words in commands:
-        program, command, *arguments = ["dt", *words[1:]] if words[0] == "dt" else words[2:]
-        done = subprocess.run(
-            [sys.executable, "-m", program, command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
-        )
+    for program, command, *arguments in commands_in(document):
         for argument in arguments:
             if argument.startswith("--"):
-                assert re.search(rf"{argument}\b", done.stdout), (
+                assert re.search(rf"{argument}\b", help_of(program, command)), (
                     f"{document.name}: {program} {command} has no {argument}"
                 )
+
+
+def test_commands_are_found_however_they_are_started(tmp_path):
+    page = tmp_path / "page.md"
+    lines = [
+        "dt train a --b  # c",
+        "for s in 0; do dt train $s; done",
+        "torchrun --d \\\n    -m dt train e",
+        "python -m transformer generate",
+        "ls",
+    ]
+    page.write_text("\n".join(["```", *lines, "```", ""]))
+    assert commands_in(page) == [
+        ["dt", "train", "a", "--b"],
+        ["dt", "train", "$s;", "done"],
+        ["dt", "train", "e"],
+        ["transformer", "generate"],
+    ]
+    assert sum(len(commands_in(document)) for document in DOCUMENTS) > 40
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
