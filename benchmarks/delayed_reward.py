@@ -6,8 +6,8 @@ from itertools import pairwise
 import gymnasium
 import numpy as np
 
-from envs.datasets import Dataset
-from envs.worlds import EnvironmentSpec
+from envs.datasets.dataset import Dataset
+from envs.simulate.environments import EnvironmentSpec
 
 
 def delayed(dataset: Dataset) -> Dataset:

@@ -29,11 +29,11 @@ from tqdm import tqdm
 from benchmarks.speed import play, training_step
 from dt.config import Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset
+from dt.learning.training import build_model
 from dt.policy import ReturnConditionedPolicy
-from dt.training import build_model
-from envs.cache import FRESH
-from envs.loading import load
-from transformer.checkpoint import write_json
+from envs.datasets.cache import FRESH
+from envs.datasets.loading import load
+from transformer.runs.checkpoint import write_json
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -32,16 +32,16 @@ from tqdm import tqdm
 from benchmarks.delayed_reward import delayed
 from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.evaluation import TargetResult, best_target, default_targets, evaluate
+from dt.learning.training import load_run, train, versions
 from dt.policy import ReturnConditionedPolicy
-from dt.training import load_run, train, versions
-from envs.datasets import Dataset
-from envs.loading import load
-from envs.readers import DataError
-from envs.rollout import Policy
-from envs.selection import join
-from transformer.checkpoint import checkpoints, is_run, read_json, step_of, write_json
+from envs.datasets.dataset import Dataset
+from envs.datasets.loading import load
+from envs.datasets.selection import join
+from envs.reading.readers import DataError
+from envs.simulate.rollout import Policy
 from transformer.config import TrainingConfig
-from transformer.training import Stopped, pick_device
+from transformer.runs.checkpoint import checkpoints, is_run, read_json, step_of, write_json
+from transformer.runs.training import Stopped, pick_device
 
 EPISODES = 20
 """Episodes for each target; the choices (of a checkpoint on the way, of a target) are made on half as many."""

@@ -28,17 +28,17 @@ from dt.config import FINAL_SEED, Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset, returns_to_go
 from dt.encoders import Normalizer
 from dt.evaluation import default_targets, evaluate, rank_correlation
+from dt.learning.training import versions
 from dt.model import table_rows
 from dt.presets import paper_hopper
-from dt.report import results_document, score_table
-from dt.training import versions
-from envs.datasets import Dataset
-from envs.loading import load
-from envs.readers import DataError
+from dt.sharing.report import results_document, score_table
+from envs.datasets.dataset import Dataset
+from envs.datasets.loading import load
+from envs.reading.readers import DataError
 from envs.spaces import ROOT
-from transformer.checkpoint import write_json
 from transformer.config import TrainingConfig
-from transformer.training import learning_rate_at, pick_device, step_seed
+from transformer.runs.checkpoint import write_json
+from transformer.runs.training import learning_rate_at, pick_device, step_seed
 
 RECIPES = {"paper": paper_hopper, "ours": Config}
 """Where training and return scale come from: the paper, the same for its three robots, or our defaults."""
@@ -104,7 +104,7 @@ def left_padded(batch: Batch) -> dict[str, Tensor]:
 
 
 def train(model: Baseline, data: TrajectoryDataset, training: TrainingConfig, device: torch.device) -> None:
-    """The steps of `transformer.training.Trainer`, without its log, checkpoints and signals."""
+    """The steps of `transformer.runs.training.Trainer`, without its log, checkpoints and signals."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
     model.train()
     for step in (bar := tqdm(range(training.steps), unit="step", desc="train", smoothing=0.05)):
@@ -123,7 +123,7 @@ def train(model: Baseline, data: TrajectoryDataset, training: TrainingConfig, de
 
 
 class HuggingFacePolicy:
-    """A `Policy` of `envs.rollout`: the guide's `get_action` for many worlds, `rows` windows in each call."""
+    """A `Policy` of `envs.simulate.rollout`: the guide's `get_action` for many worlds, `rows` windows in each call."""
 
     def __init__(self, model: Baseline, action_space: spaces.Box, context_length: int, rows: int = 16):
         self.model, self.action_space, self.K, self.rows = model.eval(), action_space, context_length, rows

@@ -20,13 +20,13 @@ from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
 from dt.config import Config, ModelConfig
 from dt.evaluation import evaluate
+from dt.learning.training import train, versions
 from dt.policy import ReturnConditionedPolicy
-from dt.training import train, versions
 from envs.key_to_door import ROOM_STEPS
-from envs.rollout import Played
-from envs.worlds import EnvironmentSpec
-from transformer.checkpoint import read_json, write_json
+from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.rollout import Played
 from transformer.config import TrainingConfig
+from transformer.runs.checkpoint import read_json, write_json
 
 WORLD = EnvironmentSpec("KeyToDoor-v0")
 Method = Literal["token", "decoupled", "single", "none-best", "none"]

@@ -22,13 +22,13 @@ from tyro.conf import OmitArgPrefixes
 from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
 from dt.config import Config, ModelConfig
+from dt.learning.training import train, versions
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
-from dt.training import train, versions
-from envs.rollout import Job, Played, rollout
-from envs.worlds import EnvironmentSpec, Worlds
-from transformer.checkpoint import write_json
+from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.rollout import Job, Played, rollout
 from transformer.config import TrainingConfig
+from transformer.runs.checkpoint import write_json
 
 NODES, EDGE_PROBABILITY, GOAL = 20, 0.1, 0
 WALKS, STEPS = 1_000, 10

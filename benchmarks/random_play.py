@@ -4,7 +4,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dt.config import RECORDING_SEED
-from envs import Dataset, EnvironmentSpec, Job, Played, RandomPolicy, Worlds, from_episodes, rollout
+from envs import Dataset, EnvironmentSpec, Job, Played, RandomPolicy, Worlds, from_episodes
+from envs.simulate import rollout
 
 ACTION_SEED = 20_000_000
 """Seed of the first episode's actions."""

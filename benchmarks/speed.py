@@ -38,23 +38,23 @@ from tqdm import tqdm
 from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded, train
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import Batch, TrajectoryDataset
-from dt.many import Stack
+from dt.learning.many import Stack
+from dt.learning.training import build_model, prepare
 from dt.model import DecisionTransformer, table_rows
 from dt.policy import ReturnConditionedPolicy
-from dt.training import build_model, prepare
-from envs.cache import FRESH
-from envs.datasets import Dataset, Episode
-from envs.loading import load
-from envs.rollout import Job, Policy, rollout
+from envs.datasets.cache import FRESH
+from envs.datasets.dataset import Dataset, Episode
+from envs.datasets.loading import load
+from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.rollout import Job, Policy, rollout
 from envs.spaces import ROOT
-from envs.worlds import EnvironmentSpec, Worlds
-from transformer.checkpoint import write_json
 from transformer.config import LanguageConfig, TrainingConfig
 from transformer.generation import Sampling, generate
-from transformer.huggingface import save_gpt2
+from transformer.gpt2 import save_gpt2
 from transformer.language import LanguageModel
-from transformer.programs import next_token_loss
-from transformer.training import CompilerError, Trainer, multiplies_bf16
+from transformer.runs.checkpoint import write_json
+from transformer.runs.training import CompilerError, Trainer, multiplies_bf16
+from transformer.text.programs import next_token_loss
 
 Work = Callable[[], int]
 """Does one piece of work and says how many units it was: steps, tokens, ..."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dt.evaluation import TargetResult, rank_correlation
-from transformer.checkpoint import read_json
+from transformer.runs.checkpoint import read_json
 
 
 def read(folder: Path, which: str) -> dict[str, Any]:

@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
     from dt.data import Batch, TrajectoryDataset
     from dt.evaluation import TargetResult, evaluate
-    from dt.huggingface import import_huggingface
-    from dt.many import train_many
+    from dt.learning.many import train_many
+    from dt.learning.training import Run, load_run, train
     from dt.model import DecisionTransformer
     from dt.policy import PolicyError, ReturnConditionedPolicy
-    from dt.training import Run, load_run, train
-    from envs.loading import load
-    from envs.readers import DataError
-    from envs.worlds import EnvironmentSpec, WorldError
-    from transformer.checkpoint import CheckpointError
+    from dt.sharing.huggingface import import_huggingface
+    from envs.datasets.loading import load
+    from envs.reading.readers import DataError
+    from envs.simulate.environments import EnvironmentSpec, WorldError
     from transformer.config import ConfigError, TrainingConfig
-    from transformer.training import NonFiniteError, Stopped, TrainingError
+    from transformer.runs.checkpoint import CheckpointError
+    from transformer.runs.training import NonFiniteError, Stopped, TrainingError
 
 _HOMES = {
     "Config": "dt.config",
@@ -33,22 +33,22 @@ _HOMES = {
     "TrajectoryDataset": "dt.data",
     "TargetResult": "dt.evaluation",
     "evaluate": "dt.evaluation",
-    "import_huggingface": "dt.huggingface",
-    "train_many": "dt.many",
+    "import_huggingface": "dt.sharing.huggingface",
+    "train_many": "dt.learning.many",
     "DecisionTransformer": "dt.model",
     "PolicyError": "dt.policy",
     "ReturnConditionedPolicy": "dt.policy",
-    "Run": "dt.training",
-    "load_run": "dt.training",
-    "train": "dt.training",
-    "DataError": "envs.readers",
-    "load": "envs.loading",
-    "EnvironmentSpec": "envs.worlds",
-    "WorldError": "envs.worlds",
-    "CheckpointError": "transformer.checkpoint",
-    "NonFiniteError": "transformer.training",
-    "TrainingError": "transformer.training",
-    "Stopped": "transformer.training",
+    "Run": "dt.learning.training",
+    "load_run": "dt.learning.training",
+    "train": "dt.learning.training",
+    "DataError": "envs.reading.readers",
+    "load": "envs.datasets.loading",
+    "EnvironmentSpec": "envs.simulate.environments",
+    "WorldError": "envs.simulate.environments",
+    "CheckpointError": "transformer.runs.checkpoint",
+    "NonFiniteError": "transformer.runs.training",
+    "TrainingError": "transformer.runs.training",
+    "Stopped": "transformer.runs.training",
 }
 
 __all__ = [

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dt.encoders import is_image
-from envs.cache import room
-from envs.datasets import Dataset
+from envs.datasets.cache import room
+from envs.datasets.dataset import Dataset
 from envs.spaces import leaf_spaces
-from transformer import processes
+from transformer.runs import distributed
 
 TensorLeaves = dict[str, Tensor]
 """One tensor for each leaf of a space, by the leaf's name."""
@@ -128,7 +128,7 @@ class Batches:
 
     def starts(self, step: int) -> Tensor:
         """First steps of this process's share of the windows, on the CPU: (B,)."""
-        return processes.share(self.data.indices(self.seed, step, self.batch_size)).contiguous()
+        return distributed.share(self.data.indices(self.seed, step, self.batch_size)).contiguous()
 
     def __call__(self, step: int) -> Batch:
         """The windows themselves, on the data's device."""

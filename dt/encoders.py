@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from envs.cache import moments
+from envs.datasets.cache import moments
 from envs.spaces import choices, least
 
 SMALLEST_SIDE = 36

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError
-from envs.rollout import Job, Played, Policy, rollout
-from envs.scores import Reference, normalized_score
-from envs.worlds import EnvironmentSpec, WorldError, Worlds, check_spaces
-from transformer import processes
+from envs.simulate.environments import EnvironmentSpec, WorldError, Worlds, check_spaces
+from envs.simulate.rollout import Job, Played, Policy, rollout
+from envs.simulate.scores import Reference, normalized_score
 from transformer.config import require
+from transformer.runs import distributed
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Quantiles of the data's returns that are asked for where the user names none."""
@@ -114,7 +114,7 @@ def evaluate(
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_worlds", num_worlds)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
-    jobs = processes.share([Job(seed + i, float(target)) for target in targets for i in range(episodes)])
+    jobs = distributed.share([Job(seed + i, float(target)) for target in targets for i in range(episodes)])
 
     def play() -> list[tuple[float, int, str | None]]:
         failed: list[Played] = []
@@ -124,7 +124,7 @@ def evaluate(
             played = rollout(worlds, policy, jobs, on_episode=on_episode, on_failure=failed.append)
         return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]
 
-    played = processes.whole(processes.together(play, WorldError, PolicyError))
+    played = distributed.whole(distributed.together(play, WorldError, PolicyError))
     if all(failure is not None for _, _, failure in played):
         raise WorldError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]

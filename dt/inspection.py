@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dt.data import returns_to_go
 from dt.evaluation import default_targets
-from envs.cache import moments
-from envs.datasets import Dataset
-from envs.scores import scored_as_d4rl
+from envs.datasets.cache import moments
+from envs.datasets.dataset import Dataset
+from envs.simulate.scores import scored_as_d4rl
 from envs.spaces import Leaves, leaf_spaces
 
 FIRST_ACTIONS = 10

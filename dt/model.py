@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from dt.config import ModelConfig
 from dt.data import Batch, TensorLeaves, returns_to_go
 from dt.encoders import LinearEncoder, is_image, make_action_encoder, make_head, make_state_encoder
-from envs.cache import moments
-from envs.datasets import Dataset
+from envs.datasets.cache import moments
+from envs.datasets.dataset import Dataset
 from envs.spaces import leaf_spaces
 from transformer.blocks import Transformer, initialize
 from transformer.config import require

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dt.data import Batch, TensorLeaves
 from dt.encoders import is_image
 from dt.model import DecisionTransformer, last_step
-from envs.rollout import CannotActError
+from envs.simulate.rollout import CannotActError
 from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves
 from transformer.attention import RaggedCache
 from transformer.blocks import BlockCache, twin_for_reading

@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dt.cli.sources import names_run, saved_algorithm
 from dt.config import EvaluationConfig
 from dt.evaluation import check_environment
+from dt.learning.training import load_run, versions
 from dt.policy import ReturnConditionedPolicy
-from dt.sources import names_run, saved_algorithm
-from dt.training import load_run, versions
-from envs.datasets import Dataset
-from envs.loading import from_episodes
-from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
-from envs.scores import Reference, reference_in
+from envs.datasets.dataset import Dataset
+from envs.datasets.loading import from_episodes
+from envs.simulate.environments import About, EnvironmentSpec, WorldError, Worlds
+from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
+from envs.simulate.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
-from envs.worlds import About, EnvironmentSpec, WorldError, Worlds
 from transformer.config import ConfigError
 
 
@@ -69,7 +69,7 @@ def player(
 
     A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
     many in all. Episode i starts from the world's seed `seed + i`. What the options may not be, `recording_world` of
-    dt/sources.py has refused.
+    dt/cli/sources.py has refused.
     """
     told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
     if names_run(policy):

@@ -15,8 +15,8 @@ from dt.config import DataConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import ContinuousHead
 from dt.model import DecisionTransformer
-from envs.datasets import Dataset
-from envs.selection import best_episodes, hold_out, take
+from envs.datasets.dataset import Dataset
+from envs.datasets.selection import best_episodes, hold_out, take
 
 HELD_OUT = 0.1
 """Share of the episodes that is held out where there is no environment to play in and nobody says otherwise."""

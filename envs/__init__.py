@@ -1,13 +1,13 @@
 """Recorded episodes in, worlds stepped, scores out: Gymnasium, Minari and numpy, no torch and no model."""
 
-from envs.datasets import Dataset, Episode
-from envs.loading import from_arrays, from_episodes, load
-from envs.readers import DataError
-from envs.rollout import Job, Played, Policy, RandomPolicy, rollout
-from envs.scores import Reference, normalized_score, reference_for
-from envs.selection import best_episodes, join, sample_episodes, take
-from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError, Worlds
-from envs.writer import write_minari
+from envs.datasets.dataset import Dataset, Episode
+from envs.datasets.loading import from_arrays, from_episodes, load
+from envs.datasets.selection import best_episodes, join, sample_episodes, take
+from envs.datasets.writer import write_minari
+from envs.reading.readers import DataError
+from envs.simulate.environments import EnvironmentSpec, MissingWorldError, WorldError, Worlds
+from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
+from envs.simulate.scores import Reference, normalized_score, reference_for
 
 __all__ = [
     "DataError",

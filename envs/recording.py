@@ -19,12 +19,12 @@ import h5py  # noqa: F401 (what it does when Python ends comes after our own clo
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from envs.loading import from_episodes
-from envs.minari_folders import PART
-from envs.readers import DataError
+from envs.datasets.loading import from_episodes
+from envs.datasets.writer import write_folder
+from envs.reading.minari_folders import PART
+from envs.reading.readers import DataError
+from envs.simulate.environments import EnvironmentSpec
 from envs.spaces import Leaves, from_leaves, to_leaves
-from envs.worlds import EnvironmentSpec
-from envs.writer import write_folder
 
 PART_STEPS = 2_000
 """Steps of finished episodes that are held in memory before they become a part on disk."""

@@ -13,9 +13,9 @@ from gymnasium import spaces
 from dt.config import ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.model import DecisionTransformer
-from envs.datasets import Dataset
+from envs.datasets.dataset import Dataset
+from envs.simulate.environments import EnvironmentSpec
 from envs.spaces import allowed_choices, choices, from_leaves, leaf_spaces, to_leaves
-from envs.worlds import EnvironmentSpec
 
 
 def pytest_addoption(parser):

@@ -11,7 +11,7 @@ from test_cli import refused
 
 from dt.cli import main
 from envs import load
-from envs.worlds import EnvironmentSpec, MissingWorldError
+from envs.simulate.environments import EnvironmentSpec, MissingWorldError
 
 BREAKOUT = EnvironmentSpec("Atari/Breakout-v5")
 

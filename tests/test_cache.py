@@ -12,13 +12,13 @@ from conftest import echo_dataset
 from gymnasium import spaces
 
 from dt.data import TrajectoryDataset
-from envs import cache, loading
-from envs.cache import Column, room
-from envs.datasets import Dataset
-from envs.fields import DataError
-from envs.loading import load
-from envs.selection import join, take
-from envs.writer import write_minari
+from envs.datasets import cache, loading
+from envs.datasets.cache import Column, room
+from envs.datasets.dataset import Dataset
+from envs.datasets.loading import load
+from envs.datasets.selection import join, take
+from envs.datasets.writer import write_minari
+from envs.reading.fields import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +229,8 @@ from pathlib import Path
 from gymnasium import spaces
 import torch.utils.tensorboard
 from dt import Config, ModelConfig, TrainingConfig, train
-from envs import DataError, cache, join, load
+from envs import DataError, join, load
+from envs.datasets import cache
 from envs.spaces import space_to_json
 
 root, how = Path(sys.argv[1]), sys.argv[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transformer import checkpoint as module
-from transformer.checkpoint import (
+from transformer.runs import checkpoint as module
+from transformer.runs.checkpoint import (
     CheckpointError,
     best_checkpoint,
     checkpoints,

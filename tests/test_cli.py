@@ -22,9 +22,9 @@ from tyro.conf import Positional
 from dt.cli import main
 from dt.evaluation import TargetResult
 from envs.spaces import space_to_json
-from transformer.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
-from transformer.cli import parse
 from transformer.config import ConfigError
+from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
+from transformer.text.cli import parse
 
 QUICK = [
     "--steps",
@@ -141,7 +141,7 @@ def test_auto_chooses_a_target_on_worlds_that_do_not_score_it(run, tmp_path, mon
             for g in targets
         ]
 
-    monkeypatch.setattr("dt.commands.evaluate", known)
+    monkeypatch.setattr("dt.cli.commands.evaluate", known)
     path = tmp_path / "scores.json"
     arguments = ["evaluate", str(run), "--seed", "7", "--episodes", "5", "--json", str(path)]
     assert main([*arguments, "--target-return", "auto"]) == 0
@@ -280,7 +280,7 @@ def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
 
 def watch_pictures(monkeypatch) -> list[int]:
     """How many of the pictures taken so far are still in memory, at each new one."""
-    from envs.worlds import Worlds
+    from envs.simulate.environments import Worlds
 
     original, taken, alive = Worlds.render, [], []
 
@@ -494,7 +494,7 @@ def test_a_preset_and_an_option_over_it(recorded, tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments", [["--preset", "paper-hopper"], ["--preset=paper-hopper"]])
 def test_a_preset_is_chosen_in_either_spelling(arguments):
-    from dt.cli import _parse
+    from dt.cli.program import _parse
 
     command = _parse(["train", "hopper/replay-v0", *arguments, "--width", "8"])
     assert (command.config.model.conditioning, command.config.model.width) == ("token", 8)
@@ -511,7 +511,7 @@ def test_a_preset_and_a_run_to_resume_are_one_too_many(run, recorded, capsys, ar
 def test_every_preset_can_be_chosen():
     from typing import get_args, get_type_hints
 
-    from dt.options import Train
+    from dt.cli.options import Train
     from dt.presets import PRESETS
 
     assert get_args(get_type_hints(Train)["preset"]) == tuple(PRESETS)
@@ -546,7 +546,7 @@ def test_a_run_without_a_checkpoint_is_refused(run, capsys):
 @pytest.fixture
 def nothing_is_played(monkeypatch):
     """Any step of any world fails the test."""
-    from envs.worlds import Worlds
+    from envs.simulate.environments import Worlds
 
     monkeypatch.setattr(Worlds, "step", lambda *_: pytest.fail("a world was stepped"))
 
@@ -745,7 +745,7 @@ def test_a_run_trained_in_another_world_has_no_normalised_score(recorded, tmp_pa
 def test_data_without_a_world_takes_the_known_reference_of_the_one_it_is_played_in(
     payday, tmp_path, capsys, monkeypatch
 ):
-    from envs import scores
+    from envs.simulate import scores
 
     monkeypatch.setitem(scores._D4RL_RETURNS, "Payday", (0.0, 20.0))
     recorded = write_npz(tmp_path / "coins.npz", payday, env_spec=None, ref_min_score=None)

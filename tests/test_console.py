@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from transformer.console import printable
+from transformer.runs.console import printable
 
 
 def run(program, **environment):
@@ -41,7 +41,7 @@ def test_what_would_command_a_terminal_is_written_out(text, seen):
 
 
 def test_work_goes_on_when_the_reader_has_left():
-    program = "from transformer.console import show, tell; show('a'); show('b'); tell('still here')"
+    program = "from transformer.runs.console import show, tell; show('a'); show('b'); tell('still here')"
     ended = run(program)
     assert (ended.returncode, ended.stderr) == (0, "still here\n")
 
@@ -60,7 +60,7 @@ def test_help_whose_reader_has_left_has_not_failed(package):
 
 
 def test_what_an_encoding_cannot_say_is_written_out():
-    program = "from transformer.console import show; show('Grüße')"
+    program = "from transformer.runs.console import show; show('Grüße')"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, check=True)
     assert said.stdout == b"Gr\\xfc\\xdfe\n"

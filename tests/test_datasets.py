@@ -18,11 +18,11 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset import _storages
 from minari.dataset._storages.arrow_storage import ArrowStorage
 
-from envs import minari_folders
-from envs.datasets import Dataset
-from envs.loading import load
-from envs.minari_folders import _PlainArrays
-from envs.readers import PACKAGED, DataError
+from envs.datasets.dataset import Dataset
+from envs.datasets.loading import load
+from envs.reading import minari_folders
+from envs.reading.minari_folders import _PlainArrays
+from envs.reading.readers import PACKAGED, DataError
 from envs.spaces import space_to_json, to_leaves
 
 LENGTHS = (3, 5, 2)

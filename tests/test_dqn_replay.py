@@ -10,7 +10,7 @@ from malformed import REPLAY_LENGTHS, replay, write_replay
 
 from dt.cli import main
 from envs import DataError, EnvironmentSpec, load
-from envs.dqn_replay import CLIPPED
+from envs.reading.dqn_replay import CLIPPED
 
 ENDS = np.cumsum(REPLAY_LENGTHS)
 

@@ -13,13 +13,13 @@ from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import ContinuousHead, DiscreteHead, ImageEncoder, is_image, make_state_encoder
 from dt.evaluation import evaluate
+from dt.learning.training import load_run, prepare, train
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
-from dt.training import load_run, prepare, train
-from envs.datasets import Dataset
-from envs.rollout import Job, RandomPolicy, rollout
+from envs.datasets.dataset import Dataset
+from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.rollout import Job, RandomPolicy, rollout
 from envs.spaces import allowed_choices, choices, leaf_spaces, to_leaves
-from envs.worlds import EnvironmentSpec, Worlds
 from transformer.config import ConfigError, TrainingConfig
 from transformer.positions import LearnedPositions
 

@@ -15,12 +15,12 @@ from test_training import log_without_clock, small
 from dt.cli import main
 from dt.config import RECORDING_SEED, WAY_SEED, ModelConfig
 from dt.evaluation import check_environment
+from dt.learning.training import load_run, train
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
-from dt.training import load_run, train
-from envs.loading import load
-from envs.rollout import CannotActError, Job, RandomPolicy, rollout
-from envs.worlds import EnvironmentSpec, WorldError, Worlds
+from envs.datasets.loading import load
+from envs.simulate.environments import EnvironmentSpec, WorldError, Worlds
+from envs.simulate.rollout import CannotActError, Job, RandomPolicy, rollout
 
 
 class OtherActions(Hostile):  # Hostile's spaces are Payday's

@@ -18,9 +18,9 @@ from test_readers import (
 from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, from_episodes, load
-from envs.fields import FIELDS, looks_like_an_end, looks_like_an_episode
-from envs.flat_files import INTERLEAVED
-from transformer.checkpoint import read_json
+from envs.reading.fields import FIELDS, looks_like_an_end, looks_like_an_episode
+from envs.reading.flat_files import INTERLEAVED
+from transformer.runs.checkpoint import read_json
 
 ALONE = "done stands alone: each end counts as terminated, none as cut"
 
@@ -210,7 +210,7 @@ def test_shuffled_transitions_are_no_trajectories(tmp_path, suffix):
 
 
 def test_the_comparison_goes_piece_by_piece(monkeypatch):
-    monkeypatch.setattr("envs.cache.PIECE", 8)  # two rows
+    monkeypatch.setattr("envs.datasets.cache.PIECE", 8)  # two rows
     assert from_arrays(**followed()).num_episodes == 3
     for row in (0, 1, 3, 6, 8):
         arrays = followed()
@@ -395,8 +395,8 @@ def test_a_dot_in_the_name_of_numbered_columns_is_a_dot(tmp_path):
 
 def test_the_cache_knows_which_columns_were_read(tmp_path, monkeypatch):
     monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("envs.cache.SMALLEST", 0)
-    monkeypatch.setattr("envs.cache.FRESH", 0)
+    monkeypatch.setattr("envs.datasets.cache.SMALLEST", 0)
+    monkeypatch.setattr("envs.datasets.cache.FRESH", 0)
     path = oddly_named(tmp_path / "odd.npz")
     for _ in range(2):
         both, one = load(path, columns=ODD), load(path, columns={**ODD, "actions": "act_y"})

@@ -14,12 +14,12 @@ from malformed import PARTS, d4rl, minari, npz, parquet_file, text
 from test_cli import run, trained  # noqa: F401
 
 from dt.config import Config
-from dt.description import read_description
-from dt.training import load_run, prepare
+from dt.learning.description import read_description
+from dt.learning.training import load_run, prepare
 from envs import DataError, load
-from envs.worlds import WorldError
-from transformer.checkpoint import CheckpointError
+from envs.simulate.environments import WorldError
 from transformer.config import ConfigError
+from transformer.runs.checkpoint import CheckpointError
 
 GOOD = {
     "minari hdf5": lambda folder: minari(folder, "hdf5", PARTS),
@@ -148,7 +148,7 @@ def _agree(checkpoint: Path) -> None:
     """Write a manifest of what is there."""
     import hashlib
 
-    from transformer.checkpoint import write_json
+    from transformer.runs.checkpoint import write_json
 
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     manifest["sha256"] = {

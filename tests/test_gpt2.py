@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from transformer.checkpoint import CheckpointError
 from transformer.config import ConfigError
-from transformer.huggingface import load_gpt2, save_gpt2, stack_to_gpt2
+from transformer.gpt2 import load_gpt2, save_gpt2, stack_to_gpt2
 from transformer.language import LanguageConfig, LanguageModel
+from transformer.runs.checkpoint import CheckpointError
 
 VOCABULARY, CONTEXT, WIDTH, LAYERS, HEADS = 11, 8, 12, 2, 3
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -329,7 +329,7 @@ def test_a_save_that_breaks_leaves_nothing(tmp_path, monkeypatch):
     def full(path, document):
         raise OSError("disk full")
 
-    monkeypatch.setattr("transformer.huggingface.write_json", full)
+    monkeypatch.setattr("transformer.gpt2.write_json", full)
     with pytest.raises(OSError, match="disk full"):
         save_gpt2(our_model(), tmp_path / "gpt2")
     assert list(tmp_path.iterdir()) == []

@@ -13,10 +13,10 @@ from benchmarks import gym, gym_report
 from benchmarks.delayed_reward import delayed
 from benchmarks.gym import METHODS, Cell, add_row, fill, grid, read_rows, status, time_limit
 from dt.data import returns_to_go
-from envs.readers import DataError
-from envs.rollout import Job, RandomPolicy, rollout
-from envs.worlds import Worlds
-from transformer.checkpoint import read_json
+from envs.reading.readers import DataError
+from envs.simulate.environments import Worlds
+from envs.simulate.rollout import Job, RandomPolicy, rollout
+from transformer.runs.checkpoint import read_json
 
 
 def test_a_delayed_reward_is_paid_at_the_end_in_data_and_world(payday):

@@ -8,8 +8,8 @@ from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
 from dt.config import ModelConfig
 from dt.data import Batch
-from dt.huggingface import our_parameters
 from dt.model import DecisionTransformer
+from dt.sharing.huggingface import our_parameters
 
 B, T, STATE, ACTION, WIDTH, HEADS, LAYERS, MAX_TIMESTEPS = 3, 7, 5, 3, 22, 2, 2, 31
 LENGTHS = (T, 3, 1)  # real steps of each window

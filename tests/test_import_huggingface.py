@@ -14,10 +14,10 @@ from test_cli import files, refused
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
 from dt.cli import main
-from dt.huggingface import import_huggingface
+from dt.learning.training import load_run
 from dt.policy import ReturnConditionedPolicy
-from dt.training import load_run
-from transformer.checkpoint import read_json
+from dt.sharing.huggingface import import_huggingface
+from transformer.runs.checkpoint import read_json
 
 K, SCALE, TARGET, MAX_EP_LEN = 20, 10.0, 100.0, 1000
 HOPPER = (11, 3)  # numbers of a state and of an action
@@ -312,16 +312,16 @@ def test_an_import_that_breaks_leaves_nothing(published, monkeypatch, capsys):
         raise OSError("disk full")
 
     before = files(published.parent)
-    monkeypatch.setattr("dt.huggingface.save_checkpoint", full)
+    monkeypatch.setattr("dt.sharing.huggingface.save_checkpoint", full)
     refused(capsys, command(published), "disk full")
     assert files(published.parent) == before
 
 
 ENDED = """
 import os, sys
-import dt.huggingface
+import dt.sharing.huggingface
 from dt.cli import main
-dt.huggingface.save_checkpoint = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))
+dt.sharing.huggingface.save_checkpoint = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -13,7 +13,7 @@ from test_datasets import FLAT, random_episodes, root, write  # noqa: F401 (root
 from dt.cli import main
 from dt.inspection import describe_dataset, foretold, plot_dataset, return_histogram, return_scale
 from envs import from_arrays
-from envs.scores import Reference, reference_for
+from envs.simulate.scores import Reference, reference_for
 
 
 def coins(biases, steps=30):

@@ -9,8 +9,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs.key_to_door import DOOR, KEY, NOTHING, ROOM_STEPS, SIDE, KeyToDoor
-from envs.rollout import Job, RandomPolicy, rollout
-from envs.worlds import EnvironmentSpec, Worlds
+from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.rollout import Job, RandomPolicy, rollout
 
 UP, RIGHT, DOWN, LEFT = range(4)
 BELOW = RIGHT_OF = SIDE - 1  # what the observation counts from
@@ -107,7 +107,7 @@ def test_it_is_a_proper_environment_and_its_picture_shows_the_key():
 
 def test_a_module_that_is_imported_registers_it():
     program = (
-        "from envs.worlds import EnvironmentSpec, import_environments as i\n"
+        "from envs.simulate.environments import EnvironmentSpec, import_environments as i\n"
         "i('envs.key_to_door'); print(EnvironmentSpec('KeyToDoor-v0').make().action_space)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

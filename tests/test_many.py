@@ -13,17 +13,17 @@ from gymnasium import spaces
 from test_training import assert_equal_runs, everything, log_without_clock, small
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dt import many
 from dt.cli import main
 from dt.data import Batches
-from dt.many import Stack, train_many
-from dt.training import load_run, prepare, train
+from dt.learning import many
+from dt.learning.many import Stack, train_many
+from dt.learning.training import load_run, prepare, train
+from envs.datasets.writer import write_minari
 from envs.spaces import space_to_json
-from envs.writer import write_minari
 from transformer.attention import Dropout
-from transformer.checkpoint import CheckpointError, checkpoints, read_json, step_of
 from transformer.config import ConfigError
-from transformer.training import MemoryExhaustedError, NonFiniteError, Stopped, learning_rate_at, step_seed
+from transformer.runs.checkpoint import CheckpointError, checkpoints, read_json, step_of
+from transformer.runs.training import MemoryExhaustedError, NonFiniteError, Stopped, learning_rate_at, step_seed
 
 
 def without_dropout(conditioning="single", **training):

@@ -34,13 +34,13 @@ from test_datasets import FLAT, edit_groups, edit_metadata, folder, random_episo
 from test_readers import numbers
 
 from dt.cli import main
-from dt.training import _check_size, load_run
+from dt.learning.training import _check_size, load_run
 from envs import DataError, EnvironmentSpec, load
-from envs.hdf5 import _places
+from envs.reading.hdf5 import _places
+from envs.simulate.environments import MissingWorldError
 from envs.spaces import SpaceError, space_from_json, space_to_json
-from envs.worlds import MissingWorldError
-from transformer.checkpoint import CheckpointError, verify, write_json
-from transformer.cli import main as text_main
+from transformer.runs.checkpoint import CheckpointError, verify, write_json
+from transformer.text.cli import main as text_main
 
 SECRET = 666.0
 SPACES = {"observation_space": FLAT[0], "action_space": FLAT[1]}

@@ -24,13 +24,14 @@ from test_cli import write_npz
 from test_training import assert_equal_runs, log_without_clock, small
 
 from dt.cli import main
-from dt.training import train
-from envs.temporary import temporary_folder
-from envs.worlds import EnvironmentSpec
-from transformer import checkpoint as module
-from transformer import processes
+from dt.learning.training import train
+from envs.datasets.temporary import temporary_folder
+from envs.simulate.environments import EnvironmentSpec
 from transformer.attention import MultiHeadAttention
-from transformer.checkpoint import (
+from transformer.config import ConfigError
+from transformer.runs import checkpoint as module
+from transformer.runs import distributed
+from transformer.runs.checkpoint import (
     CheckpointError,
     best_step,
     checkpoints,
@@ -45,9 +46,8 @@ from transformer.checkpoint import (
     verify,
     write_json,
 )
-from transformer.config import ConfigError
-from transformer.log import RunLog
-from transformer.training import MemoryExhaustedError, NonFiniteError, Stopped, Trainer
+from transformer.runs.log import RunLog
+from transformer.runs.training import MemoryExhaustedError, NonFiniteError, Stopped, Trainer
 
 LAST = 6
 
@@ -209,7 +209,7 @@ def test_the_order_of_system_calls_in_a_save(tmp_path):
     """strace, of the system's packages, sees all files written and flushed, then the folder, the rename, the parent."""
     trace = tmp_path / "trace"
     program = (
-        "import torch; from pathlib import Path; from transformer.checkpoint import save_checkpoint\n"
+        "import torch; from pathlib import Path; from transformer.runs.checkpoint import save_checkpoint\n"
         f"save_checkpoint(Path({str(tmp_path / 'run')!r}), 1, {{'model': {{'w': torch.zeros(9)}}}}, {{'state': {{}}}})"
     )
     calls = "trace=write,pwrite64,writev,fsync,rename,renameat,renameat2"
@@ -307,7 +307,7 @@ def test_a_log_on_a_full_disk_does_not_stop_training(payday, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "start", start)
         patch.setattr(Trainer, "_one_step", step)
-        patch.setattr("dt.training.load_run", lambda *_, **__: None)  # which would refuse the link
+        patch.setattr("dt.learning.training.load_run", lambda *_, **__: None)  # which would refuse the link
         train(payday, small(), folder)
     err = capsys.readouterr().err
     assert err.count("log.jsonl: cannot be written, the disk is full (No space left on device); training goes on") == 1
@@ -327,7 +327,7 @@ def test_a_log_that_cannot_be_cut_does_not_stop_a_resume(payday, tmp_path, monke
     with (folder / "log.jsonl").open("a") as file:
         file.write('{"step": 99}\n')
     with monkeypatch.context() as patch:
-        patch.setattr("transformer.log.replace_text", full)
+        patch.setattr("transformer.runs.log.replace_text", full)
         train(payday, small(steps=13), folder, resume=True)
     assert (
         "log.jsonl: cannot be written, the disk is full (No space left on device); training" in capsys.readouterr().err
@@ -356,7 +356,7 @@ def test_results_that_cannot_be_written_are_printed(payday, tmp_path, capsys, en
 FILLING = """
 import sys, time
 from pathlib import Path
-from envs.temporary import temporary_folder
+from envs.datasets.temporary import temporary_folder
 with temporary_folder(Path(sys.argv[1]), ".building-") as folder:
     (folder / "half").write_text("x")
     print(folder, flush=True)
@@ -391,7 +391,7 @@ def test_what_an_import_or_a_load_left_is_cleared_by_the_next(payday, tmp_path, 
     os.utime(source, (1, 1))
     for name in ("MINARI_DATASETS_PATH", "DECISION_TRANSFORMER_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr("envs.cache.SMALLEST", 1)
+    monkeypatch.setattr("envs.datasets.cache.SMALLEST", 1)
     for name in (".importing-a1", ".building-b2"):
         (tmp_path / place / name).mkdir(parents=True)
     assert main(["import", str(source), "mine/coins-v0"]) == 0
@@ -461,8 +461,8 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(tmp_path):
         import subprocess, sys
         from pathlib import Path
         import torch
-        from transformer.checkpoint import CheckpointError, newest_checkpoint, save_checkpoint, step_of
-        from transformer.log import RunLog
+        from transformer.runs.checkpoint import CheckpointError, newest_checkpoint, save_checkpoint, step_of
+        from transformer.runs.log import RunLog
 
         def save(step):
             save_checkpoint(run, step, {"model": {"w": torch.full((9000,), float(step))}}, {"state": {}})
@@ -699,7 +699,7 @@ def test_a_model_too_large_for_memory_says_what_to_lower(payday, tmp_path):
 @pytest.mark.parametrize("score", [float("nan"), float("-inf"), float("inf")])
 def test_a_score_that_is_no_number_never_chooses_the_best(payday, tmp_path, monkeypatch, score):
     monkeypatch.setattr(
-        "dt.training._score_on_the_way", lambda *arguments: {"score": score if arguments[-1] < 8 else 1.0}
+        "dt.learning.training._score_on_the_way", lambda *arguments: {"score": score if arguments[-1] < 8 else 1.0}
     )
     train(payday, small(evaluate_every=4), tmp_path / "run")
     assert best_step(tmp_path / "run") == 8
@@ -736,7 +736,7 @@ def test_a_signal_where_python_drops_exceptions_still_ends_the_command(tmp_path,
         request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.default_int_handler)))
 
     def fill():
-        with processes.signals_heeded(), temporary_folder(tmp_path, ".filling-"):
+        with distributed.signals_heeded(), temporary_folder(tmp_path, ".filling-"):
             thing = Thing()
             watch = weakref.ref(thing, lambda _: signal.raise_signal(number))
             del thing

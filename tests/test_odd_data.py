@@ -10,7 +10,7 @@ from test_datasets import edit_groups
 from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, load
-from envs.assemble import left_out_notes, outside
+from envs.datasets.assemble import left_out_notes, outside
 
 STEPS = sum(LENGTHS)
 
@@ -151,7 +151,7 @@ def test_the_commands_offer_it(tmp_path, monkeypatch, capsys):
 def test_the_cache_keeps_the_two_apart(tmp_path, monkeypatch):
     import os
 
-    from envs import cache
+    from envs.datasets import cache
 
     monkeypatch.setattr(cache, "SMALLEST", 0)
     monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "cache"))

@@ -16,9 +16,9 @@ from conftest import small_model
 from dt import data, encoders, policy
 from dt import model as model_module
 from dt.data import TrajectoryDataset
-from envs.worlds import WorldError
+from envs.simulate.environments import WorldError
 from transformer import attention as attention_module
-from transformer import log, training
+from transformer.runs import log, training
 
 
 def no_causal_mask(patch):

@@ -20,7 +20,7 @@ from dt.evaluation import (
 )
 from dt.model import DecisionTransformer
 from dt.policy import CachedWindows, History, PolicyError, ReturnConditionedPolicy
-from envs.worlds import EnvironmentSpec, WorldError
+from envs.simulate.environments import EnvironmentSpec, WorldError
 from transformer.config import ConfigError
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.rollout import Job, RandomPolicy, rollout
-from envs.worlds import EnvironmentSpec, WorldError, Worlds
+from envs.simulate.environments import EnvironmentSpec, WorldError, Worlds
+from envs.simulate.rollout import Job, RandomPolicy, rollout
 
 
 class Hostile(gymnasium.Env):
@@ -219,7 +219,7 @@ PARENT = """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     sys.path.insert(0, {tests!r})
     import test_processes as module
-    from envs.worlds import Worlds
+    from envs.simulate.environments import Worlds
 
     def main():
         with Worlds(functools.partial(module.Hostile, {harm!r}), 2, 1000) as worlds:

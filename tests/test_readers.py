@@ -18,7 +18,7 @@ from test_datasets import GRIPPER, assert_same, samples
 from dt.cli import main
 from dt.data import returns_to_go
 from envs import DataError, EnvironmentSpec, from_arrays, from_episodes, load
-from envs.readers import spaces_from_json
+from envs.reading.readers import spaces_from_json
 from envs.spaces import space_to_json
 
 LENGTHS = (3, 5, 2)

@@ -17,7 +17,7 @@ from test_recording import KINDS, Diary, assert_recorded, ppo, worlds
 from dt.cli import main
 from dt.config import BEST_SEED, FINAL_SEED, RECORDING_SEED, SWEEP_OFFSET, WAY_SEED
 from envs import load
-from envs.scores import reference_for
+from envs.simulate.scores import reference_for
 from envs.spaces import to_leaves
 
 SCORED = [start + offset for start in (WAY_SEED, BEST_SEED, FINAL_SEED) for offset in (0, SWEEP_OFFSET)]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.rollout import Job, Played, RandomPolicy, rollout
-from envs.worlds import Worlds
+from envs.simulate.environments import Worlds
+from envs.simulate.rollout import Job, Played, RandomPolicy, rollout
 
 JOBS = [Job(seed, request) for request, seed in enumerate([3, 0, 9, 4, 3, 1, 7])]  # episodes of different lengths
 

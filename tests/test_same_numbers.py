@@ -17,15 +17,15 @@ from torch.func import functional_call
 
 from dt.config import Config, ModelConfig
 from dt.data import TrajectoryDataset
-from dt.training import train
-from envs.loading import load
-from envs.selection import join
+from dt.learning.training import train
+from envs.datasets.loading import load
+from envs.datasets.selection import join
 from transformer import blocks
 from transformer.attention import attention, causal_visibility
 from transformer.blocks import Transformer
-from transformer.checkpoint import read_json
 from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
-from transformer.training import CompilerError, Stopped, compiled
+from transformer.runs.checkpoint import read_json
+from transformer.runs.training import CompilerError, Stopped, compiled
 from transformer.translation import EncoderDecoder
 
 CURVES = Path(__file__).parent / "loss_curves.json"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from envs.scores import Reference, normalized_score, reference_for, reference_in
-from envs.worlds import EnvironmentSpec
+from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.scores import Reference, normalized_score, reference_for, reference_in
 
 
 def test_the_two_reference_returns_score_zero_and_a_hundred():

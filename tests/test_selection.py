@@ -11,15 +11,15 @@ from gymnasium import spaces
 
 from dt.cli import main
 from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
-from dt.training import train
-from envs.datasets import Dataset, Part
-from envs.loading import from_arrays, from_episodes
-from envs.readers import DataError
-from envs.scores import Reference
-from envs.selection import _declared, best_episodes, join, sample_episodes, take
-from envs.worlds import EnvironmentSpec
-from transformer.checkpoint import CheckpointError, read_json
+from dt.learning.training import train
+from envs.datasets.dataset import Dataset, Part
+from envs.datasets.loading import from_arrays, from_episodes
+from envs.datasets.selection import _declared, best_episodes, join, sample_episodes, take
+from envs.reading.readers import DataError
+from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.scores import Reference
 from transformer.config import ConfigError
+from transformer.runs.checkpoint import CheckpointError, read_json
 
 
 def recorded(lengths, returns, name="made", final=1, **spaces_) -> Dataset:
@@ -159,7 +159,7 @@ def test_a_resumed_run_names_the_part_that_is_another(payday, tmp_path):
 
 
 def test_a_run_of_before_there_was_a_choice_goes_on(payday, tmp_path):
-    from transformer.checkpoint import write_json
+    from transformer.runs.checkpoint import write_json
 
     train(payday, SMALL, tmp_path / "run")
     document = read_json(tmp_path / "run" / "run.json")
@@ -260,7 +260,7 @@ def test_a_space_is_taken_where_the_final_observations_fit_it_too():
 
 def test_what_is_mapped_and_takes_another_type_is_mapped_again(tmp_path, monkeypatch):
     monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path))
-    monkeypatch.setattr("envs.cache.PIECE", 3)
+    monkeypatch.setattr("envs.datasets.cache.PIECE", 3)
     mapped = np.memmap(tmp_path / "rows", np.int64, "w+", shape=(8, 2))
     mapped[:] = np.arange(16).reshape(8, 2)
     found = _declared(mapped, spaces.Box(-np.inf, np.inf, (2,), np.float64))
@@ -355,7 +355,7 @@ def test_no_dataset_is_refused(command, capsys):
 
 
 def test_selection_needs_no_torch():
-    statement = "import sys, envs.selection, dt.config; sys.exit('torch' in sys.modules)"
+    statement = "import sys, envs.datasets.selection, dt.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0
 
 

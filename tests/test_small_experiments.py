@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import asked_against_achieved, key_to_door, nearest_action, random_graph
 from benchmarks.random_graph import GOAL, NEVER, NODES, STEPS, GraphWalk, distances, draw_graph
-from envs.selection import hold_out
+from envs.datasets.selection import hold_out
 
 
 def shortest_by_search(edges: np.ndarray, start: int) -> int:

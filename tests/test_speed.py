@@ -75,10 +75,10 @@ def processor_seconds(arguments):
 FIRST_STEP = """
 import sys, time
 from pathlib import Path
-from envs.loading import load
+from envs.datasets.loading import load
 dataset = load("hopper/replay-v0")
 from dt.presets import paper_hopper
-from dt.training import prepare
+from dt.learning.training import prepare
 started = time.process_time()
 trainer = prepare(dataset, paper_hopper(), Path("none"))
 trainer._one_step()

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from transformer import LanguageConfig, LanguageModel, load_gpt2, save_gpt2
-from transformer.checkpoint import checkpoints, step_of
-from transformer.cli import main
 from transformer.generation import LogitsError, Sampling, generate
-from transformer.programs import _word_chunks, bleu, load_text_run, next_token_loss, translate
-from transformer.text import (
+from transformer.runs.checkpoint import checkpoints, step_of
+from transformer.runs.training import Trainer
+from transformer.text.cli import main
+from transformer.text.corpora import (
     CharacterCorpus,
     PairCorpus,
     TextError,
@@ -30,7 +30,7 @@ from transformer.text import (
     read_lines,
     subword_tokenizer,
 )
-from transformer.training import Trainer
+from transformer.text.programs import _word_chunks, bleu, load_text_run, next_token_loss, translate
 
 CPU = torch.device("cpu")
 SMALL = ["--width", "32", "--num-layers", "1", "--num-heads", "2", "--dropout", "0.1", "--precision", "float32"]
@@ -389,7 +389,9 @@ def test_memory_that_is_not_there_is_one_line_and_exit_status_3(
 
 
 def test_no_room_is_taken_for_a_vocabulary_that_a_text_cannot_fill():
-    script = "from transformer.text import subword_tokenizer as make; print(make(['ab ab'], 2**50).get_vocab_size())"
+    script = (
+        "from transformer.text.corpora import subword_tokenizer as make; print(make(['ab ab'], 2**50).get_vocab_size())"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)  # without it Rust aborts
     assert done.stdout == "261\n"
 

@@ -18,12 +18,12 @@ from torchrun_program import COMMAND, CUTS, PAYDAY, text_batches, train_cut_at, 
 
 from dt.config import WAY_SEED
 from dt.evaluation import evaluate
+from dt.learning.training import load_run, train
 from dt.policy import ReturnConditionedPolicy
-from dt.training import load_run, train
-from transformer import processes
-from transformer.checkpoint import CheckpointError, checkpoints, read_json, step_of
-from transformer.cli import main as text_main
-from transformer.training import LAUNCH
+from transformer.runs import distributed
+from transformer.runs.checkpoint import CheckpointError, checkpoints, read_json, step_of
+from transformer.runs.training import LAUNCH
+from transformer.text.cli import main as text_main
 
 HERE = Path(__file__).parent
 
@@ -207,7 +207,7 @@ def test_a_restart_goes_on_with_its_own_run_alone(tmp_path, monkeypatch):
 
     launched_as("ours", 0)
     train_cut_at(6, small(), tmp_path / "run")
-    assert processes.launch() == (tmp_path / "run" / LAUNCH).read_text()
+    assert distributed.launch() == (tmp_path / "run" / LAUNCH).read_text()
     with pytest.raises(CheckpointError, match="exists already"):
         train(PAYDAY, small(), tmp_path / "run")
     launched_as("theirs", 1)

@@ -17,12 +17,12 @@ from conftest import Payday
 from dt.config import BEST_SEED, FINAL_SEED, WAY_SEED, Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.evaluation import TargetResult
-from dt.training import build_model, load_run, prepare, train
-from envs.worlds import EnvironmentSpec, WorldError
-from transformer.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
+from dt.learning.training import build_model, load_run, prepare, train
+from envs.simulate.environments import EnvironmentSpec, WorldError
 from transformer.config import ConfigError, TrainingConfig
-from transformer.log import CLOCK_FIELDS
-from transformer.training import (
+from transformer.runs.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
+from transformer.runs.log import CLOCK_FIELDS
+from transformer.runs.training import (
     NonFiniteError,
     Trainer,
     learning_rate_at,
@@ -253,7 +253,7 @@ def test_tensorboard_holds_the_log(payday, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint_of_the_present_step_and_its_exit_code(tmp_path, number, code):
     program = (
-        "import os, signal, sys; from transformer.training import Trainer; from dt.cli import main\n"
+        "import os, signal, sys; from transformer.runs.training import Trainer; from dt.cli import main\n"
         "original = Trainer._one_step\n"
         "def stepping(self):\n"
         f"    if self.step == 3: os.kill(os.getpid(), {int(number)})\n"
@@ -298,12 +298,12 @@ def test_an_extended_run_that_is_cut_goes_on_to_its_new_end(payday, tmp_path, cu
 
 
 def test_an_evaluation_that_fails_does_not_stop_training(payday, tmp_path, monkeypatch, capsys):
-    import dt.training
+    import dt.learning.training
 
     def failing(*_, **__):
         raise WorldError("world 3, step 7: reward nan")
 
-    monkeypatch.setattr(dt.training, "evaluate", failing)
+    monkeypatch.setattr(dt.learning.training, "evaluate", failing)
     run = train(payday, small(evaluate_every=4), tmp_path / "run")
     assert step_of(run.checkpoint) == 12
     assert "no score at step 4: world 3, step 7: reward nan" in capsys.readouterr().err
@@ -375,13 +375,13 @@ def test_training_is_a_plain_loop_of_adamw(payday, tmp_path, schedule):
 
 
 def test_an_evaluation_draws_none_of_the_trainings_random_numbers(payday, tmp_path, monkeypatch):
-    import dt.training
+    import dt.learning.training
 
     def drawing(_, __, targets, **___):
         torch.rand(5)
         return [TargetResult(target, (1.0,), (1,), None) for target in targets]
 
-    monkeypatch.setattr(dt.training, "evaluate", drawing)
+    monkeypatch.setattr(dt.learning.training, "evaluate", drawing)
     train(payday, small(evaluate_every=3), tmp_path / "scored")
     train(payday, small(), tmp_path / "plain")
     tensors, others = (everything(tmp_path / name)[0] for name in ("scored", "plain"))
@@ -389,19 +389,21 @@ def test_an_evaluation_draws_none_of_the_trainings_random_numbers(payday, tmp_pa
 
 
 def test_the_earliest_of_equal_scores_is_the_best(payday, tmp_path, monkeypatch):
-    import dt.training
+    import dt.learning.training
 
     scores = iter([1.0, 5.0, 5.0, 2.0])
-    monkeypatch.setattr(dt.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2)
+    monkeypatch.setattr(
+        dt.learning.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2
+    )
     train(payday, small(evaluate_every=3), tmp_path / "run")
     assert read_json(tmp_path / "run" / "best.json") == {"step": 6, "score": 5.0}
 
 
 def test_near_equal_targets_are_told_apart_in_the_log(payday, tmp_path, monkeypatch):
-    import dt.training
+    import dt.learning.training
 
     results = [TargetResult(target, (target,), (1,), None) for target in (5.0, 5.0000001)]
-    monkeypatch.setattr(dt.training, "evaluate", lambda *_, **__: results)
+    monkeypatch.setattr(dt.learning.training, "evaluate", lambda *_, **__: results)
     config = replace(small(steps=2, evaluate_every=2), evaluation=EvaluationConfig(target_return=(5.0, 5.0000001)))
     train(payday, config, tmp_path / "run")
     line = next(line for line in log_without_clock(tmp_path / "run") if line["kind"] == "evaluation")
@@ -471,11 +473,13 @@ def test_another_length_under_a_cosine_is_said_to_change_the_learning_rate(payda
 @pytest.fixture
 def scored(payday, tmp_path, monkeypatch) -> Path:
     """A run of 12 steps whose best is step 3, of several that scored."""
-    import dt.training
+    import dt.learning.training
 
     scores = iter([9.0, 1.0, 2.0, 3.0, *[4.0] * 9])
     with monkeypatch.context() as patch:
-        patch.setattr(dt.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2)
+        patch.setattr(
+            dt.learning.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2
+        )
         train(payday, small(evaluate_every=3), tmp_path / "run")
     assert read_json(tmp_path / "run" / "best.json")["step"] == 3
     return tmp_path / "run"

@@ -14,13 +14,13 @@ from dt.cli import main
 from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import DiscreteHead
-from dt.training import train
+from dt.learning.training import train
 from dt.validation import Validation, choose_episodes
-from envs.datasets import Dataset
-from envs.readers import DataError
-from envs.selection import take
-from transformer.checkpoint import CheckpointError, read_json
+from envs.datasets.dataset import Dataset
+from envs.datasets.selection import take
+from envs.reading.readers import DataError
 from transformer.config import ConfigError
+from transformer.runs.checkpoint import CheckpointError, read_json
 
 SMALL = Config(
     model=ModelConfig(width=8, num_layers=1, context_length=3),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.worlds import EnvironmentSpec, MissingWorldError, WorldError, Worlds, import_environments
+from envs.simulate.environments import EnvironmentSpec, MissingWorldError, WorldError, Worlds, import_environments
 
 
 class Scripted(gymnasium.Env):
@@ -49,7 +49,7 @@ def canary(tmp_path, monkeypatch):
     sung = tmp_path / "sung"
     (tmp_path / "canary_module.py").write_text(f"open({str(sung)!r}, 'w').close()")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("envs.worlds._imported", [])  # what later worlds in processes would import too
+    monkeypatch.setattr("envs.simulate.environments._imported", [])  # what later worlds in processes would import too
     yield sung
     sys.modules.pop("canary_module", None)
 

@@ -11,7 +11,7 @@ from test_readers import write as write_flat
 
 from dt.cli import main
 from envs import DataError, EnvironmentSpec, from_arrays, load, write_minari
-from envs.scores import Reference, reference_for
+from envs.simulate.scores import Reference, reference_for
 from envs.spaces import to_leaves
 
 

@@ -9,18 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-from torch import distributed
+import torch.distributed
 from torchrun_program import ONE_STEP
 
 from dt.cli import main
-from transformer import processes
-from transformer.training import Trainer
+from transformer.runs import distributed
+from transformer.runs.training import Trainer
 
-INIT = distributed.init_process_group
+INIT = torch.distributed.init_process_group
 
 
 def dying(self):
-    if self.step == 7 and processes.rank() == 1 and not processes.restarted():
+    if self.step == 7 and distributed.rank() == 1 and not distributed.restarted():
         os.kill(os.getpid(), signal.SIGKILL)
     return ONE_STEP(self)
 
@@ -30,7 +30,7 @@ def joining(*arguments, **options):
     other_looks = Path(sys.argv[-1]).with_name("other-looks")
     if os.environ["RANK"] == "1":
         other_looks.touch()
-    elif processes.restarted():
+    elif distributed.restarted():
         while not other_looks.exists():
             time.sleep(0.05)
         time.sleep(1)
@@ -40,6 +40,6 @@ def joining(*arguments, **options):
 
 
 if __name__ == "__main__":
-    Trainer._one_step, distributed.init_process_group = dying, joining
+    Trainer._one_step, torch.distributed.init_process_group = dying, joining
     assert main(["evaluate", "no-run"]) == 2  # is for one process: each says so, all but one in vain
     sys.exit(main())

@@ -12,16 +12,16 @@ import conftest
 import torch
 from test_training import Cut, small
 
-from dt.cli import _parse
+from dt.cli.program import _parse
 from dt.config import WAY_SEED
 from dt.data import TrajectoryDataset
 from dt.evaluation import evaluate
+from dt.learning.training import build_model, load_run, train
 from dt.policy import ReturnConditionedPolicy
-from dt.training import build_model, load_run, train
-from transformer import processes
-from transformer.checkpoint import checkpoints, step_of, write_json
-from transformer.text import CharacterCorpus, PairCorpus, character_tokenizer
-from transformer.training import Stopped, Trainer
+from transformer.runs import distributed
+from transformer.runs.checkpoint import checkpoints, step_of, write_json
+from transformer.runs.training import Stopped, Trainer
+from transformer.text.corpora import CharacterCorpus, PairCorpus, character_tokenizer
 
 torch.set_num_threads(1)
 PAYDAY = conftest.payday.__wrapped__()
@@ -70,7 +70,7 @@ def gradient_difference(dtype):
     data = TrajectoryDataset(PAYDAY, config.model.context_length)
     data.states = {name: tensor.to(dtype) for name, tensor in data.states.items()}
     indices = data.indices(seed, 0, 7)
-    batch, part = data.gather(indices), data.gather(processes.share(indices))
+    batch, part = data.gather(indices), data.gather(distributed.share(indices))
     assert len({int(row.sum()) for row in batch.mask}) > 1
     shared = Trainer(model, lambda step: part, config.training, Path("never"), {})
     loss_sum, count = alone(batch)
@@ -97,7 +97,7 @@ def dropped_out():
 
     whole = data.gather(data.indices(0, 0, 7))
     Trainer(model, lambda step: whole, small().training, Path("never"), {}, loss=loss)._one_step()
-    return processes.exchange(losses)
+    return distributed.exchange(losses)
 
 
 def text_batches():
@@ -115,9 +115,9 @@ def batches_and_gradients():
         "float32": gradient_difference(torch.float32),
         "float64": gradient_difference(torch.float64),
         "batches": [rows.tolist() for rows in batches],
-        "shares": processes.exchange([processes.share(rows).tolist() for rows in batches]),
-        "text": processes.exchange(text_batches()),
-        "whole": processes.whole(processes.share(list(range(7)))),
+        "shares": distributed.exchange([distributed.share(rows).tolist() for rows in batches]),
+        "text": distributed.exchange(text_batches()),
+        "whole": distributed.whole(distributed.share(list(range(7)))),
         "losses": dropped_out(),
     }
 
@@ -146,11 +146,11 @@ def evaluations(run):
 
 def stopped_by(number, place, folder):
     """What each process says of a signal that one of them gets before its sixth step."""
-    with at_step(5, lambda _: os.kill(os.getpid(), number) if processes.rank() == place else None):
+    with at_step(5, lambda _: os.kill(os.getpid(), number) if distributed.rank() == place else None):
         try:
             train(PAYDAY, small(evaluate_every=4), folder)
         except Stopped as stopped:
-            said = processes.exchange([stopped.code, str(stopped), step_of(checkpoints(folder)[-1])])
+            said = distributed.exchange([stopped.code, str(stopped), step_of(checkpoints(folder)[-1])])
     train(PAYDAY, small(evaluate_every=4), folder, resume=True)
     return said
 
@@ -159,17 +159,17 @@ def failures(folder):
     """What each process raises where one alone meets with it."""
 
     def poison(trainer):
-        if not processes.first():
+        if not distributed.first():
             next(trainer.model.parameters()).data.fill_(float("nan"))
 
     def raised(task):
         try:
             task()
         except Exception as error:
-            return processes.exchange([type(error).__name__, str(error)])
+            return distributed.exchange([type(error).__name__, str(error)])
 
     def fail():
-        if not processes.first():
+        if not distributed.first():
             raise KeyError("lost")
 
     with at_step(5, poison):
@@ -177,15 +177,15 @@ def failures(folder):
     return {
         "poisoned": poisoned,
         "refused": raised(lambda: train(PAYDAY, small(), folder / "whole")),
-        "together": raised(lambda: processes.together(fail, ValueError, KeyError)),
+        "together": raised(lambda: distributed.together(fail, ValueError, KeyError)),
         "too few": raised(lambda: train(PAYDAY, small(batch_size=1), folder / "too-few")),
     }
 
 
 def by_command(folder):
     """`dt train`, of which the command line has been read."""
-    from dt.commands import train_and_score
-    from dt.sources import training_data
+    from dt.cli.commands import train_and_score
+    from dt.cli.sources import training_data
 
     command = _parse(["train", str(folder / "coins.npz"), *COMMAND, "--output", str(folder / "by-command")])
     train_and_score(command, *training_data(command))
@@ -193,19 +193,19 @@ def by_command(folder):
 
 def main(folder: Path):
     found = batches_and_gradients()
-    if processes.count() == 2:
+    if distributed.count() == 2:
         run = cut_and_resume(folder)
         found["evaluation"] = evaluations(run)
         found["SIGTERM"] = stopped_by(signal.SIGTERM, 1, folder / "SIGTERM")
         found["SIGINT"] = stopped_by(signal.SIGINT, 0, folder / "SIGINT")
         found |= failures(folder)
         by_command(folder)
-    if processes.first():
+    if distributed.first():
         write_json(folder / "found.json", found)
 
 
 if __name__ == "__main__":
-    with processes.joined():
+    with distributed.joined():
         main(Path(sys.argv[1]))
     names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     assert names  # this is Linux

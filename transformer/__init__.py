@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformer.blocks import Block, FeedForward, Transformer
     from transformer.config import ConfigError, LanguageConfig, TrainingConfig, TransformerConfig
     from transformer.generation import Sampling, beam_search, generate
-    from transformer.huggingface import load_gpt2, save_gpt2
+    from transformer.gpt2 import load_gpt2, save_gpt2
     from transformer.language import LanguageModel
     from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
     from transformer.translation import EncoderDecoder
@@ -29,8 +29,8 @@ _HOMES = {
     "Sampling": "generation",
     "beam_search": "generation",
     "generate": "generation",
-    "load_gpt2": "huggingface",
-    "save_gpt2": "huggingface",
+    "load_gpt2": "gpt2",
+    "save_gpt2": "gpt2",
     "LanguageModel": "language",
     "LanguageConfig": "config",
     "EncoderDecoder": "translation",

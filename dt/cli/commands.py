@@ -1,0 +1,359 @@
+"""What the commands do (`dt inspect` and `dt import` apart), once the command line is read; torch comes in here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dt.cli.options import Evaluate, ImportHuggingFace, Record, Train, TrainMany
+from dt.cli.sources import in_world, run_folder
+from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
+from dt.evaluation import (
+    FailedEpisodesError,
+    TargetResult,
+    best_target,
+    check_environment,
+    check_failures,
+    evaluate,
+    failures,
+)
+from dt.inspection import describe_dataset
+from dt.learning.description import columns_in
+from dt.learning.many import train_many
+from dt.learning.training import Run, load_run, train, versions
+from dt.policy import ReturnConditionedPolicy
+from dt.recording import play, player
+from dt.sharing.huggingface import import_published
+from dt.sharing.huggingface_config import Published
+from dt.sharing.report import held_out_document, plot_asked_against_achieved, results_document, score_table
+from dt.sharing.video import check_camera, film
+from dt.validation import Validation, choose_episodes, error_table
+from envs.datasets.dataset import Dataset, Part
+from envs.datasets.loading import load
+from envs.datasets.selection import join
+from envs.datasets.writer import write_minari
+from envs.reading.fields import DataError
+from envs.reading.flat_files import is_flat
+from envs.simulate.environments import EnvironmentSpec, MissingWorldError
+from envs.simulate.rollout import Played
+from envs.simulate.scores import reference_in
+from transformer.config import ConfigError
+from transformer.runs import distributed
+from transformer.runs.checkpoint import why_not, write_json
+from transformer.runs.console import show, tell
+from transformer.runs.training import pick_device
+
+
+def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSpec | None) -> None:
+    """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
+    config = options.config
+    folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
+    tell(describe_dataset(in_world(dataset, environment)))
+    run = train(dataset, config, folder, environment=environment, resume=options.resume)
+    try:
+        scores = _score(run, config.evaluation, FINAL_SEED) if run.environment is not None else None
+    except MissingWorldError as error:
+        tell(f"no returns: {error}")
+        scores = None
+    if run.config.data.held_out:
+        _foretell_at_the_end(run, dataset, chosen=scores is None)
+    if scores is None:
+        tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
+        return
+    _print_scores(scores, run)
+    _keep(run, _write_scores, "last", scores, run, config.evaluation, FINAL_SEED)
+    if (folder / "best.json").exists():
+        tell("\nbest on the way, scored anew on seeds that did not choose it:")
+        best = load_run(folder, "best", run.model.return_scale.device)
+        scored_best = _score(best, config.evaluation, BEST_SEED)
+        _print_scores(scored_best, best)
+        _keep(best, _write_scores, "best", scored_best, best, config.evaluation, BEST_SEED)
+        scores = replace(scores, results=[*scores.results, *scored_best.results])
+    tell(
+        f"\nrun folder    {folder}"
+        f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"
+        f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
+        f"\nask it again  dt evaluate {folder} --target-return G"
+    )
+    check_failures(scores.results)
+
+
+def train_runs(options: TrainMany, datasets: Sequence[Dataset], environment: EnvironmentSpec | None) -> None:
+    """`dt train-many`: runs side by side; prints how each of them is asked for returns."""
+    folders, done = train_many(
+        datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
+    )
+    if not done:
+        tell("\nthe time is up; the same command goes on from here")
+        return
+    for folder in folders:
+        show(f"dt evaluate {folder}")
+
+
+def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
+    """Leave the error on held-out episodes in the run's folder; of the best too, where this error has chosen it."""
+    if not distributed.first():
+        return
+    last = _foretell(run, dataset)
+    _keep(run, lambda place: write_json(place / "held-out.json", last))
+    if chosen and (run.folder / "best.json").exists():
+        show("\nbest on the way, on the same episodes, which chose it:")
+        best = load_run(run.folder, "best", run.model.return_scale.device)
+        chosen_one = _foretell(best, dataset)
+        _keep(run, lambda place: write_json(place / "held-out-best.json", chosen_one))
+
+
+def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """Print a run's error on the episodes of its data that it held out; returns it as JSON."""
+    learned, held_out = choose_episodes(dataset, run.config.data, run.config.training.seed)
+    assert held_out is not None
+    result = Validation(run.model, learned, held_out).measure()
+    show(f"{run.dataset['name']}, checkpoint {run.checkpoint.name}\n{error_table(result)}")
+    return held_out_document(result, dataset=run.dataset["name"], checkpoint=run.checkpoint.name, versions=versions())
+
+
+def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
+    """`dt evaluate`: returns of a trained run as table, JSON, picture and films. asked: the world, if not the run's."""
+    run = load_run(options.run, options.checkpoint, pick_device(options.device))
+    if asked is None and not _has_world(run):
+        _ask_without_a_world(options, run)
+        return
+    run = _in_world(run, asked)
+    assert run.environment is not None
+    if options.dataset:
+        raise ConfigError(
+            f"{run.folder}: is played in {run.environment.id}, --dataset is for runs without an environment"
+        )
+    if options.video:
+        check_camera(run.environment, options.config.world_timeout)
+    how: dict[str, Any] = {"temperature": options.config.temperature}
+    how |= {"precision": options.precision, "cached": options.cached}
+    policy = ReturnConditionedPolicy(run.model, **how)
+    scores = _play(run, policy, options.config, options.seed)
+    _print_scores(scores, run)
+    if options.json:
+        write_json(options.json, _document(scores, run, options.seed, how["temperature"]) | how)
+    if options.plot:
+        plot_asked_against_achieved(scores.results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
+    if options.video:
+        targets, timeout = [result.target_return for result in scores.results], options.config.world_timeout
+        for path in film(run, policy, targets, options.seed, options.video, timeout):
+            tell(f"film          {path}")
+    check_failures(scores.results)
+
+
+def _has_world(run: Run) -> bool:
+    """Whether a run can be played here. Where it held nothing out there is nothing else, and no world is an error."""
+    if not run.config.data.held_out:
+        return True
+    if run.environment is None:
+        return False
+    try:
+        check_environment(run.environment, run.model)
+    except MissingWorldError as error:
+        tell(f"no returns: {error}")
+        return False
+    return True
+
+
+def _ask_without_a_world(options: Evaluate, run: Run) -> None:
+    """`dt evaluate` where there is nothing to play in: the error on held-out episodes, from the data itself."""
+    usual, of_play = type(options)(run=options.run), ("plot", "video", "seed", "precision", "cached")
+    said = [name for name in of_play if getattr(options, name) != getattr(usual, name)]
+    said += [name for name, value in vars(options.config).items() if value != getattr(usual.config, name)]
+    if said:
+        name = said[0].replace("_", "-")
+        raise ConfigError(f"{run.folder}: --{name} needs an environment to play in; --environment ID names one")
+    dataset = _learned_from(run, options.dataset)
+    document = _foretell(run, dataset)
+    if options.json:
+        write_json(options.json, document)
+
+
+def _learned_from(run: Run, sources: Sequence[str]) -> Dataset:
+    """All the data that a run learned from and held out, as its run.json names it, or where it lies now: sources."""
+    recorded = run.dataset.get("parts", ())
+    if not recorded:
+        raise ConfigError(f"{run.checkpoint}/run.json: does not say what data it is of")
+    names = " ".join(part["name"] for part in recorded)
+    if sources and len(sources) != len(recorded):
+        raise ConfigError(
+            f"{run.folder}: --dataset names {len(sources)}, the run learned from {len(recorded)}: {names}"
+        )
+    datasets = [_part(run, part, source) for part, source in zip_longest(recorded, sources)]
+    dataset = join(datasets, [part["fraction"] for part in recorded], run.config.training.seed)
+    for before, after in zip(recorded, dataset.parts or [Part.of(dataset)], strict=True):
+        if before["fingerprint"] != after.fingerprint:
+            others = [part["name"] for part in recorded if part["fingerprint"] == after.fingerprint]
+            raise ConfigError(
+                f"{run.folder}: dataset {before['name']} is not what it was when the run learned from it: "
+                f"{after.source} has the fingerprint {after.fingerprint[:12]}, it had {before['fingerprint'][:12]}"
+                + (f"; this is {others[0]}, and the run's order is {names}" if others else "")
+            )
+    return dataset
+
+
+def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
+    """One of the datasets that a run learned from. source: where it lies now; None where it did then."""
+    asked, source = source, source or part["source"]
+    if source is None:
+        raise ConfigError(
+            f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation), "
+            "or --dataset names a file of it"
+        )
+    spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
+    columns = columns_in(part) if is_flat(Path(source)) else {}
+    try:
+        # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
+        return load(source, spaces=spaces, skip_bad_episodes=True, columns=columns)
+    except DataError as error:
+        if asked is not None or Path(source).exists():
+            raise
+        raise DataError(f"{error}; --dataset says where {part['name']} lies now") from None
+
+
+def record_episodes(options: Record, environment: EnvironmentSpec, command: str) -> None:
+    """`dt record`: a policy played into a Minari dataset. command: what was typed, for the metadata."""
+    chosen = player(
+        options.policy,
+        environment,
+        options.config,
+        seed=options.seed,
+        checkpoint=options.checkpoint,
+        trust=options.trust,
+        vec_normalize=options.vec_normalize,
+    )
+    failed: list[Played] = []
+    with tqdm(total=len(chosen.jobs), unit="episode", desc="record") as bar:
+        dataset = play(
+            chosen,
+            environment,
+            options.dataset_id,
+            world_timeout=options.config.world_timeout,
+            on_episode=lambda _: bar.update(),
+            on_failure=failed.append,
+        )
+    recorded = {"command": command, **dataset.told["recorded"]}
+    if failed:
+        recorded["failed_episodes"] = [str(episode.failure) for episode in failed]
+    folder = write_minari(replace(dataset, told={**dataset.told, "recorded": recorded}), options.dataset_id)
+    show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+    for episode in failed[:20]:
+        tell(f"failed        {episode.failure}")
+    if failed:
+        raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
+
+
+def import_model(options: ImportHuggingFace, published: Published) -> None:
+    """`dt import-huggingface`: a run of someone else's model."""
+    run = import_published(published, options.output)
+    tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
+
+
+def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
+    """The run in the world that was asked for, or in its own; its reference returns come along where they hold."""
+    if environment is None and run.environment is None:
+        raise ConfigError(f"{run.folder}: the dataset names no environment; --environment ID does")
+    if environment is None:
+        return run
+    reference = reference_in(environment, run.environment, run.reference)
+    if run.reference is not None and reference is None:
+        tell(f"no normalised score: {environment.id} as asked for is not the world that its reference returns are of")
+    return replace(run, environment=environment, reference=reference)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a run earned at each target."""
+
+    results: list[TargetResult]
+    sweep: list[TargetResult]  # what chose a target, on worlds of its own; empty where the user names targets
+
+
+def _play(run: Run, policy: ReturnConditionedPolicy, config: EvaluationConfig, seed: int) -> Scores:
+    assert run.environment is not None
+    targets = config.named_targets or tuple(run.dataset["targets"])
+    if not targets:
+        raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
+    check_environment(run.environment, run.model, config.world_timeout)
+    if config.target_return != "auto":
+        return Scores(_play_targets(run, policy, targets, config, seed), [])
+    sweep = _play_targets(run, policy, targets, config, seed + SWEEP_OFFSET)
+    asked = sorted({best_target(sweep), max(targets)})
+    return Scores(_play_targets(run, policy, asked, config, seed), sweep)
+
+
+def _play_targets(
+    run: Run, policy: ReturnConditionedPolicy, targets: Sequence[float], config: EvaluationConfig, seed: int
+) -> list[TargetResult]:
+    assert run.environment is not None
+    with tqdm(
+        total=len(distributed.share(range(len(targets) * config.episodes))), unit="episode", desc="evaluate"
+    ) as bar:
+        return evaluate(
+            policy,
+            run.environment,
+            targets,
+            episodes=config.episodes,
+            seed=seed,
+            num_worlds=config.num_worlds,
+            world_timeout=config.world_timeout,
+            reference=run.reference,
+            on_episode=lambda _: bar.update(),
+        )
+
+
+def _score(run: Run, config: EvaluationConfig, seed: int) -> Scores:
+    """Score a finished run as `_play` does."""
+    return _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
+
+
+def _write_scores(folder: Path, which: str, scores: Scores, run: Run, config: EvaluationConfig, seed: int) -> None:
+    """Leave results and picture in a folder."""
+    write_json(folder / f"{which}.json", _document(scores, run, seed, config.temperature))
+    picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
+    plot_asked_against_achieved(scores.results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
+
+
+def _keep(run: Run, write: Callable[..., None], *what: Any) -> None:
+    """Write into a run's folder of results what is printed already; a failure is said, and hours are not lost by it."""
+    if not distributed.first():
+        return
+    place = run.folder / "results"
+    try:
+        place.mkdir(exist_ok=True)
+        write(place, *what)
+    except OSError as error:
+        tell(f"{place}: cannot be written, {why_not(error)}; what is printed stands")
+
+
+def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[str, Any]:
+    assert run.environment is not None
+    document = results_document(
+        scores.results,
+        dataset=run.dataset["name"],
+        environment=run.environment,
+        versions=versions(),
+        reference=run.reference,
+        checkpoint=run.checkpoint.name,
+        seed=seed,
+        temperature=temperature,
+    )
+    if scores.sweep:
+        chosen, played = best_target(scores.sweep), [result.to_json() for result in scores.sweep]
+        document["sweep"] = {"seed": seed + SWEEP_OFFSET, "chosen": chosen, "results": played}
+    return document
+
+
+def _print_scores(scores: Scores, run: Run) -> None:
+    assert run.environment is not None
+    show(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
+    if scores.sweep:
+        show(score_table(scores.sweep, None))
+        show(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
+    show(score_table(scores.results, run.reference))
+    for failure in failures([*scores.sweep, *scores.results])[:20]:
+        tell(f"failed        {failure}")

@@ -1,0 +1,196 @@
+"""The command line: `dt train` and what is done with runs. Results on standard output, messages on standard error."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from dt.cli.options import Evaluate, Import, ImportHuggingFace, Inspect, Record, Train, TrainMany
+from dt.config import Config
+from dt.presets import PRESETS
+from transformer.config import ConfigError, require_known_values
+from transformer.runs import distributed
+from transformer.runs.console import show
+from transformer.text.cli import option, parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status.
+
+    0 done, 2 bad input, 3 training broke down, 4 done but for episodes whose worlds failed, 130 and 143 signals.
+    """
+    with distributed.signals_heeded():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
+    try:
+        command = _parse(arguments)
+        require_known_values(command)
+        if isinstance(command, Inspect):
+            return _inspect(command)
+        if not isinstance(command, Train):
+            distributed.require_one(f"dt {arguments[0]}")
+        from dt.cli import sources  # what a command's options say is refused before torch comes in
+
+        if isinstance(command, Import):
+            sources.import_data(command)
+        elif isinstance(command, Train):
+            with distributed.joined():
+                data, world = sources.training_data(command)
+                from dt.cli.commands import train_and_score
+
+                train_and_score(command, data, world)
+        elif isinstance(command, TrainMany):
+            datasets, world = sources.data_of_many(command)
+            from dt.cli.commands import train_runs
+
+            train_runs(command, datasets, world)
+        elif isinstance(command, Evaluate):
+            world = sources.check_request(command)
+            from dt.cli.commands import ask
+
+            ask(command, world)
+        elif isinstance(command, Record):
+            played = sources.recording_world(command)
+            from dt.cli.commands import record_episodes
+
+            record_episodes(command, played, shlex.join(["dt", *arguments]))
+        else:
+            published = sources.published_model(command)
+            from dt.cli.commands import import_model
+
+            import_model(command, published)
+        return 0
+    except (ConfigError, OSError) as error:
+        return _refuse(error)
+    except MemoryError as error:
+        return _refuse(f"out of memory: {error}", 3)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from envs.reading.readers import DataError
+        from envs.simulate.environments import WorldError
+        from transformer.runs.checkpoint import CheckpointError
+
+        if isinstance(error, DataError | WorldError | CheckpointError):
+            return _refuse(error)
+        from dt.evaluation import FailedEpisodesError
+        from dt.policy import PolicyError
+        from transformer.runs.training import Stopped, TrainingError
+
+        if isinstance(error, PolicyError):
+            return _refuse(error)
+        if isinstance(error, TrainingError):
+            return _refuse(error, 3)
+        if isinstance(error, FailedEpisodesError):
+            return _refuse(error, 4)
+        if isinstance(error, Stopped):
+            return _refuse(error, error.code)
+        if isinstance(error, distributed.LostProcessError):
+            return _refuse(error, 3)
+        if isinstance(error, distributed.FailedElsewhereError):
+            return 2
+        raise
+
+
+def _refuse(error: Exception | str, code: int = 2) -> int:
+    distributed.tell(f"dt: {' '.join(str(error).split())}")
+    return code
+
+
+def _parse(arguments: list[str]) -> Train | TrainMany | Evaluate | Inspect | Import | Record | ImportHuggingFace:
+    """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
+    start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
+    many = TrainMany(dataset=tyro.MISSING, config=start.config)
+    commands = (
+        Annotated[Train, subcommand("train", default=start)]
+        | Annotated[TrainMany, subcommand("train-many", default=many)]
+        | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Inspect, subcommand("inspect")]
+        | Annotated[Import, subcommand("import")]
+        | Annotated[Record, subcommand("record")]
+        | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
+    )
+    description = "Decision Transformers: learn from recorded trajectories, ask for a return, get it."
+    return parse(commands, "dt", arguments, description)
+
+
+def _starting_config(arguments: list[str]) -> Config:
+    preset, folder = option(arguments, "preset"), option(arguments, "output")
+    if "--resume" in arguments and preset is not None:
+        raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
+    if "--resume" in arguments and folder:
+        from dt.learning.description import read_description
+        from transformer.runs.checkpoint import require_run
+
+        require_run(Path(folder))
+        return Config.from_json(read_description(Path(folder) / "run.json")["config"])
+    return PRESETS.get(preset or "default", PRESETS["default"])()
+
+
+def _inspect(options: Inspect) -> int:
+    """`dt inspect`: a run, or a dataset with all that is wrong with it."""
+    from envs.datasets.selection import join
+    from envs.reading.readers import DataError
+
+    if not options.what:
+        raise ConfigError("no dataset and no run named")
+    runs = [path for path in map(Path, options.what) if (path / "run.json").exists()]
+    if runs:
+        if options != Inspect(what=(options.what[0],)):
+            raise ConfigError(f"{runs[0]}: a run is told of by itself; name nothing beside it, and no option")
+        from dt.learning.training import load_run
+        from dt.sharing.report import describe_run
+
+        show(describe_run(load_run(runs[0])))
+        return 0
+    if options.plot is not None:
+        from transformer.runs.outputs import check_place
+
+        check_place(options.plot)
+    from dt.cli.sources import environment_of, load_each, seen_in
+
+    environment, datasets = environment_of(options.world), []
+    try:
+        for dataset in load_each(options.what, options.reading, environment):
+            datasets.append(dataset)
+    except DataError as error:
+        return _refuse_data(Path(options.what[len(datasets)]), error)
+    dataset = seen_in(join(datasets), environment)
+    from dt.inspection import describe_dataset, plot_dataset
+
+    show(describe_dataset(dataset))
+    if options.plot is not None:
+        plot_dataset(dataset, options.plot)
+    return 0
+
+
+def _refuse_data(path: Path, error: Any) -> int:
+    """All that is wrong with a dataset, a line each; a better word for what is none."""
+    _refuse_path(path)
+    for problem in error.problems[:20]:
+        _refuse(problem)
+    return _refuse(f"and {len(error.problems) - 20} more") if len(error.problems) > 20 else 2
+
+
+def _refuse_path(path: Path) -> None:
+    """A better word for a path that is no dataset, if there is one."""
+    from envs.reading.dqn_replay import is_replay
+    from envs.reading.flat_files import flat_files
+    from transformer.runs.checkpoint import run_around
+
+    if around := run_around(path):
+        raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
+    if path.is_dir() and not (
+        is_replay(path)
+        or flat_files(path)
+        or any((path / name).exists() for name in ("metadata.json", "data/metadata.json"))
+    ):
+        raise ConfigError(
+            f"{path}: neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
+        ) from None

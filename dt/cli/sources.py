@@ -1,0 +1,293 @@
+"""What a command's options say of data, worlds and places, checked before torch comes in: so a refusal is quick.
+
+`dt import`, which needs no torch at all, is done here.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dt.cli.options import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
+from dt.config import Config
+from dt.learning.description import columns_in, read_description
+from dt.sharing.huggingface_config import Published, read_published
+from envs.datasets.dataset import Dataset
+from envs.datasets.loading import load
+from envs.datasets.selection import join
+from envs.reading.fields import Columns, named_columns
+from envs.reading.flat_files import READERS, is_flat
+from envs.reading.readers import declared_spaces, spaces_from_json
+from envs.simulate.environments import EnvironmentSpec, check_spaces, import_environments
+from envs.simulate.scores import reference_in
+from transformer.config import ConfigError, require, require_seed
+from transformer.runs import distributed
+from transformer.runs.checkpoint import CheckpointError, checkpoints, require_new, require_new_run, require_run
+from transformer.runs.console import show, tell
+from transformer.runs.outputs import check_folder, check_place
+
+ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
+"""Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
+
+
+def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
+    """The datasets that `dt train` is given, as one, and the world that it is given beside them."""
+    if options.resume and options.output is None:
+        raise ConfigError("--resume needs --output, the run's folder")
+    if options.output is not None and not options.resume:
+        _check_begun(options.output)
+    environment = world_to_play_in(options.world)
+    resumed = options.output if options.resume else None
+    recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
+    fraction = options.fraction or tuple(share for share, _ in recorded)
+    parts = [*load_each(options.dataset, options.reading, environment, resumed)]
+    dataset = join(parts, fraction, options.config.training.seed)
+    if options.output is None:
+        _check_begun(run_folder(Path("runs"), dataset, options.config.training.seed))
+    return dataset, environment
+
+
+def _check_begun(folder: Path) -> None:
+    """Refuse to begin a run where one cannot be. Under torchrun it may be its own, which `train` tells apart."""
+    check_folder(folder)
+    if distributed.launch() is None:
+        require_new_run(folder)
+
+
+def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | None]:
+    """The datasets that `dt train-many` is given, and the world that it is given beside them."""
+    config, limit = options.config, options.minutes
+    require(config.training.seed == 0, f"seed {config.training.seed}: train-many has --seeds")
+    require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
+    environment = world_to_play_in(options.world)
+    datasets = [*load_each(options.dataset, options.reading, environment)]
+    cells_of(datasets, config, options.seeds, options.output)
+    return datasets, environment
+
+
+def cells_of(
+    datasets: Sequence[Dataset], config: Config, seeds: Sequence[int], output: Path
+) -> list[tuple[Dataset, int, Path]]:
+    """Each dataset at each seed, and the folder of its run: a new one, or a run to go on with."""
+    require(len(datasets) > 0 and len(seeds) > 0, "no dataset or no seed to train")
+    for seed in seeds:
+        require_seed(seed)
+    require(not config.model.activation_checkpointing, "activation_checkpointing: many runs at once cannot have it")
+    require(not config.training.compile, "compile: many runs at once cannot have it, a GPU records their step anyway")
+    cells = [(dataset, seed, run_folder(output, dataset, seed)) for dataset in datasets for seed in seeds]
+    folders = [folder for _, _, folder in cells]
+    twice = [str(folder) for folder in folders if folders.count(folder) > 1]
+    require(not twice, f"{twice[:1]}: two runs of one dataset and seed")
+    for folder in folders:
+        (require_run if folder.exists() else check_folder)(folder)
+    return cells
+
+
+def run_folder(output: Path, dataset: Dataset, seed: int) -> Path:
+    """Where the run of a dataset and a seed lies."""
+    return output / f"{dataset.name.replace('/', '-').replace(' ', '')}-s{seed}"
+
+
+def load_each(
+    sources: Sequence[str],
+    reading: Reading,
+    environment: EnvironmentSpec | None = None,
+    resumed: Path | None = None,
+) -> Iterator[Dataset]:
+    """The datasets that a command is given, one after the other, read as its options say.
+
+    resumed: a run whose spaces and columns hold where the options name none.
+    """
+    if not sources:
+        raise ConfigError("no dataset named")
+    spaces, columns = declared(reading.spaces, resumed), columns_for(reading.columns, sources)
+    if resumed and not reading.columns and (recorded := _recorded_parts(resumed, len(sources))):
+        columns = [each for _, each in recorded]
+    how: dict[str, Any] = {"download": reading.download, "skip_bad_episodes": reading.skip_bad_episodes}
+    for source, names in zip(sources, columns, strict=True):
+        yield load(source, columns=names, spaces=spaces, environment=environment, **how)
+
+
+def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+    """`in_world` for `dt inspect`, which makes that world and refuses one whose spaces are not the data's."""
+    if environment is not None:
+        world = environment.make()
+        world.close()
+        recorded = (dataset.observation_space, dataset.action_space)
+        check_spaces(environment, recorded, (world.observation_space, world.action_space))
+    return in_world(dataset, environment)
+
+
+def in_world(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+    """A dataset as it is told of where the user names the world to play in: with its step limit and reference."""
+    if environment is None:
+        return dataset
+    reference = reference_in(environment, dataset.environment, dataset.reference)
+    return replace(dataset, environment=environment, reference=reference)
+
+
+def check_request(options: Evaluate) -> EnvironmentSpec | None:
+    """Refuse what `dt evaluate` cannot write and what is no run; the world that it is given."""
+    _check_world_seed(options.seed)
+    _check_places(options)
+    environment = world_to_play_in(options.world)
+    _check_run(options.run)
+    return environment
+
+
+def _check_world_seed(seed: int) -> None:
+    require(0 <= seed < 2**32, f"seed must be at least 0 and below 2^32, not {seed}")
+
+
+def _check_run(folder: Path) -> None:
+    """Raise `CheckpointError` where this is no run, or one without a checkpoint."""
+    require_run(folder)
+    read_description(folder / "run.json")
+    if not checkpoints(folder):
+        raise CheckpointError(f"{folder}: no checkpoint in it")
+
+
+def _check_places(options: Evaluate) -> None:
+    """Refuse what could not be written, before hours are played for it."""
+    for path in (options.json, options.plot):
+        if path is not None:
+            check_place(path, picture=path == options.plot)
+    if options.video is not None:
+        check_folder(options.video)
+
+
+def import_data(options: Import) -> None:
+    """`dt import`: any data as a Minari dataset."""
+    from envs.datasets.writer import new_folder, write_minari
+
+    new_folder(options.dataset_id)  # refused before anything is read
+    (dataset,) = load_each([options.source], options.reading, environment_of(options.world))
+    for note in dataset.notes:
+        tell(f"note          {note}")
+    folder = write_minari(dataset, options.dataset_id)
+    show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
+
+
+def recording_world(options: Record) -> EnvironmentSpec:
+    """The world that `dt record` plays in; a policy that is none, and what does not go with it, is refused."""
+    from envs.datasets.writer import new_folder
+
+    new_folder(options.dataset_id)  # refused before anything is played
+    environment = EnvironmentSpec(options.environment, world_arguments(options.world))
+    environment.require_registered()
+    _check_world_seed(options.seed)
+    config, policy = options.config, options.policy
+    if config.target_return == "auto":
+        raise ConfigError("--target-return auto chooses what is scored; a recording asks for returns that are named")
+    if options.vec_normalize is not None and (policy == "random" or names_run(policy)):
+        raise ConfigError(f"--vec-normalize is of a Stable-Baselines3 policy, and {policy} is none")
+    if names_run(policy):
+        _check_run(Path(policy))
+        return environment
+    if config.named_targets:
+        raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
+    if policy != "random":
+        saved_algorithm(Path(policy), options.trust)
+    return environment
+
+
+def names_run(policy: str) -> bool:
+    """Whether --policy names a run's folder."""
+    return policy != "random" and (Path(policy) / "run.json").exists()
+
+
+def saved_algorithm(path: Path, trust: bool) -> str:
+    """What opens a Stable-Baselines3 file, which is pickle: refused where the user does not trust it."""
+    if not path.is_file():
+        raise ConfigError(f"--policy {path}: neither random, nor a run's folder (no run.json), nor a file")
+    try:
+        with zipfile.ZipFile(path) as file:
+            module = json.loads(file.read("data"))["policy_class"]["__module__"]
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        raise ConfigError(f"--policy {path}: no file of Stable-Baselines3's") from None
+    package, _, rest = str(module).partition(".")
+    algorithm = ALGORITHMS.get(rest.removesuffix(".policies")) if package == "stable_baselines3" else None
+    if algorithm is None:
+        raise ConfigError(f"--policy {path}: a policy of {module}; those of SAC, TD3, DDPG, DQN, PPO and A2C are known")
+    if not trust:
+        raise ConfigError(
+            f"--policy {path}: a Stable-Baselines3 file is pickle, which may run any code; --trust opens it"
+        )
+    return algorithm
+
+
+def published_model(options: ImportHuggingFace) -> Published:
+    """What `dt import-huggingface` makes a run of, all but the weights; a place for it that is taken is refused."""
+    check_folder(options.output)
+    require_new(options.output)
+    return read_published(
+        options.model,
+        context_length=options.context_length,
+        return_scale=options.return_scale,
+        normalizer=options.normalizer,
+        dataset=load(options.dataset) if options.dataset is not None else None,
+        environment=world_to_play_in(options.world),
+    )
+
+
+def environment_of(world: World) -> EnvironmentSpec | None:
+    """The world that the options name, None where they name none."""
+    kwargs = world_arguments(world)
+    if world.environment is None:
+        if kwargs:
+            raise ConfigError("--environment-kwargs needs --environment")
+        return None
+    return EnvironmentSpec(world.environment, kwargs)
+
+
+def world_to_play_in(world: World) -> EnvironmentSpec | None:
+    """The same of a command that plays: one that is not registered is refused."""
+    environment = environment_of(world)
+    if environment is not None:
+        environment.require_registered()
+    return environment
+
+
+def world_arguments(world: WorldSettings) -> dict[str, Any]:
+    """What the options say a world is made with; the module that they name is imported first."""
+    if world.import_module:
+        import_environments(world.import_module)
+    try:
+        kwargs = json.loads(world.environment_kwargs or "{}")
+    except (ValueError, RecursionError):
+        raise ConfigError(f"--environment-kwargs: not JSON: {str(world.environment_kwargs)[:80]}") from None
+    if not isinstance(kwargs, dict):
+        raise ConfigError(f"--environment-kwargs: not a JSON object: {str(world.environment_kwargs)[:80]}")
+    return kwargs
+
+
+def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
+    """The spaces that the user declares, or those that a run to resume was begun with."""
+    if spaces is not None:
+        return spaces_from_json(spaces)
+    if resumed is None:
+        return {}
+    return declared_spaces(f"{resumed}/run.json", read_description(resumed / "run.json"))
+
+
+def columns_for(given: Sequence[str], sources: Sequence[str]) -> list[Columns]:
+    """What --columns says, for each dataset: a Minari dataset beside flat files goes by its own names."""
+    pairs = [each.partition("=") for each in given]
+    for text, (field, sign, names) in zip(given, pairs, strict=True):
+        if not (field and sign and names):
+            raise ConfigError(f"--columns: {text!r}, expected FIELD=COLUMN or FIELD=COLUMN,COLUMN,...")
+    if twice := [field for field, _, _ in pairs if [other for other, _, _ in pairs].count(field) > 1]:
+        raise ConfigError(f"--columns: {twice[0]} twice; several columns are FIELD=COLUMN,COLUMN,...")
+    columns = named_columns({field: names.split(",") for field, _, names in pairs})
+    if columns and not any(is_flat(Path(source)) for source in sources):
+        raise ConfigError(f"--columns is for files ({', '.join(READERS)}), and {' '.join(sources)} is none")
+    return [columns if is_flat(Path(source)) else {} for source in sources]
+
+
+def _recorded_parts(resumed: Path, datasets: int) -> list[tuple[float, Columns]]:
+    """Share and columns of each dataset that a run to resume was begun with; none if it was of another number."""
+    parts = read_description(resumed / "run.json")["dataset"].get("parts", ())
+    return [(part["fraction"], columns_in(part)) for part in parts] if len(parts) == datasets else []

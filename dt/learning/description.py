@@ -1,0 +1,92 @@
+"""What a run's run.json may say, field by field, and the one way to read it: it may come from anywhere. No torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from dt.config import Config
+from envs.reading.fields import Columns, DataError, named_columns
+from envs.simulate.environments import EnvironmentSpec, WorldError
+from transformer.config import ConfigError, misfit
+from transformer.runs.checkpoint import SCHEMA, CheckpointError, read_json
+
+
+class PartDocument(TypedDict):
+    """A dataset that a run learned from, as `envs.datasets.dataset.Part`."""
+
+    name: str
+    source: str | None
+    fingerprint: str
+    fraction: float
+    columns: NotRequired[dict[str, list[str]]]
+
+
+class DataDocument(TypedDict):
+    """All that a run learned from; an imported one may know name and targets alone."""
+
+    name: str
+    targets: list[float]
+    fingerprint: NotRequired[str]
+    parts: NotRequired[list[PartDocument]]
+    episodes: NotRequired[int]
+    steps: NotRequired[int]
+    maximum: NotRequired[float]
+
+
+class WorldDocument(TypedDict):
+    """Where a run is played, as `EnvironmentSpec.to_json`."""
+
+    id: str
+    kwargs: NotRequired[dict[str, Any]]
+    max_episode_steps: NotRequired[int | None]
+
+
+class ReferenceDocument(TypedDict):
+    """As `envs.simulate.scores.Reference`."""
+
+    minimum: float
+    maximum: float
+    source: str
+
+
+class RunDocument(TypedDict):
+    """A run.json; `Config.from_json` looks into `config`, `space_from_json` into the spaces."""
+
+    config: dict[str, Any]
+    max_timesteps: int
+    observation_space: str
+    action_space: str
+    dataset: DataDocument
+    environment: WorldDocument | None
+    reference: ReferenceDocument | None
+    imported: NotRequired[str]
+    scored_by: NotRequired[str | None]
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The run.json of a Decision Transformer, as this version writes it; any other raises `CheckpointError`."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("kind") != "decision-transformer":
+        raise CheckpointError(f"{path}: not a Decision Transformer's run")
+    if document.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
+    if wrong := misfit(document, RunDocument):
+        raise CheckpointError(f"{path}: {wrong}")
+    try:
+        Config.from_json(document["config"])
+        environment_in(document)
+        for part in document["dataset"].get("parts", ()):
+            columns_in(part)
+    except (ConfigError, WorldError, DataError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return document
+
+
+def environment_in(document: dict[str, Any]) -> EnvironmentSpec | None:
+    """The world of a description, None where it names none."""
+    return EnvironmentSpec.from_json(document["environment"]) if document["environment"] else None
+
+
+def columns_in(part: Mapping[str, Any]) -> Columns:
+    """Which names of its source a part of the data was read by; none where they were the usual ones."""
+    return named_columns(part.get("columns", {}))

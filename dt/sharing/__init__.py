@@ -1,0 +1,1 @@
+"""A run outside of its folder: reports, pictures, films, models of Hugging Face's library."""

@@ -1,0 +1,1 @@
+"""Recordings made into one checked Dataset, joined, selected, cached and written."""

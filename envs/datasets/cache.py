@@ -1,0 +1,311 @@
+"""Flat arrays in files: a dataset that was read and checked once is mapped into memory the next time.
+
+    CACHE/0f3a.../           named after what was asked for: the source's path, the spaces, the world
+      dataset.json           what it is, and the source's files with size and time; written last
+      0.bin 1.bin ...        one array each
+
+CACHE is the environment variable DECISION_TRANSFORMER_CACHE, or `decision-transformer` where the system keeps such
+things. An entry appears by one rename, and one that is damaged, of another version or older than its source is made
+anew: it may be deleted at any time. Memory that is mapped is the system's to take back, so a dataset may be larger
+than memory.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.datasets.temporary import temporary_folder
+from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.scores import Reference
+from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
+
+FORMAT = 5
+"""Version of the layout above, and of what a reader makes of a file."""
+
+SMALLEST = 4 << 20
+"""Bytes of a source: a smaller one is read as quickly as looked up."""
+
+FRESH = 2_000_000_000
+"""Nanoseconds: a file changed so lately may change again and bear the same time, so what is read of it is not kept."""
+
+WRITTEN = 1 << 20
+"""Bytes of rows that are written at once: to open a file costs more than an episode's few rows."""
+
+PIECE = 1 << 16
+"""Numbers of an array that are looked at together where all of them might be too much for memory."""
+
+
+class CacheError(Exception):
+    """The cache cannot be written; the message says why."""
+
+
+def cache_folder() -> Path:
+    """Where entries are."""
+    named = os.environ.get("DECISION_TRANSFORMER_CACHE")
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "decision-transformer"
+
+
+# Arrays.
+
+
+class Column:
+    """Rows that come piece by piece and lie one after the other in the end: in a file of a folder, or in memory."""
+
+    def __init__(self, folder: Path | None):
+        self._path = None if folder is None else _new_file(folder)
+        self._pieces: list[NDArray[Any]] = []  # what has come, apart from what is in the file
+        self._bytes = 0  # of them
+        self._type: np.dtype[Any] | None = None  # of what is in the file
+        self._rows = 0
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Put rows (n, ...) behind those that are there; a file that cannot take them raises `CacheError`."""
+        self._pieces.append(rows)
+        self._bytes += rows.nbytes
+        if self._path is not None and self._bytes > WRITTEN:
+            self._write(self._path)
+
+    def _write(self, path: Path) -> None:
+        rows = np.concatenate(self._pieces)
+        self._shape = rows.shape[1:]
+        wide = rows.dtype if self._type is None else np.result_type(self._type, rows.dtype)
+        try:
+            if self._type not in (None, wide):
+                array(path, self._type, (self._rows, *self._shape)).astype(wide).tofile(path)
+            with path.open("ab") as file:
+                file.write(np.ascontiguousarray(rows, wide).data)
+        except OSError as error:
+            raise CacheError(f"{path.parent}: {reason(error)}") from None
+        self._type, self._rows, self._bytes = wide, self._rows + len(rows), 0
+        self._pieces.clear()
+
+    def finish(self) -> NDArray[Any]:
+        """All rows as one array, which the file backs where there is one."""
+        if self._path is None:
+            return np.concatenate(self._pieces)
+        if self._pieces:
+            self._write(self._path)
+        return array(self._path, self._type, (self._rows, *self._shape))
+
+
+def _new_file(folder: Path) -> Path:
+    try:
+        descriptor, name = tempfile.mkstemp(suffix=".bin", dir=folder)
+    except OSError as error:
+        raise CacheError(f"{folder}: {reason(error)}") from None
+    os.close(descriptor)
+    return Path(name)
+
+
+def array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A file's numbers, mapped into memory, not to be written to."""
+    if 0 in shape:
+        return np.empty(shape, kind)
+    return np.memmap(path, kind, "r", shape=shape)
+
+
+def room(shape: tuple[int, ...], kind: Any, beside: NDArray[Any]) -> NDArray[Any]:
+    """An array to fill; a nameless file backs it where one backs `beside`, which may be larger than memory."""
+    if not isinstance(beside, np.memmap) or 0 in shape:
+        return np.empty(shape, kind)
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now and no crash later
+        return np.memmap(file, kind, "r+", shape=shape)
+
+
+def pieces(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The array's rows, so many at a time as hold about `PIECE` numbers."""
+    count = max(1, PIECE // max(1, data[:1].size))
+    return (data[i : i + count] for i in range(0, len(data), count))
+
+
+def moments(data: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation over the rows, in float64, without a second array of that size: each (...)."""
+    mean = np.asarray(data.mean(axis=0, dtype=np.float64))
+    squares = sum(np.square(rows - mean).sum(axis=0) for rows in pieces(data))
+    return mean, np.sqrt(squares / len(data))
+
+
+# Entries.
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the cache keeps what is read of a source, and how its files stand now."""
+
+    folder: Path
+    files: dict[str, list[int]]  # size and time of each
+
+    @staticmethod
+    def of(
+        source: Path,
+        given: Mapping[str, Space[Any]],
+        environment: EnvironmentSpec | None,
+        skip_bad: bool,
+        columns: Mapping[str, tuple[str, ...]],
+    ) -> "Entry | None":
+        """The entry of a file or folder as it is asked for; None where it is so small that it is read each time."""
+        found = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+        stands = {str(path): path.stat() for path in found}
+        if sum(each.st_size for each in stands.values()) < SMALLEST:
+            return None
+        asked = {
+            "source": str(source.resolve()),
+            "spaces": {name: space_to_json(space) for name, space in given.items()},
+            "environment": environment and environment.to_json(),
+            "skip_bad": skip_bad,
+            "columns": dict(columns),
+        }
+        name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return Entry(cache_folder() / name, {path: [each.st_size, each.st_mtime_ns] for path, each in stands.items()})
+
+    def read(self, *, verify: bool = False) -> tuple[dict[str, Any], str] | None:
+        """A `Dataset`'s fields and its fingerprint; None where there is no entry, or none that can be used.
+
+        verify: hash it all, instead of looking at sizes alone.
+        """
+        try:
+            document = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
+            if (document["format"], document["version"], document["files"]) != (*_versions(), self.files):
+                return None
+            arrays = [_opened(self.folder, each, verify) for each in document["arrays"]]
+            return _fields(document, arrays), str(document["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None  # whatever is wrong with it, it is made anew
+
+    @contextmanager
+    def building(self) -> Iterator[Path]:
+        """A folder to fill, gone afterwards unless it was kept."""
+        with ExitStack() as held:
+            try:
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                temporary = held.enter_context(temporary_folder(self.folder.parent, ".building-"))
+            except OSError as error:
+                raise CacheError(f"{self.folder.parent}: {reason(error)}") from None
+            yield temporary
+
+    def keep(self, building: Path, fields: Mapping[str, Any], fingerprint: str) -> bool:
+        """Make what was built the entry; False where the source is so fresh that it is not kept."""
+        if any(time.time_ns() - changed < FRESH for _, changed in self.files.values()):
+            return False
+        try:
+            arrays = [_stored(building, *each) for each in _arrays(fields)]
+            document = {**_document(fields), "files": self.files, "fingerprint": fingerprint, "arrays": arrays}
+            (building / "dataset.json").write_text(json.dumps(document), encoding="utf-8")
+            for path in building.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            if self.folder.exists():  # stale or damaged
+                with temporary_folder(self.folder.parent, ".removing-") as doomed:
+                    self.folder.rename(doomed / "entry")
+            building.rename(self.folder)
+        except OSError as error:
+            raise CacheError(f"{self.folder.parent}: {reason(error)}") from None
+        return True
+
+
+def _versions() -> tuple[int, str]:
+    return FORMAT, version("decision-transformer")
+
+
+def _arrays(fields: Mapping[str, Any]) -> Iterator[tuple[str, str | None, NDArray[Any]]]:
+    """Field, leaf and array of each array of a dataset."""
+    for name in ("observations", "final_observations", "actions"):
+        for leaf, values in (fields[name] or {}).items():
+            yield name, leaf, values
+    for name in ("rewards", "offsets", "terminated", "truncated"):
+        yield name, None, fields[name]
+
+
+def _stored(folder: Path, field: str, leaf: str | None, values: NDArray[Any]) -> dict[str, Any]:
+    """Where an array is in this folder; it is written unless it is there already."""
+    path = Path(values.filename or "") if isinstance(values, np.memmap) else Path()
+    if path.parent != folder:
+        path = _new_file(folder)
+        np.ascontiguousarray(values).tofile(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    shape = {"type": values.dtype.str, "shape": list(values.shape)}
+    return {"field": field, "leaf": leaf, "file": path.name, **shape, "sha256": digest}
+
+
+def _opened(folder: Path, stored: Mapping[str, Any], verify: bool) -> tuple[str, str | None, NDArray[Any]]:
+    path, kind, shape = folder / Path(stored["file"]).name, np.dtype(stored["type"]), tuple(stored["shape"])
+    if path.stat().st_size != int(np.prod(shape)) * kind.itemsize:
+        raise ValueError(f"{path}: not of its size")
+    if verify:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != stored["sha256"]:
+                raise ValueError(f"{path}: damaged")
+    return stored["field"], stored["leaf"], array(path, kind, shape)
+
+
+def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a dataset that is no array, as JSON."""
+    environment, reference = fields["environment"], fields["reference"]
+    return {
+        **dict(zip(("format", "version"), _versions(), strict=True)),
+        "name": fields["name"],
+        "source": str(fields["source"]),
+        "observation_space": space_to_json(fields["observation_space"]),
+        "action_space": space_to_json(fields["action_space"]),
+        "inferred": list(fields["inferred"]),
+        "environment": environment and environment.to_json(),
+        "left_out": environment and list(environment.left_out),
+        "from_file": environment and environment.from_file,
+        "reference": reference and vars(reference),
+        "notes": list(fields["notes"]),
+        "told": dict(fields["told"]),
+    }
+
+
+def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDArray[Any]]]) -> dict[str, Any]:
+    """A dataset's fields again, the inverse of `_document` and `_arrays`; what is missing raises `KeyError`."""
+    found = {(field, leaf): values for field, leaf, values in arrays}
+    observation_space, action_space = (space_from_json(document[f"{kind}_space"]) for kind in ("observation", "action"))
+    seen, done = leaf_spaces(observation_space), leaf_spaces(action_space)
+    finals = any(field == "final_observations" for field, _ in found)
+    world, reference = document["environment"], document["reference"]
+    return {
+        "name": str(document["name"]),
+        "source": Path(document["source"]),
+        "observation_space": observation_space,
+        "action_space": action_space,
+        "observations": {leaf: found["observations", leaf] for leaf in seen},
+        "final_observations": {leaf: found["final_observations", leaf] for leaf in seen} if finals else None,
+        "actions": {leaf: found["actions", leaf] for leaf in done},
+        "rewards": found["rewards", None],
+        **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
+        "inferred": tuple(document["inferred"]),
+        "environment": EnvironmentSpec(**world, left_out=tuple(document["left_out"]), from_file=document["from_file"])
+        if world
+        else None,
+        "reference": Reference(**reference) if reference else None,
+        "notes": tuple(document["notes"]),
+        "told": document["told"],
+    }

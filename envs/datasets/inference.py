@@ -1,0 +1,78 @@
+"""Spaces of recorded numbers that nobody declared: inferred, and told to whoever looks, since it is a guess."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.datasets.cache import pieces
+from envs.spaces import space_to_json
+
+MOST_VALUES = 1024
+"""Integers of more values than this are taken for quantities where no space is declared, and not for choices."""
+
+
+def infer(values: Sequence[Any], field: str) -> Space[Any]:
+    """The space of values that nobody declared: wide enough for all of them and for others like them.
+
+    values: (N, ...) each, or dictionaries and tuples of such, which nest alike. field: "observations" or "actions".
+    """
+    first = values[0]
+    if isinstance(first, dict):
+        return spaces.Dict({key: infer([value[key] for value in values], field) for key in first})
+    if isinstance(first, tuple):
+        return spaces.Tuple([infer(parts, field) for parts in zip(*values, strict=True)])
+    shape, kind = first.shape[1:], np.result_type(*(value.dtype for value in values))
+    if kind.kind == "b" and shape not in ((), (1,)):
+        bits = shape[0] if len(shape) == 1 else shape
+        return spaces.MultiBinary(bits) if all(shape) else spaces.Box(0, 1, shape, np.int8)
+    if kind.kind == "f" and field != "actions":
+        return spaces.Box(-np.inf, np.inf, shape, kind.type)
+    low = np.min([value.min(0, initial=0) for value in values], 0)
+    high = np.max([value.max(0, initial=0) for value in values], 0)
+    if kind.kind == "f":
+        reach = np.maximum(high, -low).max(initial=0)
+        bound = 1.0 if 0.5 < reach <= 1 else np.inf  # as most worlds have it
+        return spaces.Box(-bound, bound, shape, kind.type)
+    few = int(high.max(initial=0)) - int(low.min(initial=0)) < MOST_VALUES
+    if few and shape in ((), (1,)):
+        return spaces.Discrete(int(high.max()) - int(low.min()) + 1, start=int(low.min()))
+    # A vector of small numbers is buttons where it is done. Where it is seen it may as well be counts or places on a
+    # grid, whose order a table of choices would lose and whose unseen values it could not take: that stays a Box.
+    if few and field == "actions" and len(shape) == 1 and shape[0] and low.min() == 0:
+        return spaces.MultiDiscrete(high.astype(np.int64) + 1)
+    return spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind.type)
+
+
+def inferred_note(name: str, space: Space[Any]) -> str:
+    """That a space was inferred, in words. name: "observation_space" or "action_space"."""
+    return f"{name} is declared nowhere and inferred: {' '.join(str(space).split())} (--spaces says otherwise)"
+
+
+def inferred_notes(space: Space[Any], value: Any, field: str) -> Iterator[str]:
+    """What is to be said where a space was inferred from a value."""
+    name = f"{field[:-1]}_space"
+    yield inferred_note(name, space)
+    if (
+        field == "actions"
+        and isinstance(value, np.ndarray)
+        and value.dtype.kind == "f"
+        and value.size
+        and is_whole(value)
+    ):
+        choices = infer([value.astype(np.int64)], field)
+        if not isinstance(choices, spaces.Box) and value.min() != value.max():
+            said = {key: part for key, part in json.loads(space_to_json(choices)).items() if key != "dtype"}
+            if not np.any(said["start"]):
+                del said["start"]
+            yield f"actions are floats, but whole numbers: choices? --spaces '{json.dumps({name: said})}'"
+
+
+def is_whole(array: NDArray[Any]) -> bool:
+    """Whether all of these floats are whole numbers that an integer can be."""
+    exact = 2.0**53  # above it a float of 64 bits does not know all integers
+    return all(((rows == np.floor(rows)) & (np.abs(rows) < exact)).all() for rows in pieces(array))

@@ -1,0 +1,369 @@
+"""The one door to a `Dataset`, whatever it comes from, and the one check of what it holds.
+
+Files by `load`, arrays by `from_arrays`, one episode after the other by `from_episodes`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.datasets.assemble import (
+    Fields,
+    beyond,
+    flat_arrays,
+    in_file,
+    joined,
+    left_out_notes,
+    not_finite,
+    place,
+    split,
+    type_problem,
+)
+from envs.datasets.cache import CacheError, Entry
+from envs.datasets.dataset import Dataset
+from envs.datasets.selection import take
+from envs.reading.dqn_replay import is_replay, read_replay, with_actions
+from envs.reading.fields import Columns, DataError, choose_all, named_columns
+from envs.reading.flat_files import is_flat, read_flat
+from envs.reading.minari_folders import read_folder
+from envs.reading.readers import PACKAGED, SPACES, Header, check_is_file, minari_root
+from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.scores import reference_in
+from envs.spaces import leaf_spaces, reason
+
+CacheUse = Literal["use", "verify", "off"]
+"""What `load` may do with what it read and checked before."""
+
+
+def load(
+    source: str | Path,
+    *,
+    download: bool = False,
+    spaces: Mapping[str, Space[Any]] | None = None,
+    environment: EnvironmentSpec | None = None,
+    cache: CacheUse = "use",
+    skip_bad_episodes: bool = False,
+    columns: Mapping[str, str | Iterable[str]] | None = None,
+) -> Dataset:
+    """Read and check a dataset: a Minari id or folder, a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`), or a
+    folder of DQN replay files.
+
+    An id is looked up among the datasets that ship with the package, then under Minari's own root (the environment
+    variable MINARI_DATASETS_PATH, or ~/.minari/datasets). With `download`, an id that is not there is fetched from
+    Minari's server.
+
+    spaces: "observation_space" and "action_space", one or both, instead of what the file says.
+    environment: the world it is meant for, instead of the one that the file names. Spaces that a flat file does not
+    declare are this world's, or, without one, inferred from the numbers.
+    cache: what was read once lies in `envs.datasets.cache` as arrays that are mapped into memory, as long as the
+    source's files have their size and time; "verify" hashes those arrays first, "off" reads the source and keeps
+    nothing.
+    skip_bad_episodes: leave out episodes with a number that is missing, not finite or no such choice, and those of a
+    Minari dataset that cannot be read or have another shape; notes say which and why. What is wrong with all of it is
+    refused.
+    columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}; several
+    make a vector, in that order. Fields that it does not name go by their usual names.
+    Raises `DataError` with the file, the episode and the field; `WorldError` where that world cannot be made.
+    """
+    if cache not in get_args(CacheUse):
+        raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
+    given, named = dict(spaces or {}), named_columns(columns or {})
+    try:
+        path = find(str(source), download)
+        if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
+            path = path.parent
+        if named and path.is_dir():
+            raise DataError(f"{path}: a folder's fields have names of their own; columns are for flat files")
+        dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes, named)
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
+    lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
+    dataset = replace(dataset, loaded_from=(lasting,), columns=named)
+    if fingerprint is not None:
+        vars(dataset)["fingerprint"] = fingerprint  # it is known: a cached property is kept there
+    return dataset
+
+
+def _cached(
+    path: Path,
+    given: dict[str, Space[Any]],
+    environment: EnvironmentSpec | None,
+    cache: str,
+    skip_bad: bool,
+    columns: Columns,
+) -> tuple[Dataset, str | None]:
+    """A file or folder as the cache has it, or read and put there; its fingerprint where that is known."""
+    entry = Entry.of(path, given, environment, skip_bad, columns) if cache != "off" else None
+    if entry is None:
+        return _read(path, given, environment, skip_bad, columns), None
+    if found := entry.read(verify=cache == "verify"):
+        return Dataset(**found[0]), found[1]
+    try:
+        with entry.building() as folder:
+            dataset = _read(path, given, environment, skip_bad, columns, folder)
+            if entry.keep(folder, vars(dataset), dataset.fingerprint) and (found := entry.read()):
+                return Dataset(**found[0]), found[1]
+            return dataset, dataset.fingerprint  # what is mapped lives on without a name
+    except CacheError as error:
+        dataset = _read(path, given, environment, skip_bad, columns)
+        return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
+
+
+def _read(
+    path: Path,
+    given: dict[str, Space[Any]],
+    environment: EnvironmentSpec | None,
+    skip_bad: bool,
+    columns: Columns,
+    folder: Path | None = None,
+) -> Dataset:
+    """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
+    if path.is_dir() and is_replay(path):
+        header, episodes = read_replay(path, given)
+        header = with_actions(_in_world(header, environment), path)
+        return _dataset(*joined(header, episodes, folder, skip_bad), skip_bad)
+    if path.is_dir():
+        header, episodes = read_folder(path, given)
+        return _dataset(*joined(_in_world(header, environment), episodes, folder, skip_bad), skip_bad)
+    header, arrays = read_flat(path, given, columns)
+    return _dataset(*split(_in_world(header, environment), arrays), skip_bad)
+
+
+def from_arrays(
+    *,
+    observation_space: Space[Any] | None = None,
+    action_space: Space[Any] | None = None,
+    environment: EnvironmentSpec | None = None,
+    name: str = "arrays",
+    **arrays: Any,
+) -> Dataset:
+    """A checked dataset from flat arrays of N steps, the E episodes one after the other.
+
+    observations: (N, ...), or (N + E, ...) with each episode's final one at its end. actions: (N, ...). rewards: (N,).
+    Arrays of a Dict space come as a dictionary of arrays, those of a Tuple space as a tuple.
+    Where episodes end is told by `lengths` (E,), or `episode` (N,), the number or name of each step's episode, or by
+    `terminated` and `truncated`, or `done`, which is either of them, (N,) themselves. With one of the first two these
+    may be (E,) as well.
+    next_observations: (N, ...); only each episode's last one is kept, as its final observation.
+    The other names of fields in files (`envs.reading.fields.FIELDS`: terminations, terminals, ...) are known too.
+    Spaces that are not given are the environment's, or inferred; the dataset's notes say so.
+    Raises `DataError` with the episode and the field.
+    """
+    given = {key: array for key, array in arrays.items() if array is not None}
+    fields = {field: given[key] for field, key in choose_all(name, given).items()}
+    header = _header(name, observation_space, action_space)
+    return _dataset(*split(_in_world(header, environment), fields))
+
+
+def from_episodes(
+    episodes: Iterable[Mapping[str, Any]],
+    *,
+    observation_space: Space[Any] | None = None,
+    action_space: Space[Any] | None = None,
+    environment: EnvironmentSpec | None = None,
+    name: str = "episodes",
+) -> Dataset:
+    """A checked dataset from episodes of T steps, each a mapping.
+
+    observations: (T + 1, ...), or (T, ...) in every episode. actions: (T, ...). rewards: (T,). terminated,
+    truncated, done: True or False, or (T,) of which only the last may be true; left out, they are False.
+    The rest is as with `from_arrays`. `id` and `infos`, which Minari's episodes have too, are left alone.
+    """
+    arrays = flat_arrays(name, episodes)
+    header = _header(name, observation_space, action_space)
+    return _dataset(*split(_in_world(header, environment), arrays))
+
+
+# Where it lies, and what it is checked for.
+
+
+def find(source: str, download: bool = False) -> Path:
+    """The file or folder that a user means by a path or a Minari id; one that is nowhere raises `DataError`."""
+    if not source:
+        raise DataError("no dataset named")
+    path = Path(source)
+    if path.exists():
+        if not path.is_dir():
+            check_is_file(path)  # a pipe or a device may never end
+        return path
+    if is_flat(path) or path.is_absolute() or ".." in path.parts or source.startswith("~"):
+        raise DataError(f"{source}: no such file or folder")
+    shipped = PACKAGED / f"{source.replace('/', '-')}.npz"
+    if shipped.exists():
+        return shipped
+    root = minari_root()
+    if not (root / source / "data").is_dir() and download:
+        _download(source)
+    if not (root / source / "data").is_dir():
+        raise DataError(
+            f"{source}: no such file or folder, and no dataset of that id in {root} (--download fetches it)"
+        )
+    return root / source
+
+
+def _download(dataset_id: str) -> None:
+    import minari
+
+    try:
+        minari.download_dataset(dataset_id)
+    except Exception as error:  # the hub's clients raise errors of many kinds
+        raise DataError(f"{dataset_id}: cannot be downloaded ({reason(error)})") from None
+
+
+def _header(name: str, observation_space: Space[Any] | None, action_space: Space[Any] | None) -> Header:
+    given = dict(zip(SPACES, (observation_space, action_space), strict=True))
+    return Header(name=name, source=name, spaces={key: space for key, space in given.items() if space is not None})
+
+
+def _in_world(header: Header, environment: EnvironmentSpec | None) -> Header:
+    """The header for a world that the user names; the recording's own goes first where it names one."""
+    if environment is None:
+        return header
+    if header.environment is None:
+        reference = reference_in(environment, None, header.reference)
+        header = replace(header, environment=environment, reference=reference)
+    if all(name in header.spaces for name in SPACES):
+        return header
+    world = environment.make()
+    world.close()
+    return replace(header, spaces={name: header.spaces.get(name, getattr(world, name)) for name in SPACES})
+
+
+def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
+    """The dataset, if its numbers are what they must be."""
+    dataset = Dataset(
+        name=header.name,
+        source=header.source,
+        observation_space=header.spaces["observation_space"],
+        action_space=header.spaces["action_space"],
+        inferred=header.inferred,
+        environment=header.environment,
+        reference=header.reference,
+        notes=header.notes,
+        told=header.told,
+        **fields,
+    )
+    left = _without_bad(dataset, header) if skip_bad else dataset
+    return _checked(left, header.missing if left is dataset else {}, header.rows)
+
+
+def _checked(
+    dataset: Dataset, missing: Mapping[str, NDArray[np.int64]], file_rows: NDArray[np.int64] | None
+) -> Dataset:
+    """The dataset with what is odd about it noted; what is wrong with it raises `DataError`, all of it at once."""
+    problems = [*_type_problems(dataset), *(fault.message(dataset, file_rows) for fault in _faults(dataset, missing))]
+    if problems:
+        raise DataError(*problems)
+    notes = [*dataset.notes, *_oddities(dataset)]
+    unended = int((~dataset.terminated & ~dataset.truncated).sum())
+    if unended:
+        notes.append(f"{unended} of {dataset.num_episodes} episodes neither terminate nor are truncated")
+    return replace(dataset, notes=tuple(notes))
+
+
+def _without_bad(dataset: Dataset, header: Header) -> Dataset:
+    """The dataset without the episodes that hold a bad number, which are noted."""
+    bad: dict[int, str] = {}
+    for fault in _faults(dataset, header.missing):
+        for episode in fault.episodes(dataset):
+            name = header.labels[episode] if header.labels else f"episode {episode}"
+            bad.setdefault(episode, f"{name}: {fault.label} {fault.why}")
+    if not bad:
+        return dataset
+    left = np.setdiff1d(np.arange(dataset.num_episodes), list(bad))
+    if len(left) == 0:
+        return dataset  # the check says why
+    taken = take(dataset, left, f"{len(bad)} left out")
+    return replace(taken, notes=(*taken.notes, *left_out_notes([bad[episode] for episode in sorted(bad)])))
+
+
+def _fields(dataset: Dataset) -> Iterator[tuple[str, NDArray[Any], Space[Any]]]:
+    """Label, array and space of each leaf of observations and actions."""
+    for column, leaves, space in (
+        ("observations", dataset.observations, dataset.observation_space),
+        ("actions", dataset.actions, dataset.action_space),
+    ):
+        for name, leaf in leaf_spaces(space).items():
+            yield column if len(leaves) == 1 else f"{column}/{name}", leaves[name], leaf
+
+
+def _type_problems(dataset: Dataset) -> Iterator[str]:
+    if dataset.rewards.dtype.kind not in "fiu":
+        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers"
+    elif dataset.rewards.dtype.itemsize > 8:
+        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, at most float64 is taken"
+    for label, array, leaf in _fields(dataset):
+        yield from type_problem(f"{dataset.source}: {label}", array, leaf)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Bad numbers of one array, whose rows are steps, or episodes; or cells of a table with no number in them."""
+
+    label: str
+    array: NDArray[Any] | None  # None of a table's column, whose rows are named too
+    bad: NDArray[np.bool_]
+    why: str
+    by_episode: bool = False
+
+    def message(self, dataset: Dataset, file_rows: NDArray[np.int64] | None) -> str:
+        """Where the first of them is, and how many there are. file_rows: as in `Header`."""
+        row, *inside = (int(i) for i in np.unravel_index(self.bad.argmax(), self.bad.shape))
+        where = f"episode {row}" if self.by_episode else place(dataset.offsets, row)
+        count = f", the first of {int(self.bad.sum())}" if self.bad.sum() > 1 else ""
+        if self.array is None:
+            return f"{dataset.source}: {where}, row {in_file(row, file_rows)}, {self.label}: {self.why}{count}"
+        value = self.array[(row, *inside)]
+        return f"{dataset.source}: {where}, {self.label}{inside or ''}: {value} is {self.why}{count}"
+
+    def episodes(self, dataset: Dataset) -> list[int]:
+        """Episodes that hold one of them."""
+        rows = np.flatnonzero(self.bad.reshape(len(self.bad), -1).any(1))
+        found = rows if self.by_episode else np.searchsorted(dataset.offsets, rows, side="right") - 1
+        return [int(episode) for episode in np.unique(found)]
+
+
+def _faults(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Iterator[_Fault]:
+    """What numbers are bad: those that are missing, not finite, or no choice of their space."""
+    for column, rows in missing.items():
+        bad = np.zeros(dataset.num_steps, np.bool_)
+        bad[rows] = True
+        at_ends = len(rows) == dataset.num_episodes > 1 and bool(bad[dataset.offsets[1:] - 1].all())
+        rest = " (in each episode's last row: one of a final observation alone is no step and must go)" * at_ends
+        yield _Fault(f"column {column!r}", None, bad, f"nothing there{rest}")
+    if dataset.rewards.dtype.kind in "fiu" and (bad := not_finite(dataset.rewards)).any():
+        yield _Fault("rewards", dataset.rewards, bad, "not finite")
+    elif (bad := not_finite(dataset.returns)).any():
+        yield _Fault("return", dataset.returns, bad, "not finite, though its rewards are", by_episode=True)
+    for label, array, leaf in _fields(dataset):
+        if list(type_problem("", array, leaf)):
+            continue
+        if (bad := not_finite(array)).any():
+            yield _Fault(label, array, bad, "not finite")
+        if not isinstance(leaf, spaces.Box) and (bad := beyond(array, leaf)).any():
+            yield _Fault(label, array, bad, f"outside {leaf}")
+    leaves = leaf_spaces(dataset.observation_space)
+    for name, array in (dataset.final_observations or {}).items():
+        label = "final observation" if len(dataset.observations) == 1 else f"final observation/{name}"
+        if (bad := not_finite(array)).any():
+            yield _Fault(label, array, bad, "not finite", by_episode=True)
+        if not isinstance(leaves[name], spaces.Box) and (bad := beyond(array, leaves[name])).any():
+            yield _Fault(label, array, bad, f"outside {leaves[name]}", by_episode=True)
+
+
+def _oddities(dataset: Dataset) -> Iterator[str]:
+    """What is odd about numbers of a Box, and legitimate."""
+    for label, array, leaf in _fields(dataset):
+        if not isinstance(leaf, spaces.Box):
+            continue
+        if array.dtype != leaf.dtype:
+            yield f"{label} are recorded as {array.dtype}, the space says {leaf.dtype}"
+        if (far := beyond(array, leaf)).any():
+            steps = far.reshape(len(array), -1).any(1)
+            yield f"{label}: {int(steps.sum())} of {len(array)} steps are beyond the space's bounds"

@@ -1,0 +1,403 @@
+"""Flat files: D4RL's HDF5, `.npz`, CSV and Parquet. One array a field, all episodes one after the other."""
+
+import math
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.reading.fields import (
+    ENDS,
+    FIELDS,
+    IN_ARRAYS,
+    NEEDED,
+    Columns,
+    DataError,
+    choose,
+    listed,
+    looks_like_an_end,
+    looks_like_an_episode,
+)
+from envs.reading.hdf5 import numbers_at, open_hdf5
+from envs.reading.readers import Header, as_numbers, header_of, most_bytes, parse_metadata, too_much
+from envs.spaces import printable, reason
+
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+"""Suffixes of compressed files."""
+
+INTERLEAVED = "rows of episodes were interleaved: each episode's were put together, in the order that they had"
+"""A note on a table in which several episodes were written side by side."""
+
+ROWS = 1 << 16
+"""Rows of a table that are read at once."""
+
+
+def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> tuple[Header, dict[str, Any]]:
+    """A flat file as arrays by the names of `FIELDS`.
+
+    given: spaces by name, instead of the metadata's own. columns: which names of the file hold which field.
+    """
+    if not is_flat(path):
+        if path.suffix.lower() in PACKED:
+            raise DataError(f"{path}: compressed; unpack it first")
+        raise DataError(
+            f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
+        )
+    arrays, unread = READERS[path.suffix.lower()](path, columns)
+    ends = [name for name in unread if looks_like_an_end(name)]
+    told = arrays.keys() & {"episode", "lengths"} or columns.keys() & ENDS
+    both = "done" in arrays or {"terminated", "truncated"} <= arrays.keys()
+    named = [name for name in unread if looks_like_an_episode(name)]
+    if named and not told and not both:  # the same: an episode that was cut would go on in the next
+        raise DataError(
+            f"{path}: {named[0]!r} looks like the episodes' numbers and is not read: --columns 'episode={named[0]}' "
+            "says that it is, --columns terminated=NAME that flags alone tell the ends"
+        )
+    if ends and not told:  # two episodes might be taken for one
+        raise DataError(
+            f"{path}: {ends[0]!r} looks like an end of episodes and is not read: "
+            "--columns says which are terminated, truncated or done"
+        )
+    metadata = arrays.pop("metadata", None)
+    parsed = {} if metadata is None else parse_metadata(f"{path}: metadata", str(metadata))
+    header = header_of(f"{path}: metadata", path, parsed, given)
+    header = replace(header, missing=arrays.pop("missing", {}), rows=arrays.pop("rows", None))
+    notes = [f"not read: {listed([name or 'a column without a name' for name in unread])}"] if unread else []
+    notes += [INTERLEAVED] if header.rows is not None else []
+    notes += [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
+    return replace(header, notes=tuple(map(printable, notes))), arrays
+
+
+def is_flat(path: Path) -> bool:
+    """Whether a path is a flat file's, by its suffix."""
+    return path.suffix.lower() in READERS
+
+
+def flat_files(folder: Path) -> list[Path]:
+    """The flat files in a folder; Minari's own file is none."""
+    return sorted(path for path in folder.iterdir() if is_flat(path) and path.name != "main_data.hdf5")
+
+
+def _read_npz(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: cannot be read as .npz (no zip file)")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            usual = choose(str(path), file.files, IN_ARRAYS, columns)
+            chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
+            if "metadata" in file.files:
+                chosen["metadata"] = ("metadata",)
+            arrays, room = {}, most_bytes(path)
+            for field, names in chosen.items():
+                for name in names:
+                    if name not in file.files:
+                        raise DataError(f"{path}: no {name!r} in it, only {listed(sorted(file.files))}")
+                    room -= _declared_bytes(path, file.zip, name)
+                    if room < 0:
+                        raise DataError(f"{path}: {name}: {too_much(path)}")
+                arrays[field] = _side_by_side(path, field, [np.asarray(file[name]) for name in names])
+            return arrays, _unread(file.files, chain.from_iterable(chosen.values()))
+    except DataError:
+        raise
+    except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
+        raise DataError(f"{path}: cannot be read as .npz ({reason(error)})") from None
+
+
+def _side_by_side(path: Path, field: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    """One array as it is; several, each (N,) or (N, k), as one vector a step: (N, K)."""
+    if len(arrays) == 1:
+        return arrays[0]
+    shapes = [array.shape for array in arrays]
+    if any(len(shape) not in (1, 2) or shape[0] != shapes[0][0] for shape in shapes):
+        raise DataError(f"{path}: {field}: shapes {', '.join(map(str, shapes))} do not make one vector a step")
+    return np.column_stack(arrays)
+
+
+def _declared_bytes(path: Path, archive: Any, name: str) -> int:
+    """Bytes of an array in an .npz file, by its header, before anything makes room for it."""
+    from numpy.lib import format as npy
+
+    member = name if name in archive.namelist() else f"{name}.npy"
+    with archive.open(member) as file:
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(file))
+        if read is None:
+            raise DataError(f"{path}: {name}: not an array of numbers")
+        shape, _, kind = read(file)
+        there = archive.getinfo(member).file_size - file.tell()
+    if kind.hasobject:
+        raise DataError(f"{path}: {name}: type {kind} is pickle, which may run any code; expected numbers")
+    size = math.prod(shape) * kind.itemsize
+    if size > there:
+        raise DataError(f"{path}: {name}: shape {shape} of {kind}: {size} bytes declared, {there} there")
+    return size
+
+
+def _read_hdf5(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
+    """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone."""
+    with open_hdf5(path) as file:
+        names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
+        usual = choose(str(path), names, IN_ARRAYS, columns)
+        chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
+        arrays = {
+            field: _side_by_side(path, field, [numbers_at(file, path, name) for name in each])
+            for field, each in chosen.items()
+        }
+        return arrays, _unread(names, chain.from_iterable(chosen.values()))
+
+
+def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
+    """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists."""
+    is_csv = path.suffix.lower() == ".csv"
+    try:
+        import pyarrow
+        from pyarrow import parquet
+
+        table = _read_csv(path) if is_csv else parquet.ParquetFile(path)
+        schema = table.schema if is_csv else table.schema_arrow
+        names = list(schema.names)
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
+        stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
+        chosen = choose(str(path), stems, FIELDS, columns)
+        if "step" in chosen and not _is_of_numbers(schema, chosen["step"]):
+            del chosen["step"]  # a date, which says nothing of the rows' order that could be relied on
+        found = {field: _columns_of(path, names, stem, field) for field, stem in chosen.items()}
+        found |= {field: _columns_named(path, names, each) for field, each in columns.items()}
+        read = [name for each in found.values() for name in ([each] if isinstance(each, str) else each)]
+        if not is_csv:
+            table = _read_parquet(path, table, read)
+    except ImportError:
+        raise DataError(
+            f"{path}: reading CSV and Parquet needs pyarrow: pip install 'decision-transformer[arrow]'"
+        ) from None
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
+    if table.num_rows == 0:
+        raise DataError(f"{path}: no row in it")
+    missing: dict[str, NDArray[np.int64]] = {}
+    arrays: dict[str, Any] = {field: _values(path, table, each, field, missing) for field, each in found.items()}
+    rows = _together(path, arrays)
+    if rows is not None:
+        arrays = {**{field: values[rows] for field, values in arrays.items()}, "rows": rows}
+        missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
+    return {**arrays, "missing": missing}, _unread(names, read)
+
+
+def _read_csv(path: Path) -> Any:
+    """A CSV's columns, separated by what its first line says: commas, semicolons or tabs."""
+    from pyarrow import csv
+
+    with path.open("rb") as file:
+        head = file.readline(1 << 16)
+    bare = re.sub(rb'"[^"]*"', b"", head)  # a name in quotes may hold any of them
+    sign = max(",;\t", key=lambda sign: bare.count(sign.encode()))
+    return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=sign))
+
+
+def _together(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
+    """The rows in an order in which those of an episode stand together; None where they do.
+
+    That the rows of each were written in the order of time must be seen: in next_observations, which are compared
+    later, or in steps that are evenly counted. Shuffled rows look the same otherwise.
+    """
+    episode = arrays.get("episode")
+    if episode is None:
+        return None
+    starts = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
+    names, first = np.unique(episode[starts], return_index=True)
+    if len(names) == len(starts):
+        return None
+    place = np.argsort(np.argsort(first))  # of each name, in the order of their first rows
+    number = place[np.searchsorted(names, episode)]
+    rows = np.argsort(number, kind="stable")
+    if "next_observations" not in arrays and not _counted(arrays.get("step"), rows, number[rows]):
+        again = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
+        raise DataError(
+            f"{path}: episode: {episode[again]} begins again at row {again + 1}, and neither a column step that counts "
+            "evenly nor next_observations shows the order of its rows: sort them by episode, then by time "
+            "(where several columns name an episode, --columns episode=ONE,OTHER)"
+        )
+    return rows
+
+
+def _counted(step: NDArray[Any] | None, rows: NDArray[np.int64], number: NDArray[np.int64]) -> bool:
+    """Whether the steps of each episode, in this order of the rows, go up by the same amount everywhere."""
+    if step is None:
+        return False
+    gaps = np.diff(step[rows].astype(np.float64))[number[1:] == number[:-1]]
+    return bool(len(gaps) and gaps.min() > 0 and np.allclose(gaps, gaps[0]))
+
+
+def _numbered(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
+    """A number for each episode that several columns name together: (N,)."""
+    number = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        index = np.unique(column, return_inverse=True)[1]
+        number = np.unique(number * (index.max() + 1) + index, return_inverse=True)[1]
+    return number
+
+
+def _is_of_numbers(schema: Any, name: str) -> bool:
+    """Whether a column of this name is there and holds numbers."""
+    from pyarrow import types
+
+    if name not in schema.names:
+        return False
+    kind = schema.field(name).type
+    return types.is_integer(kind) or types.is_floating(kind)
+
+
+def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
+    """These columns, unless their numbers would fill the memory; of a text that stands in it often, one copy."""
+    import pyarrow
+    from pyarrow import parquet, types
+
+    kinds = {name: file.schema_arrow.field(name).type for name in names}
+    for name, kind in kinds.items():
+        inner = kind.value_type if types.is_list(kind) or types.is_fixed_size_list(kind) else kind
+        if types.is_nested(inner) or (inner is not kind and not types.is_primitive(inner)):
+            raise DataError(f"{path}: column {name!r}: type {kind}, expected numbers")
+    texts = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    batches, room = [], most_bytes(path)
+    for batch in parquet.ParquetFile(path, read_dictionary=texts).iter_batches(ROWS, columns=names):
+        room -= batch.nbytes
+        if room < 0:  # not asked of the file's metadata: where that is damaged, to ask ends the process
+            raise DataError(f"{path}: {too_much(path)}")
+        batches.append(batch)
+    schema = batches[0].schema if batches else pyarrow.schema(list(kinds.items()))
+    return pyarrow.Table.from_batches(batches, schema)
+
+
+def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | list[str]:
+    """The column of this name, or those numbered name_0, name_1, ...; both may not be there."""
+    numbered = [name for name in names if re.fullmatch(rf"{re.escape(stem)}_\d+", name)]
+    if stem in names:
+        if numbered:
+            raise DataError(f"{path}: {stem!r} and {min(numbered)!r} are both {field}; keep one of them")
+        return stem
+    for i in range(len(numbered)):
+        if f"{stem}_{i}" not in numbered:
+            raise DataError(
+                f"{path}: no column '{stem}_{i}', only {listed(sorted(numbered))}; numbers are expected "
+                f"from {stem}_0 on, --columns {field}={','.join(sorted(numbered)[:2])},... says which"
+            )
+    return [f"{stem}_{i}" for i in range(len(numbered))]
+
+
+def _columns_named(path: Path, names: list[str], wanted: tuple[str, ...]) -> str | list[str]:
+    """The columns that a user names, of which one may stand for those that are numbered after it."""
+    if len(wanted) == 1 and wanted[0] in names:
+        return wanted[0]
+    found: list[str] = []
+    for name in wanted:
+        numbered = [] if name in names else _columns_of(path, names, name, name)
+        if name not in names and not numbered:
+            raise DataError(f"{path}: no column {name!r}, only {listed(sorted(names))}")
+        found += numbered or [name]
+    return found
+
+
+def _values(
+    path: Path, table: Any, columns: str | list[str], field: str, missing: dict[str, NDArray[np.int64]]
+) -> NDArray[Any]:
+    """A field's column, or several of them side by side: (N,) or (N, K). missing: gets the rows where nothing is."""
+    if not isinstance(columns, str):
+        each = [_values(path, table, name, field, missing) for name in columns]
+        return _numbered(each) if field == "episode" else np.stack(each, axis=1)
+    values, nothing = _column(path, table.column(columns), columns, field)
+    if len(nothing) and field not in (*NEEDED, "next_observations"):  # where episodes end is not known then
+        raise DataError(f"{path}: row {nothing[0] + 1}, column {columns!r}: nothing there")
+    if len(nothing):
+        missing[columns] = nothing
+    return values
+
+
+def _column(path: Path, column: Any, name: str, field: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """One column, (N,), or (N, K) from lists of K numbers, zeros where nothing is, and the rows of those.
+
+    What is no number is named by its row.
+    """
+    from pyarrow import types
+
+    kind = column.type
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _lists(path, column, name)
+    nothing = np.flatnonzero(column.is_null().to_numpy())
+    if types.is_null(kind):
+        return np.zeros(len(column)), nothing
+    if types.is_dictionary(kind):
+        if len(nothing):
+            raise DataError(f"{path}: row {nothing[0] + 1}, column {name!r}: nothing there")
+        parts = [part.dictionary.to_numpy(zero_copy_only=False)[part.indices.to_numpy()] for part in column.chunks]
+        values, kind = np.concatenate(parts), kind.value_type
+    else:
+        values = np.asarray(_filled(column).to_numpy())
+    if field == "episode":
+        return values, nothing  # a number or a name
+    if types.is_string(kind) or types.is_large_string(kind):
+        row = next((row for row, text in enumerate(values) if not _is_number(text)), 0)
+        expected = "true or false, or 1 or 0" if field in ENDS else "a number"
+        choices = "; choices are told by whole numbers, such as 0 and 1" if field == "actions" else ""
+        raise DataError(f"{path}: row {row + 1}, column {name!r}: {values[row][:40]!r}, expected {expected}{choices}")
+    return as_numbers(values, f"{path}: column {name!r}"), nothing
+
+
+def _lists(path: Path, column: Any, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The same of a column of lists: nothing is where a list is missing, or any of its numbers."""
+    from pyarrow import compute
+
+    lengths = compute.fill_null(compute.list_value_length(column), -1).to_numpy()
+    there = lengths >= 0
+    size = int(lengths[there.argmax()]) if there.any() else 1
+    odd = there & (lengths != size)
+    if odd.any():
+        row = int(odd.argmax())
+        raise DataError(f"{path}: row {row + 1}, column {name!r}: {lengths[row]} numbers, expected {size}")
+    inside = compute.list_flatten(column)  # of the lists that are there
+    numbers = as_numbers(np.asarray(_filled(inside).to_numpy()), f"{path}: column {name!r}").reshape(-1, size)
+    values = np.zeros((len(column), size), numbers.dtype)
+    values[there] = numbers
+    nothing = ~there
+    nothing[there] = np.asarray(inside.is_null().to_numpy()).reshape(-1, size).any(1)
+    return values, np.flatnonzero(nothing)
+
+
+def _filled(column: Any) -> Any:
+    """A column with zeros for what is missing, so that integers stay such; text and dates are refused later."""
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_boolean(kind):
+        return compute.fill_null(column, False)
+    if types.is_string(kind) or types.is_large_string(kind):
+        return compute.fill_null(column, "")
+    return compute.fill_null(column, 0) if types.is_integer(kind) or types.is_floating(kind) else column
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+READERS = {
+    ".npz": _read_npz,
+    ".hdf5": _read_hdf5,
+    ".h5": _read_hdf5,
+    ".csv": _read_table,
+    ".parquet": _read_table,
+}
+"""The reader of each kind of flat file, by its suffix: gives arrays by field, and the names that it left alone."""
+
+
+def _unread(names: Iterable[str], read: Iterable[str]) -> list[str]:
+    return sorted(set(names) - set(read))

@@ -1,0 +1,113 @@
+"""Arrays of an HDF5 file, opened with care: it may be damaged, lead elsewhere or declare gigabytes."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.reading.fields import DataError, listed
+from envs.reading.readers import as_numbers, most_bytes, too_much
+from envs.spaces import reason
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""What an HDF5 file begins with, or has at byte 512, 1024, 2048, ..."""
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """The file, for reading; `DataError` where it is none, or damaged."""
+    import h5py
+
+    if path.is_file() and path.stat().st_size:
+        _check_free_lists(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:  # h5py's, where a file is damaged
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _check_free_lists(path: Path) -> None:
+    """Refuse a file in which a list of free places leads back into itself: HDF5 2.0 follows it until memory ends.
+
+    A group's names lie in a local heap (HDF5's file format, III.D), and the list runs through its unused bytes.
+    """
+    with path.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as data:
+
+        def number(at: int, width: int) -> int:
+            return int.from_bytes(data[at : at + width], "little")
+
+        begin = next((at for at in (0, *(512 << i for i in range(32))) if data[at : at + 8] == HDF5_SIGNATURE), None)
+        if begin is None:
+            return  # which HDF5 says better
+        widths = begin + (13 if number(begin + 8, 1) < 2 else 9)
+        offset, length = number(widths, 1), number(widths + 1, 1)  # bytes of an address and of a size in this file
+        end, room = 1, len(data)
+        for at in _places(data, b"HEAP"):
+            size, free = number(at + 8, length), number(at + 8 + length, length)
+            names, seen = begin + number(at + 8 + 2 * length, offset), set[int]()
+            while free != end and free not in seen and free + 2 * length <= size and names + free < len(data):
+                seen.add(free)
+                free = number(names + free, length)
+            room -= 2 * length * len(seen)
+            if free in seen or room < 0:
+                raise DataError(f"{path}: damaged: the free places of a group's names lead back into themselves")
+
+
+def _places(data: mmap, word: bytes) -> Iterator[int]:
+    """Where four bytes stand, not in order; to compare numbers takes half the time of looking for bytes."""
+    number, length = int.from_bytes(word, "little"), 1 << 18  # which a processor's cache holds
+    for start in range(0, len(data), length):
+        piece = data[start : start + length + 3]
+        for shift in range(min(4, len(piece))):
+            words = np.frombuffer(piece, "<u4", (len(piece) - shift) // 4, shift)
+            yield from (start + shift + 4 * np.flatnonzero(words == number)).tolist()
+
+
+def numbers_at(file: Any, path: Path, name: str) -> NDArray[Any]:
+    """The numbers of an array, by its path in the file; `DataError` names file and array."""
+    node = node_at(file, path, name)
+    if node.dtype.kind not in "biuf":  # said before anything is read
+        raise DataError(f"{path}: {name}: type {node.dtype}, expected numbers")
+    return as_numbers(values_of(node, path, name), f"{path}: {name}")
+
+
+def values_of(node: Any, path: Path, name: str) -> NDArray[Any]:
+    """All that an array holds, numbers or not; refused where that is more than the file should."""
+    numbers = max(node.size or 0, math.prod(node.chunks or ()))  # a piece may be declared larger than the whole
+    if numbers * node.dtype.itemsize > most_bytes(path):
+        raise DataError(f"{path}: {name}: shape {node.shape} of {node.dtype}: {too_much(path)}")
+    try:
+        return np.asarray(node[()])
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: {name}: cannot be read ({reason(error)})") from None
+
+
+def node_at(file: Any, path: Path, name: str) -> Any:
+    """The array of this name, reached by hard links alone and with all its numbers in this file."""
+    import h5py
+
+    node = file
+    for part in name.split("/"):
+        try:
+            kind = node.id.links.get_info(part.encode()).type
+            node = node[part] if kind == h5py.h5l.TYPE_HARD else None
+        except (KeyError, ValueError, AttributeError, OSError, RuntimeError, TypeError):
+            raise DataError(f"{path}: {name}: missing") from None
+        if node is None:
+            raise DataError(f"{path}: {name}: {part!r} is a link elsewhere, expected the data itself")
+    if not isinstance(node, h5py.Dataset):
+        inside = listed(sorted(map(str, node))) if isinstance(node, h5py.Group) else ""
+        raise DataError(f"{path}: {name}: a group of {inside or 'nothing'}, expected an array")
+    if node.external or node.is_virtual:
+        raise DataError(f"{path}: {name}: its numbers are in another file, expected the data itself")
+    return node

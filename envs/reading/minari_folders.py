@@ -1,0 +1,451 @@
+"""Minari's folders, HDF5, Arrow and Parquet: metadata, and below it episodes one by one."""
+
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.reading.fields import DataError, listed
+from envs.reading.flat_files import ROWS, flat_files
+from envs.reading.hdf5 import node_at, numbers_at, open_hdf5, values_of
+from envs.reading.readers import (
+    SPACES,
+    Header,
+    RecordedEpisode,
+    as_numbers,
+    check_is_file,
+    header_of,
+    most_bytes,
+    read_metadata,
+    too_much,
+)
+from envs.spaces import leaf_spaces, reason, to_leaves
+
+PART = "part-{:06d}"
+"""Folder of each part of a recording that is still growing, by its number."""
+
+REPEATED = "repeated"
+"""In Minari's metadata as `final_observations`: the last row of each episode's observations is no observation."""
+
+NESTING = (spaces.Dict, spaces.Tuple)
+"""Spaces that are made of others."""
+
+COLUMNAR = {"arrow": "Arrow", "parquet": "Parquet"}
+"""Layouts of columns in a folder for each episode, and what they are called."""
+
+FIELDS_OF_EPISODES = ("observations", "actions", "rewards", "terminations", "truncations")
+"""What is read of an episode; infos are left alone."""
+
+ARROW = b"ARROW1"
+"""The first and the last bytes of an Arrow file."""
+
+
+def read_folder(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
+    """A Minari dataset's folder, or one of parts that are such: what a recorder has stored so far.
+
+    given: spaces by name, instead of the metadata's own.
+    """
+    if not (folder / "metadata.json").exists() and (files := flat_files(folder)):
+        kinds = " ".join(f"{folder}/*{kind}" for kind in sorted({path.suffix for path in files}))
+        raise DataError(f"{folder}: a folder of files, which are named one by one: {kinds}")
+    parts = sorted(folder.glob(PART.format(0)[:-6] + "[0-9]" * 6))
+    if not parts:
+        return read_minari(folder, given)
+    headers, episodes = zip(*(read_minari(part, given) for part in parts), strict=True)
+    counts = {name: [getattr(header, name) for header in headers] for name in ("num_episodes", "num_steps")}
+    totals = {name: None if None in each else sum(each) for name, each in counts.items()}
+    return replace(headers[-1], source=folder, **totals), chain.from_iterable(episodes)
+
+
+def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
+    """A Minari dataset's folder: an episode that cannot be read comes as the error that says why.
+
+    given: spaces by name, instead of the metadata's own.
+    """
+    data = folder / "data" if (folder / "data").is_dir() else folder
+    path = data / "metadata.json"
+    _check_inside(path, folder)
+    metadata = read_metadata(path)
+    layout = metadata.get("data_format", "hdf5")
+    source = data / "main_data.hdf5" if layout == "hdf5" else data
+    if layout == "hdf5":
+        _check_inside(source, folder)
+    else:
+        _check_all_inside(data, data)
+    for name in SPACES:
+        if name not in metadata and name not in given:
+            raise DataError(f"{path}: no {name}")
+    header = header_of(str(path), source, metadata, given)
+    counts = {name: metadata.get(name) for name in ("total_episodes", "total_steps")}
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or count < 1):
+            raise DataError(f"{path}: {name} is {_short(count)}, expected a whole number of at least 1")
+    header = replace(header, num_episodes=counts["total_episodes"], num_steps=counts["total_steps"])
+    header = replace(header, repeats_final=metadata.get("final_observations") == REPEATED)
+    if layout == "hdf5":
+        return header, _hdf5_episodes(header, source)
+    if layout in [*COLUMNAR]:  # it may be anything, a list too
+        return header, _columnar_episodes(header, data, layout)
+    if missing := [name for name in SPACES if name not in metadata]:  # Minari would make the world to ask it
+        raise DataError(f"{path}: no {missing[0]}")
+    return header, _public_episodes(header, data, layout)
+
+
+def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | DataError]:
+    names = {
+        field: _hdf5_names(header.spaces[kind], field)
+        for field, kind in zip(("observations", "actions"), SPACES, strict=True)
+    }
+    kinds = [leaf_spaces(header.spaces[kind]) for kind in SPACES]
+    flags = ("rewards", "terminations", "truncations")
+    with open_hdf5(path) as file:
+        room, plainly = most_bytes(path), path.stat().st_size
+        numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
+        for name, number in numbers.items():
+            if not number.isdecimal() or len(number) > 18:
+                raise DataError(f"{path}: {name}: not an episode's name")
+        named = {int(number): name for name, number in numbers.items()}
+        if twice := numbers.keys() - set(named.values()):
+            raise DataError(f"{path}: {min(twice)}: the same episode as {named[int(numbers[min(twice)])]}")
+        plain = _PlainArrays(file, [*names["observations"].values(), *names["actions"].values(), *flags])
+        for _, group in sorted(named.items()):
+            found = plain.read(group)
+            plainly -= sum(array.nbytes for array in found.values())
+            if plainly < 0:
+                raise DataError(
+                    f"{path}: {group}: more numbers than the file has bytes: some stand for several episodes"
+                )
+            read = partial(_hdf5_leaf, file, path, group, found)
+            try:
+                if plain.unknown:
+                    raise DataError(f"{path}: {group}/{plain.unknown}")
+                rewards, terminations, truncations = (read(name) for name in flags)
+                observations, actions = (
+                    {leaf: read(name, spaces[leaf]) for leaf, name in inside.items()}
+                    for inside, spaces in zip(names.values(), kinds, strict=True)
+                )
+            except DataError as error:
+                yield error
+                continue
+            episode = RecordedEpisode(group, observations, actions, rewards, terminations, truncations)
+            room -= episode.nbytes
+            if room < 0:
+                raise DataError(f"{path}: {group}: {too_much(path)}")
+            yield episode
+
+
+class _PlainArrays:
+    """Arrays of numbers in an HDF5 file, by its library's own calls: h5py's objects cost more time than the numbers.
+
+    Only what is plain: reached by hard links alone, without a filter, all of it in this very file. The rest, what is
+    broken included, is left to those who look closer.
+    """
+
+    FILTERED_OR_ELSEWHERE = 1 << 11 | 1 << 7
+    """Messages of an object's header (HDF5's file format, IV.A.2): a filter pipeline, a list of external files."""
+
+    def __init__(self, file: Any, names: Iterable[str]):
+        """names: where the arrays are, below each episode's group."""
+        import h5py
+
+        self._h5py, self._root = h5py, file.id
+        self._tree: dict[bytes, Any] = {}  # {b"observations": {b"arm": {}}}
+        for name in names:
+            inside = self._tree
+            for part in name.split("/"):
+                inside = inside.setdefault(part.encode(), {})
+        self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
+        self._links = self._hard_links(self._root)
+        self.unknown = ""  # what stands beside the arrays that were asked for, where it should not
+
+    def read(self, group: str) -> dict[str, NDArray[Any]]:
+        """The plain ones of a group, by their names below it."""
+        found: dict[str, NDArray[Any]] = {}
+        self.unknown = ""
+        if group.encode() in self._links:
+            self._read_below(self._root, group.encode(), self._tree, "", found)
+        return found
+
+    def _read_below(
+        self, parent: Any, group: bytes, tree: dict[bytes, Any], prefix: str, found: dict[str, Any]
+    ) -> None:
+        try:
+            below = self._h5py.h5g.open(parent, group)
+            links = self._hard_links(below)
+            if prefix and (unknown := links - tree.keys()):
+                expected = ", ".join(sorted(name.decode() for name in tree))
+                self.unknown = f"{prefix[:-1]}: {min(unknown).decode()!r} in it, expected {expected}"
+            for name in (name for name in tree if name in links):  # in Minari's own order: one after the other on disk
+                where = prefix + name.decode()
+                if tree[name]:
+                    self._read_below(below, name, tree[name], f"{where}/", found)
+                elif (array := self._array(below, name)) is not None:
+                    found[where] = array
+        except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError, MemoryError):
+            return  # whatever is wrong is said by those who look closer
+
+    def _array(self, parent: Any, name: bytes) -> NDArray[Any] | None:
+        h5 = self._h5py
+        node = h5.h5d.open(parent, name)
+        if h5.h5o.get_info(node).hdr.mesg.present & self.FILTERED_OR_ELSEWHERE:
+            return None
+        stored, shape = node.get_type(), node.shape
+        known = self._types.get(name)
+        if known is None or not known[0].equal(stored):
+            known = self._types[name] = stored, stored.dtype  # to work a type out is slower than to compare it
+        kind = known[1]
+        size = math.prod(shape) * kind.itemsize
+        if kind.kind not in "biuf" or size == 0 or node.get_storage_size() < size:
+            return None
+        array = np.empty(shape, kind)
+        node.read(h5.h5s.ALL, h5.h5s.ALL, array, stored)
+        return array
+
+    def _hard_links(self, group: Any) -> set[bytes]:
+        kinds: dict[bytes, int] = {}
+        group.links.iterate(lambda name, link: kinds.__setitem__(name, link.type), info=True)
+        return {name for name, kind in kinds.items() if kind == self._h5py.h5l.TYPE_HARD}
+
+
+def _public_episodes(header: Header, data: Path, layout: Any) -> Iterator[RecordedEpisode]:
+    """By Minari's own iteration, for layouts that it knows and this module does not."""
+    from minari import MinariDataset
+
+    seen, done = (header.spaces[name] for name in SPACES)
+    try:
+        dataset = MinariDataset(data)
+    except Exception:  # of many kinds, a KeyError where it does not know the layout
+        known = "'hdf5', 'arrow' and 'parquet'"
+        raise DataError(f"{data / 'metadata.json'}: data_format {layout!r} is not known; {known} are") from None
+    try:
+        for episode in dataset.iterate_episodes():
+            ends = episode.rewards, episode.terminations, episode.truncations
+            leaves = to_leaves(seen, episode.observations), to_leaves(done, episode.actions)
+            yield RecordedEpisode(f"episode_{episode.id}", *leaves, *map(np.asarray, ends))
+    except Exception as error:  # whatever a damaged file makes that reader raise
+        raise DataError(f"{data}: cannot be read as {layout} ({reason(error)})") from None
+
+
+def _columnar_episodes(header: Header, data: Path, layout: str) -> Iterator[RecordedEpisode | DataError]:
+    """A folder for each episode, by its number, whole columns of which become arrays."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise DataError(
+            f"{data}: reading {COLUMNAR[layout]} needs pyarrow: pip install 'decision-transformer[arrow]'"
+        ) from None
+    count = header.num_episodes
+    if count is None:
+        count = sum(path.name.isdecimal() for path in data.iterdir())
+    for folder in (data / str(number) for number in range(count)):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such episode, metadata.json says {header.num_episodes}")
+        try:
+            yield _columnar_episode(header, folder, layout)
+        except DataError as error:
+            yield error
+        except (pyarrow.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
+            yield DataError(f"{folder}: cannot be read as {COLUMNAR[layout]} ({reason(error)})")
+
+
+def _columnar_episode(header: Header, folder: Path, layout: str) -> RecordedEpisode:
+    """One episode's folder. Minari makes actions and flags as long as the observations by one more row."""
+    names = [name for name in os.listdir(folder) if name.endswith(f".{layout}")]
+    if not names:
+        raise DataError(f"{folder}: no .{layout} file in it")
+    names.sort(key=lambda name: (len(name), name))  # part-2 before part-10
+    read = _arrow_batches if layout == "arrow" else _parquet_batches
+    batches = [batch for name in names for batch in read(folder / name)]
+
+    def arrays(name: str, space: Space[Any] | None) -> list[NDArray[Any]]:
+        leaves = [list(_arrow_leaves(f"{folder}: {name}", space, column(batch, name))) for batch in batches]
+        return leaves[0] if len(leaves) == 1 else [np.concatenate(parts) for parts in zip(*leaves, strict=True)]
+
+    def column(batch: Any, name: str) -> Any:
+        try:
+            return batch.column(name)
+        except KeyError:
+            names = batch.schema.names
+            many = "two columns" if name in names else "no column"
+            raise DataError(f"{folder}: {many} {name!r} in it, only {listed(names)}") from None
+
+    if not batches:
+        raise DataError(f"{folder}: no row in it")
+    seen, done = (
+        dict(zip(leaf_spaces(header.spaces[space]), arrays(name, header.spaces[space]), strict=True))
+        for name, space in zip(("observations", "actions"), SPACES, strict=True)
+    )
+    flags = [arrays(name, None)[0][:-1] for name in ("rewards", "terminations", "truncations")]
+    return RecordedEpisode(f"episode_{folder.name}", seen, {name: array[:-1] for name, array in done.items()}, *flags)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """The record batches of an Arrow file, none of them unpacked: what is compressed may grow a thousandfold."""
+    from pyarrow import ipc, py_buffer
+
+    content = path.read_bytes()  # many files are small, and to map one costs more than to read it
+    if not (content.startswith(ARROW) and content.endswith(ARROW)):
+        ipc.open_file(content)  # says what is wrong with it
+    messages = iter(ipc.MessageReader.open_stream(py_buffer(content).slice(8)))
+    schema = ipc.read_schema(next(messages, None) or content)
+    for message in messages:
+        if message.type != "record batch":
+            raise DataError(f"{path}: a {message.type} in it, expected columns of numbers")
+        if _is_compressed(message.metadata.to_pybytes()):
+            raise DataError(f"{path}: compressed, which Minari's files are not")
+        batch = ipc.read_record_batch(message, schema)
+        batch.validate()  # that no column reaches past its bytes
+        yield batch
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    """A Parquet file's record batches, as long as there are not too many of them: they are unpacked one by one."""
+    from pyarrow import parquet
+
+    room = most_bytes(path)
+    for batch in parquet.ParquetFile(path).iter_batches(ROWS, columns=[*FIELDS_OF_EPISODES]):
+        room -= batch.nbytes
+        if room < 0:
+            raise DataError(f"{path}: {too_much(path)}")
+        yield batch
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a message's record batch names a compression: its fourth field (Arrow's Message.fbs)."""
+
+    def field(table: int, number: int) -> int:
+        """Where a field of a flatbuffer's table is; 0 where it is left out."""
+        fields = table - int.from_bytes(metadata[table : table + 4], "little", signed=True)
+        entry, size = fields + 4 + 2 * number, int.from_bytes(metadata[fields : fields + 2], "little")
+        offset = int.from_bytes(metadata[entry : entry + 2], "little") if entry < fields + size else 0
+        return table + offset if offset else 0
+
+    def pointed(at: int) -> int:
+        return at + int.from_bytes(metadata[at : at + 4], "little")
+
+    batch = field(pointed(0), 2)
+    return bool(batch and field(pointed(batch), 3))
+
+
+def _arrow_leaves(where: str, space: Space[Any] | None, column: Any) -> Iterator[NDArray[Any]]:
+    """An array for each leaf of a space, in the order of `leaf_spaces`; None is one number a row."""
+    import pyarrow
+
+    if isinstance(space, NESTING):
+        types = pyarrow.types
+        named = dict(space.spaces if isinstance(space, spaces.Dict) else enumerate(space.spaces))
+        there = {field.name for field in column.type} if types.is_struct(column.type) else set()
+        if unknown := there - set(map(str, named)):
+            raise DataError(f"{where}: {min(unknown)!r} in it, expected {', '.join(map(str, named))}")
+        for key, child in named.items():
+            try:
+                inner = column.field(str(key))  # Tuple children are named by their numbers
+            except (KeyError, AttributeError):
+                raise DataError(f"{where}/{key}: missing") from None
+            yield from _arrow_leaves(f"{where}/{key}", child, inner)
+    else:
+        yield _arrow_array(where, column, (space.shape if space else None) or (), space)
+
+
+def _arrow_array(where: str, column: Any, shape: tuple[int, ...], space: Space[Any] | None) -> NDArray[Any]:
+    """A column of numbers, of lists of as many as the shape holds, or of JPEG pictures: (rows, *shape)."""
+    import pyarrow
+
+    types = pyarrow.types
+    kind, rows, inside = column.type, len(column), column
+    if types.is_binary(kind) and len(shape) >= 2 and space is not None and space.dtype == np.uint8:
+        return _pictures(where, (np.frombuffer(frame or b"", np.uint8) for frame in column.to_pylist()), shape)
+    if types.is_fixed_size_list(kind):
+        inside = column.values.slice(column.offset * kind.list_size, rows * kind.list_size)
+    elif types.is_list(kind):
+        inside = column.flatten()
+    if column.null_count or inside.null_count:
+        raise DataError(f"{where}: nothing in a place, expected numbers")
+    if not (types.is_integer(inside.type) or types.is_floating(inside.type) or types.is_boolean(inside.type)):
+        raise DataError(f"{where}: type {kind}, expected numbers")
+    numbers = np.array(inside.to_numpy(zero_copy_only=False))  # a copy: the file is let go
+    if len(numbers) != rows * math.prod(shape):
+        raise DataError(f"{where}: {len(numbers)} numbers in {rows} rows, expected {math.prod(shape)} a row")
+    return numbers.reshape(rows, *shape)
+
+
+def _hdf5_names(space: Space[Any], prefix: str = "") -> dict[str, str]:
+    """Where Minari keeps each leaf, below the field's own name: Dict children by key, Tuple children as _index_i."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        names: list[str] = []
+        for key, child in named:
+            inner = key if isinstance(space, spaces.Dict) else f"_index_{key}"
+            names += _hdf5_names(child, f"{prefix}/{inner}").values()
+        return dict(zip(leaf_spaces(space), names, strict=True))
+    return dict.fromkeys(leaf_spaces(space), prefix)
+
+
+def _hdf5_leaf(
+    file: Any, path: Path, group: str, plain: Mapping[str, NDArray[Any]], name: str, space: Space[Any] | None = None
+) -> NDArray[Any]:
+    """One array of an episode; pictures are JPEG where the array has fewer axes than raw ones would have.
+
+    plain: those that have been read already.
+    """
+    shape = (space.shape if space else None) or ()
+    where, rank = f"{group}/{name}", len(shape)
+    picture = space is not None and space.dtype == np.uint8 and rank >= 2
+    if name in plain and not picture:
+        return as_numbers(plain[name], f"{path}: {where}")
+    if picture and (node := node_at(file, path, where)).ndim <= rank:
+        return _pictures(f"{path}: {where}", values_of(node, path, where), shape)
+    return numbers_at(file, path, where)
+
+
+def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Minari's JPEG pictures, each a row of bytes, as (T, *shape)."""
+    from PIL import Image
+
+    pictures = []
+    for row, data in enumerate(encoded):
+        try:
+            image = Image.open(io.BytesIO(np.asarray(data, np.uint8).tobytes()), formats=["JPEG"])
+            # one of another size is not unpacked: it may be a thousand times as large
+            picture = np.asarray(image) if (image.height, image.width) == shape[:2] else None
+        except Exception as error:  # a damaged picture makes Pillow raise errors of many kinds
+            raise DataError(f"{where}: row {row} is no JPEG picture ({reason(error)})") from None
+        if picture is None or picture.shape != shape:
+            found = (image.height, image.width, *((len(image.getbands()),) * (image.mode != "L")))
+            raise DataError(f"{where}: row {row}: a picture of shape {found}, expected {shape}")
+        pictures.append(picture)
+    return np.stack(pictures) if pictures else np.empty((0, *shape), np.uint8)
+
+
+def _check_inside(path: Path, folder: Path) -> None:
+    """Refuse a file of a dataset's folder that is a link to what lies outside, or no file at all."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{path}: a link to what lies outside {folder}, expected the data itself")
+    if not path.is_dir():
+        check_is_file(path)
+
+
+def _check_all_inside(below: Path | str, folder: Path) -> None:
+    """The same for all that a folder holds: what is no link lies where the folder does, and need not be resolved."""
+    with os.scandir(below) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _check_all_inside(entry.path, folder)
+            elif not entry.is_file(follow_symlinks=False):
+                _check_inside(Path(entry.path), folder)
+
+
+def _short(value: Any) -> str:
+    """A value in words that fit into a line."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,188 @@
+"""What every reader of recorded episodes gives and shares: a recording's header, its metadata, how much it may hold.
+
+A reader says what a file holds; `envs.datasets.loading` judges it. There is one for Minari's folders
+(`minari_folders`), for flat files (`flat_files`) and for DQN replay buffers (`dqn_replay`). A recording is data and
+nothing else: no environment is built, no pickle loaded and no module imported because a file asked for it.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+from numpy.typing import NDArray
+
+from envs.reading.fields import DataError as DataError  # which most take from here
+from envs.simulate.environments import EnvironmentSpec, WorldError
+from envs.simulate.scores import Reference, reference_for
+from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, space_from_json
+
+PACKAGED = Path(__file__).parent.parent / "data"
+"""Datasets that ship with the package: `hopper/replay-v0` is `hopper-replay-v0.npz`."""
+
+SPACES = ("observation_space", "action_space")
+"""A recording's spaces, as Minari's metadata calls them."""
+
+OWN_METADATA = "the dataset's own metadata"
+"""Where reference returns come from that a dataset brings along."""
+
+TOLD = ("description", "algorithm_name", "recorded")
+"""What metadata tells of how a recording was made: Minari's words, and `recorded`, an object of ours."""
+
+SMALL, MOST_GROWTH = 64 << 20, 300
+"""A file may hold `SMALL` bytes of numbers, or `MOST_GROWTH` times its own size where that is more: pictures compressed
+a hundredfold are usual, and a file that grows ten thousandfold is meant to fill the memory."""
+
+MOST_METADATA = 16 << 20
+"""Characters of metadata: the bounds of a picture's space may need a few millions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of a recording beside its numbers."""
+
+    name: str
+    source: Path | str
+    spaces: Mapping[str, Space[Any]]  # those of `SPACES` that anybody declares
+    inferred: tuple[str, ...] = ()  # those of `SPACES` that are there because the numbers say so
+    environment: EnvironmentSpec | None = None
+    reference: Reference | None = None
+    num_episodes: int | None = None  # as the metadata has it
+    num_steps: int | None = None  # the same
+    repeats_final: bool = False  # the final observations are no observations: they fill up Minari's layout
+    notes: tuple[str, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)  # those of `TOLD`
+    missing: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # of a table's columns the rows of no number
+    rows: NDArray[np.int64] | None = None  # of a table whose rows were put in another order, the row of each step
+    labels: tuple[str, ...] = ()  # what the file calls each episode, where some were left out
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """One episode as its file has it, not yet looked at."""
+
+    label: str
+    observations: Leaves
+    actions: Leaves
+    rewards: NDArray[Any]
+    terminations: NDArray[Any]
+    truncations: NDArray[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        flags = (self.rewards, self.terminations, self.truncations)
+        return sum(array.nbytes for array in (*self.observations.values(), *self.actions.values(), *flags))
+
+
+def minari_root() -> Path:
+    """Where Minari keeps its datasets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def spaces_from_json(text: str) -> dict[str, Space[Any]]:
+    """Spaces that a user declares: JSON, or a JSON file's path; {"observation_space": ..., "action_space": ...}."""
+    example = '{"action_space": {"type": "Discrete", "n": 3}}'
+    is_path = not text.lstrip().startswith("{")
+    if is_path and not os.path.exists(text):
+        raise DataError(f"--spaces: {text[:80]}: no such file; JSON, if that is meant, is such as {example}")
+    document = read_metadata(Path(text)) if is_path else parse_metadata("--spaces", text)
+    if not document or document.keys() - set(SPACES):
+        found = f"found {sorted(document)}, and not such as {example}"
+        raise DataError(f"--spaces: expected observation_space, action_space or both, {found}")
+    return declared_spaces("--spaces", document)
+
+
+def declared_spaces(where: str, document: Mapping[str, Any]) -> dict[str, Space[Any]]:
+    """Those of `SPACES` that a JSON object holds, each as Minari writes it."""
+    return {name: _space(where, document, name) for name in SPACES if name in document}
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """A metadata file's JSON object; `DataError` where it is none, or far too long."""
+    try:
+        if path.stat().st_size > 4 * MOST_METADATA:
+            raise DataError(f"{path}: {path.stat().st_size} bytes, metadata has at most {MOST_METADATA} characters")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file") from None
+    return parse_metadata(str(path), text)
+
+
+def parse_metadata(where: str, text: str) -> dict[str, Any]:
+    """The same from a text. where: what an error names."""
+    if len(text) > MOST_METADATA:
+        raise DataError(f"{where}: {len(text)} characters, metadata has at most {MOST_METADATA}")
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(metadata, dict):
+        raise DataError(f"{where}: metadata is no JSON object")
+    return metadata
+
+
+def header_of(where: str, source: Path, metadata: dict[str, Any], given: Mapping[str, Space[Any]]) -> Header:
+    """What a recording's metadata says. Spaces are read here and never by building the world.
+
+    where: what an error names. given: spaces by name, instead of the metadata's own.
+    """
+    specification = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    try:
+        environment = EnvironmentSpec.from_json(specification) if specification else None
+    except WorldError as error:
+        raise DataError(f"{where}: {error}") from None
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if isinstance(low, int | float) and isinstance(high, int | float) and -1e300 < low < high < 1e300:
+        reference: Reference | None = Reference(float(low), float(high), OWN_METADATA)
+    else:
+        reference = reference_for(environment.id if environment else None)
+    return Header(
+        name=printable(str(metadata.get("dataset_id") or source.stem))[:200],
+        source=source,
+        environment=environment,
+        reference=reference,
+        told={name: metadata[name] for name in TOLD if name in metadata},
+        spaces={**declared_spaces(where, {k: v for k, v in metadata.items() if k not in given}), **given},
+    )
+
+
+def _space(where: str, metadata: Mapping[str, Any], name: str) -> Space[Any]:
+    try:
+        space = space_from_json(metadata[name])
+    except SpaceError as error:
+        raise DataError(f"{where}: {name}: {error}") from None
+    for leaf in leaf_spaces(space).values():
+        if not isinstance(leaf, LEAF_KINDS):
+            kinds = ", ".join(kind.__name__ for kind in LEAF_KINDS)
+            raise DataError(f"{where}: {name}: {type(leaf).__name__} is not supported; {kinds}, Dict and Tuple are")
+    return space
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: neither a file nor a folder")
+
+
+def most_bytes(path: Path) -> int:
+    """Bytes of numbers that a file may hold once it is unpacked."""
+    return max(SMALL, MOST_GROWTH * path.stat().st_size)
+
+
+def too_much(path: Path) -> str:
+    """What an error says of a file that declares more."""
+    return f"more than {most_bytes(path) >> 20} MB, which no file of {path.stat().st_size} bytes should hold"
+
+
+def as_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """The array in this machine's byte order, which torch wants; text, objects and records are refused."""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: type {array.dtype}, expected numbers")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

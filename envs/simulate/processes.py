@@ -1,0 +1,151 @@
+"""A world in a process of its own, for environments that are slow, crash or hang: what is asked has a deadline."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import gymnasium
+
+from envs.simulate.environments import World, WorldError
+from envs.spaces import reason
+
+STARTING_SECONDS = 60.0
+"""What a new process may take beside the timeout, to import and make its environment."""
+
+LEAVING_SECONDS = 2.0
+"""What a process may take to close its environment before it is killed."""
+
+
+def _context() -> Any:
+    """Processes begin without this one's threads and open files: a server imports what each needs once, and forks."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "envs.simulate.processes"])
+    return context
+
+
+class ProcessWorld:
+    """A `World` in another process. One that does not answer in `timeout` seconds is killed, and begun anew if asked.
+
+    make must be picklable, as `EnvironmentSpec.maker` is. What goes between the processes is pickled, by this very
+    program, for itself.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], timeout: float):
+        self._make, self._timeout = make, timeout
+        self._process: Any = None
+
+    def ask(self, command: str, *arguments: Any) -> None:
+        """As `World.ask`; the process begins at once, in `answer` it is waited for."""
+        new = self._process is None
+        if new:
+            self._begin()
+        self._deadline = time.monotonic() + self._timeout + (STARTING_SECONDS if new else 0)
+        with contextlib.suppress(OSError):  # it died while nobody asked, and that is what `answer` will say
+            self._connection.send((command, arguments))
+
+    def answer(self) -> Any:
+        """What the process answers; a failure there, its silence and its end are `WorldError`s."""
+        try:
+            if not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
+                self._kill()
+                raise WorldError(f"no answer within {self._timeout:g} s, so its process was ended")
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join(LEAVING_SECONDS)
+            code = self._process.exitcode
+            self._kill()
+            how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit status {code}"
+            raise WorldError(f"its process ended ({how})") from None
+        except WorldError:
+            raise
+        except Exception as error:  # an answer of a kind that only the other process knows
+            self._kill()
+            raise WorldError(f"its answer cannot be read here: {reason(error)}") from error
+        if isinstance(answer, WorldError):
+            raise answer
+        return answer
+
+    def leave(self) -> None:
+        """Ask the process to close its environment and end; `end` waits for it."""
+        if self._process is not None:
+            self._deadline = time.monotonic() + LEAVING_SECONDS
+            with contextlib.suppress(OSError):
+                self._connection.send(("leave", ()))
+
+    def end(self) -> None:
+        """The process is over, of itself or killed."""
+        if self._process is not None:
+            self._process.join(max(0.0, self._deadline - time.monotonic()))
+            self._kill()
+
+    def _begin(self) -> None:
+        context = _context()
+        self._connection, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        try:
+            process.start()
+        except Exception as error:  # what makes it cannot be pickled, which any type may say
+            raise WorldError(f"cannot be played in a process of its own: {reason(error)}") from error
+        finally:
+            theirs.close()
+        self._process = process
+
+    def _kill(self) -> None:
+        """The process and whatever its environment has begun."""
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._connection.close()
+        self._process = None
+
+
+def _serve(connection: Connection, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
+    """The other process: answer what is asked, until told to leave or nobody is there to ask."""
+    os.setsid()  # Ctrl-C is for the one who asks; and what the environment begins can be ended with this process
+    _end_with_the_parent()
+    world = World(make)
+    with contextlib.suppress(EOFError, OSError):
+        while (asked := connection.recv())[0] != "leave":
+            world.ask(asked[0], *asked[1])
+            try:
+                answer = world.answer()
+            except WorldError as error:
+                answer = error
+            try:
+                connection.send(answer)
+            except OSError:
+                raise
+            except Exception as error:  # an environment's answer may hold what cannot be pickled
+                connection.send(WorldError(f"its answer cannot leave its process: {reason(error)}"))
+    world.leave()
+
+
+def _end_with_the_parent() -> None:
+    """Whatever the environment is doing, this process does not outlive the one who asks, even killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if sys.platform == "linux":  # also where the environment never lets another thread run
+        death_signal = 1  # PR_SET_PDEATHSIG: the parent here is the server, which ends with the one who asks ...
+        ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
+        alive = getattr(multiprocessing.forkserver, "_forkserver")._forkserver_alive_fd  # noqa: B009
+        if alive is not None:
+            os.close(alive)  # ... unless a child of its own holds the pipe by whose end it knows of that

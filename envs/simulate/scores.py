@@ -1,0 +1,65 @@
+"""Reference returns, and the score that sets a random policy at 0 and an expert at 100."""
+
+import sys
+from dataclasses import dataclass
+
+from envs.simulate.environments import EnvironmentSpec
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Returns between which a score is measured, and where they come from."""
+
+    minimum: float
+    maximum: float
+    source: str
+
+    def __post_init__(self) -> None:
+        if not -sys.float_info.max <= self.minimum < self.maximum <= sys.float_info.max:
+            raise ValueError(f"reference returns {self.minimum} and {self.maximum}: not two, the smaller one first")
+
+
+_D4RL = "D4RL's constants (Fu et al. 2020, d4rl/infos.py) for the same robot; not comparable with D4RL's tables"
+_D4RL_RETURNS = {
+    "Hopper": (-20.272305, 3234.3),
+    "HalfCheetah": (-280.178953, 12135.0),
+    "Walker2d": (1.629008, 4592.3),
+    "Ant": (-325.6, 3879.7),
+}
+
+
+def reference_for(environment: str | None) -> Reference | None:
+    """Known reference returns of a registered environment, such as Hopper-v5; None where nobody published any."""
+    name, _, version = (environment or "").rpartition("-v")
+    if not version.isdigit() or name not in _D4RL_RETURNS:
+        return None
+    minimum, maximum = _D4RL_RETURNS[name]
+    return Reference(minimum, maximum, _D4RL)
+
+
+def reference_in(
+    world: EnvironmentSpec | None, recorded_in: EnvironmentSpec | None, reference: Reference | None
+) -> Reference | None:
+    """The reference that holds in `world` for data recorded in `recorded_in`, whose own is `reference`.
+
+    In any other world than the data's own it does not hold. Data that names no world is played in one of the user's
+    choosing: without a reference of its own it takes what is known of that world, as it is registered.
+    """
+    if world is None or (recorded_in is not None and world.same_world(recorded_in)):
+        return reference
+    if recorded_in is not None:
+        return None
+    return reference or (reference_for(world.id) if not world.kwargs else None)
+
+
+def scored_as_d4rl(dataset: str, reference: Reference) -> bool:
+    """Whether a dataset that is not D4RL's, by its name, has D4RL's constants for reference returns."""
+    constants = [returns for returns in _D4RL_RETURNS.values() if returns == (reference.minimum, reference.maximum)]
+    return bool(constants) and not dataset.startswith("D4RL/")
+
+
+def normalized_score(mean_return: float, reference: Reference | None) -> float | None:
+    """100 (return - minimum) / (maximum - minimum), as D4RL defines it; None without a reference."""
+    if reference is None:
+        return None
+    return 100 * (mean_return - reference.minimum) / (reference.maximum - reference.minimum)

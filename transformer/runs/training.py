@@ -1,0 +1,521 @@
+"""The one training loop: batches in by step number, a loss as (sum, count) out; it logs, saves, stops and resumes.
+
+Each batch is a pure function of the step, and torch is seeded anew from (seed, step, process) before each step, because
+dropout takes no generator. So a run that was cut and resumed is the uninterrupted run, bit for bit, on one machine and
+number of threads. Several processes share each batch (see `transformer.runs.distributed`), and the first alone writes.
+"""
+
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from transformer.config import ConfigError, TrainingConfig
+from transformer.runs import distributed
+from transformer.runs.checkpoint import (
+    Best,
+    CheckpointError,
+    checkpoints,
+    clear_leftovers,
+    folder_of,
+    make_folder,
+    newest_checkpoint,
+    only_writer,
+    prune,
+    read_json,
+    read_tensors,
+    require_new_run,
+    require_run,
+    save_checkpoint,
+    step_of,
+    verify,
+    why_not,
+    write_json,
+)
+from transformer.runs.console import tell
+from transformer.runs.log import RunLog
+from transformer.runs.outputs import check_folder
+
+
+class TrainingError(RuntimeError):
+    """Training broke down; the last checkpoint is as it was."""
+
+
+class NonFiniteError(TrainingError):
+    """A number is NaN or infinite: the loss or its gradient, before an update; a weight or a moment, before a save."""
+
+
+class MemoryExhaustedError(TrainingError):
+    """A step needs more memory than there is."""
+
+
+class CompilerError(ConfigError):
+    """Torch's compiler could not do what it was asked for."""
+
+
+class Stopped(Exception):  # noqa: N818 (it is no error)
+    """A signal asked the training to stop; a checkpoint was written first. `code` is the exit status."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} after step {step}; --resume goes on from there"
+        )
+        self.code = 128 + signal_number
+
+
+class State(TypedDict):
+    """What a checkpoint's state.json holds, beside its tensors."""
+
+    step: int
+    loss_sum: float
+    loss_steps: int
+    best: Best | None
+
+
+RESUMABLE = (
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "evaluate_every",
+    "keep_checkpoints",
+    "device",
+    "compile",
+    "activation_checkpointing",
+)
+"""Settings of model and training that a resumed run may change; any other difference is refused."""
+
+LAUNCH = "launch"
+"""File of a run that torchrun began: which torchrun it was, to know it again when it restarts a process that failed."""
+
+
+def newest_state(run: Path) -> Path | None:
+    """The checkpoint that a run goes on from; None where it was stopped before its first, and begins anew.
+
+    Its run.json says what its numbers were made with; the run's own may have been changed since.
+    """
+    require_run(run)
+    if not checkpoints(run):
+        tell(f"{run}: no checkpoint yet, so from step 0")
+        return None
+    return newest_checkpoint(run, report=tell)
+
+
+def begun_by_this_launch(run: Path) -> bool:
+    """Whether torchrun began this run and has restarted its processes since: then it goes on, `--resume` or not."""
+    mark = run / LAUNCH
+    return distributed.once(
+        lambda: distributed.restarted() and mark.is_file() and mark.read_text() == distributed.launch()
+    )
+
+
+def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
+    """Refuse to go on with another model or another recipe (configurations as in `run.json`); name what differs."""
+    for part in ("model", "training"):
+        for name, value in new[part].items():
+            before = old[part].get(name)
+            if before != value and name not in RESUMABLE:
+                raise CheckpointError(f"{run}: {name} was {before}, now {value}; a resumed run cannot change it")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is a GPU if there is one. One that is not there raises `ConfigError`.
+
+    Of several processes on a machine each has a GPU of its own.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: no usable GPU; use --device cpu or auto")
+    if name == "cuda" and distributed.count_here() > torch.cuda.device_count():
+        raise ConfigError(
+            f"device cuda: {torch.cuda.device_count()} GPUs for {distributed.count_here()} processes on this machine; "
+            "lower --nproc-per-node or use --device cpu"
+        )
+    return torch.device(name)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware has bf16 products. Of processors only torch 2.11 and later can tell; before, none has."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last on ARM
+
+
+def settle_precision(config: TrainingConfig, device: torch.device, before: TrainingConfig | None) -> TrainingConfig:
+    """The configuration with "auto" decided: as in the run to resume, or by the hardware. Warns of a slow choice."""
+    precision = config.precision
+    if precision == "auto" and before is not None:
+        precision = before.precision
+    elif precision == "auto":
+        precision = "bf16" if multiplies_bf16(device) else "float32"
+    elif precision == "bf16" and hasattr(torch.cpu, "get_capabilities") and not multiplies_bf16(device):
+        tell("precision bf16: this hardware has no such products, so float32 is many times faster")
+    return replace(config, precision=precision)
+
+
+def compiled(loss: Callable[[Any], Any], device: torch.device) -> Callable[[Any], Any]:
+    """The loss as torch's compiler makes it: many operations in one pass over memory, the same numbers to rounding.
+
+    It is made at the first batch, its gradient too; that nothing can be compiled here raises `CompilerError` at once.
+    """
+    # On a processor dropout must draw what it draws uncompiled; a GPU has generators of its own in either case.
+    options: dict[str, Any] = {"fallback_random": device.type == "cpu"}
+    torch._dynamo.config.optimize_ddp = False  # the loss lies inside of what several processes share, as one graph
+
+    def run(batch: Any) -> Any:
+        return loss(batch)
+
+    run.__code__ = run.__code__.replace()  # its own: torch compiles one code for so many losses, and no more
+    with named_compiler():
+        torch.compile(lambda x: x + 1, options=options)(torch.zeros(8, device=device))
+    return torch.compile(run, options=options)
+
+
+@contextmanager
+def named_compiler() -> Iterator[None]:
+    """Make an error of torch's compiler a `CompilerError` of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in lines if "raised:" not in line), type(error).__name__)
+        raise CompilerError(
+            f"compile: torch cannot compile here ({why.strip()}); --no-compile trains without"
+        ) from error
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Learning rate of step 0, 1, ...: a linear warm-up, then constant, or a cosine down to a tenth at the last."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "constant" or step < config.warmup_steps:
+        return config.learning_rate * warmup
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def step_seed(seed: int, step: int, process: int = 0) -> int:
+    """A seed for torch that is far from its neighbours' for every (seed, step, process)."""
+    mixed = (seed * 0x9E3779B97F4A7C15) ^ ((step + 1) * 0xD1B54A32D192ED03) ^ (process * 0xA0761D6478BD642F)
+    return mixed & 0x7FFF_FFFF_FFFF_FFFF
+
+
+class Trainer:
+    """One run of training in its folder.
+
+    model: what is trained.
+    batch_at: this process's share of the batch of step 0, 1, ...; a pure function of the step, already on the model's
+        device.
+    run: the run's folder; `document`, what the run is, goes into its `run.json` and into each checkpoint.
+    loss: maps a batch to (sum of the loss, number of things summed); the model itself when None.
+    evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best, the
+        earliest of equals.
+    describe: called with the step when the loss is not finite; says which data that batch held.
+    slices: the parts of a batch that are gone through one after another, where one process has all of it; their
+        gradients add up to the batch's. None goes through it as a whole.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_at: Callable[[int], Any],
+        config: TrainingConfig,
+        run: Path,
+        document: dict[str, Any],
+        *,
+        loss: Callable[[Any], tuple[Tensor, Tensor]] | None = None,
+        evaluate: Callable[[int], dict[str, float]] | None = None,
+        describe: Callable[[int], str] | None = None,
+        slices: Callable[[Any], Sequence[Any]] | None = None,
+    ):
+        if config.batch_size < distributed.count():
+            raise ConfigError(
+                f"batch_size {config.batch_size} leaves some of {distributed.count()} processes without any"
+            )
+        loss, self.device = loss or model, next(model.parameters()).device
+        loss = compiled(loss, self.device) if config.compile else loss
+        self.model, self.loss, self.batch_at = model, distributed.averaged(model, loss), batch_at
+        self.config, self.run, self.document = config, run, document
+        self.evaluate, self.describe = evaluate, describe
+        self.slices = slices if slices is not None and distributed.count() == 1 else lambda batch: [batch]
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.step = 0  # gradient steps done
+        self.loss_sum, self.loss_steps = 0.0, 0  # since the last line of the log
+        self.best: Best | None = None  # step and score of the best evaluation
+
+    def start(self) -> None:
+        """Make the run's folder; refused where a run, or anything else, already is."""
+        distributed.once(self._make_folder)
+
+    def _make_folder(self) -> None:
+        require_new_run(self.run)
+        check_folder(self.run)
+        make_folder(self.run)
+        if launch := distributed.launch():
+            (self.run / LAUNCH).write_text(launch)
+        write_json(self.run / "run.json", self.document)
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Go back to a checkpoint of this run (see `newest_state`); nothing is written before `train`."""
+        if checkpoint is None:
+            return
+        state: State = read_json(checkpoint / "state.json", State)
+        if state["step"] != step_of(checkpoint) or not 0 <= state["loss_steps"] <= state["step"]:
+            raise CheckpointError(f"{checkpoint}/state.json: not the state of a run at step {step_of(checkpoint)}")
+        if state["step"] > self.config.steps:
+            raise CheckpointError(f"{self.run}: is at step {state['step']} already, steps {self.config.steps} is less")
+        self.best = self._if_still_there(state["best"])
+        self.step, self.loss_sum, self.loss_steps = state["step"], state["loss_sum"], state["loss_steps"]
+        self.model.load_state_dict(_read_like(self.model.state_dict(), checkpoint / "model.safetensors"))
+        self._load_optimizer(_read_like(self._expected_moments(), checkpoint / "optimizer.safetensors"))
+
+    def train(self) -> None:
+        """Train to the last step. Raises `NonFiniteError` before a bad update, and `Stopped` after a signal."""
+        config = self.config
+        with (
+            ExitStack() as held,
+            _stop_signals() as signals,
+            tqdm(
+                total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5
+            ) as bar,
+        ):
+            distributed.once(lambda: self._open(held))
+            self._bar = bar
+            self._clock, self._clock_step = time.perf_counter(), self.step
+            while self.step < config.steps:
+                try:
+                    loss, norm = self._one_step()
+                except CompilerError:
+                    if signals and distributed.count() == 1:  # which have stopped the C++ compiler too
+                        self._stop_uncompiled(signals[0])
+                    raise
+                self.step += 1
+                self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
+                bar.update()
+                last = self.step == config.steps
+                if self.step % config.log_every == 0 or last:
+                    self._log_training(norm)
+                scored = self.evaluate and (last or (config.evaluate_every and self.step % config.evaluate_every == 0))
+                if scored:
+                    self._evaluate()
+                # a signal to one process stops all of them after the same step
+                stop = distributed.largest(signals[0] if signals else 0)
+                if scored or last or stop or self.step % config.checkpoint_every == 0:
+                    self.save()
+                    stop = distributed.largest(signals[0] if signals else 0)
+                if stop:
+                    raise Stopped(stop, self.step)
+
+    def _stop_uncompiled(self, signal_number: int) -> None:
+        """Stop where the next step was not compiled. Step 0 needs no checkpoint: a run without one begins there."""
+        if self.step and not folder_of(self.run, self.step).exists():
+            self.save()
+        raise Stopped(signal_number, self.step) from None
+
+    def _open(self, held: ExitStack) -> None:
+        """Take the run's folder as its only writer, for as long as `held` is."""
+        held.enter_context(only_writer(self.run))
+        clear_leftovers(self.run)
+        write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here
+        self._name_best()
+        self._log = RunLog(self.run, self.step)
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step and remove those that are no longer kept."""
+        distributed.once(self._save)
+
+    def _save(self) -> None:
+        state = {"step": self.step, "loss_sum": self.loss_sum, "loss_steps": self.loss_steps, "best": self.best}
+        tensors = {"model": self.model.state_dict(), "optimizer": self._optimizer_tensors()}
+        for part, content in tensors.items():
+            for name, tensor in content.items():
+                if not tensor.isfinite().all():
+                    raise NonFiniteError(f"step {self.step}: {part}/{name} is not finite; no checkpoint of it is made")
+        self._log.sync()
+        save_checkpoint(self.run, self.step, tensors, {"state": state, "run": self.document})
+        self._name_best()  # after the save: the best is never named before it is on disk
+        try:
+            prune(self.run, self.config.keep_checkpoints, self.step)
+        except OSError as error:
+            tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {why_not(error)}; training goes on")
+
+    def _if_still_there(self, best: Best | None) -> Best | None:
+        """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
+        if best is None:
+            return None
+        checkpoint = folder_of(self.run, best["step"])
+        if not checkpoint.exists():
+            tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
+            return None
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; it scored best: move it out of the run to go on without") from None
+        return best
+
+    def _name_best(self) -> None:
+        if self.best is None:
+            (self.run / "best.json").unlink(missing_ok=True)
+        else:
+            write_json(self.run / "best.json", self.best)
+
+    def _one_step(self) -> tuple[float, float]:
+        config = self.config
+        torch.manual_seed(step_seed(config.seed, self.step, distributed.rank()))
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, config)
+        advice = f"lower batch_size {config.batch_size} or context_length, or turn activation_checkpointing on"
+        with named_exhaustion(f"step {self.step}", advice), named_compiler():
+            loss, norm = self._gradient()
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            where = f" ({self.describe(self.step)})" if self.describe else ""
+            raise NonFiniteError(f"step {self.step}: loss {loss}, gradient norm {norm}{where}; nothing was updated")
+        self.optimizer.step()
+        return loss, norm
+
+    def _gradient(self) -> tuple[float, float]:
+        """The present step's gradient, clipped, in the parameters; returns the loss and the norm before the clip."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.slices(self.batch_at(self.step))
+        mean = self._backward(parts[0]) if len(parts) == 1 else self._backward_in_parts(parts)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        return mean.item(), norm.item()
+
+    def _backward(self, batch: Any) -> Tensor:
+        """The gradient of the mean loss over all processes; returns that mean."""
+        loss_sum, count = self._loss(batch)
+        if distributed.count() == 1:
+            loss = mean = loss_sum / count
+        else:
+            sum_of_all, count_of_all = distributed.total(loss_sum, count)
+            # DistributedDataParallel takes the mean of the gradients over the processes
+            loss = loss_sum * (distributed.count() / count_of_all)
+            mean = sum_of_all / count_of_all
+        loss.backward()  # type: ignore[no-untyped-call]
+        return mean.detach()
+
+    def _backward_in_parts(self, parts: Sequence[Any]) -> Tensor:
+        """The same of a batch in parts, by one process."""
+        sums, counts = [], []
+        for part in parts:
+            loss_sum, count = self._loss(part)
+            loss_sum.backward()  # type: ignore[no-untyped-call]
+            sums.append(loss_sum.detach())
+            counts.append(count)
+        count = torch.stack(counts).sum()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(count)
+        return torch.stack(sums).sum() / count
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.loss(batch)
+
+    def _log_training(self, norm: float) -> None:
+        elapsed, now = time.perf_counter() - self._clock, self.step
+        line = {
+            "step": now,
+            "loss": self.loss_sum / self.loss_steps,
+            "gradient_norm": norm,
+            "learning_rate": learning_rate_at(now - 1, self.config),
+            "seconds": round(elapsed, 3),
+            "steps_per_second": round((now - self._clock_step) / elapsed, 3),
+        }
+        self._bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self._clock, self._clock_step = time.perf_counter(), now
+        self._write("train", line)
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        started = time.perf_counter()
+        self.model.eval()
+        result = self.evaluate(self.step)  # it may draw random numbers: each step seeds its own
+        if not result:
+            return  # it could not be played; training goes on
+        if math.isfinite(result.get("score", math.nan)) and (self.best is None or result["score"] > self.best["score"]):
+            self.best = {"step": self.step, "score": result["score"]}
+        self._write("evaluation", {"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)})
+        self._clock, self._clock_step = time.perf_counter(), self.step  # evaluation is not training time
+
+    def _write(self, kind: str, line: dict[str, Any]) -> None:
+        if distributed.first():
+            self._log.write(kind, line)
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        names = [name for name, _ in self.model.named_parameters()]
+        state = self.optimizer.state_dict()["state"]
+        return {f"{names[i]}/{key}": value for i, moments in state.items() for key, value in moments.items()}
+
+    def _expected_moments(self) -> dict[str, Tensor]:
+        """Tensors like those of `_optimizer_tensors`."""
+        step, parameters = torch.tensor(0.0), list(self.model.named_parameters())
+        moments = {f"{name}/{key}": p for name, p in parameters for key in ("exp_avg", "exp_avg_sq")}
+        return {**moments, **{f"{name}/step": step for name, _ in parameters}}
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for i, (name, _) in enumerate(self.model.named_parameters()):
+            state[i] = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def _read_like(expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint; `CheckpointError` unless they have names, shapes and types of these."""
+    found = read_tensors(path)
+    like, there = ({name: (*x.shape, x.dtype) for name, x in tensors.items()} for tensors in (expected, found))
+    for name in sorted(like.keys() | there.keys()):
+        if like.get(name) != there.get(name):
+            raise CheckpointError(f"{path}: {name} is {there.get(name)}, expected {like.get(name)}")
+    return found
+
+
+@contextmanager
+def named_exhaustion(where: str, advice: str) -> Iterator[None]:
+    """Raise what torch says when memory is used up as a `MemoryExhaustedError` that tells where, and what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # on a CPU torch says it in words alone
+        said = re.search("out of memory|allocate memory|size calculation overflowed", str(error))
+        if isinstance(error, TrainingError) or not (said or isinstance(error, MemoryError)):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise MemoryExhaustedError(f"{where}: out of memory; {advice} ({reason})") from None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM is put into; a second SIGINT interrupts at once, as ever."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+        yield received
+        return
+
+    def note(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        tell("\nstopping after this step, with a checkpoint; once more to stop at once")
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

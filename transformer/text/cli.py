@@ -1,0 +1,336 @@
+"""The text programs: train a character model or a translator, and use them. Results on standard output."""
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
+
+from transformer.config import (
+    CharactersConfig,
+    ConfigError,
+    TranslatorConfig,
+    require,
+    require_known_values,
+    require_seed,
+)
+from transformer.runs import distributed
+from transformer.runs.console import help_to_anyone, tell, write
+from transformer.runs.outputs import check_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCharacters:
+    """Train a character language model on a text file; its last tenth is kept for validation."""
+
+    file: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """A UTF-8 text, also gzipped."""
+    output: Path
+    """The run's folder."""
+    resume: bool = False
+    """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    config: CharactersConfig = field(default_factory=CharactersConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTranslator:
+    """Train a translator on two text files of which line i of one translates line i of the other."""
+
+    source: Path
+    """Sentences of the language to translate from, one a line; also gzipped."""
+    target: Path
+    """Their translations."""
+    validation_source: Path
+    """Sentences that choose the best checkpoint."""
+    validation_target: Path
+    """Their translations."""
+    output: Path
+    """The run's folder."""
+    resume: bool = False
+    """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    config: TranslatorConfig = field(default_factory=TranslatorConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Let a language model write on."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """A run's folder, or Hugging Face's folder of a GPT-2 with its tokenizer.json."""
+    prompt: str = "\n"
+    """What the text begins with."""
+    new_tokens: int = 500
+    """Tokens to write; for a character model, characters."""
+    samples: int = 1
+    """Texts to write."""
+    temperature: float = 0.8
+    """Below 1 the likely tokens become likelier; 0 always takes the likeliest."""
+    top_k: int | None = None
+    """Choose among the k likeliest only."""
+    top_p: float | None = None
+    """Choose among the fewest likeliest whose probabilities reach p."""
+    seed: int = 0
+    """Seed of the choices."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translate:
+    """Translate sentences, given here, in a file, or on standard input, one a line."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """A run's folder."""
+    sentences: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="SENTENCE")] = ()
+    """What to translate."""
+    input: Path | None = None
+    """A file with one sentence a line; also gzipped."""
+    reference: Path | None = None
+    """The right translations of the input, one a line; their BLEU and its signature go to standard error."""
+    beams: int = 5
+    """Translations kept side by side in the search; 1 is greedy."""
+    length_penalty: float = 1.0
+    """A translation's log-probability is divided by its length to this power; above 1 favours longer ones."""
+    plot: Path | None = None
+    """Also draw where the decoder looked while it wrote the first translation, into this PNG."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a program; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = _parse(arguments)
+        require_known_values(command)
+        if isinstance(command, TrainCharacters | TrainTranslator):
+            with distributed.joined():
+                if not command.resume:
+                    check_folder(command.output)
+                return _run(command, arguments[0])
+        distributed.require_one(f"python -m transformer {arguments[0]}")
+        return _run(command, arguments[0])
+    except (ConfigError, OSError) as error:
+        return _refuse(error)
+    except MemoryError:
+        return _refuse("out of memory", 3)
+    except ModuleNotFoundError as error:
+        if error.name not in ("tokenizers", "sacrebleu"):
+            raise
+        return _refuse(f"{error.name} is not installed: pip install 'decision-transformer[language]'")
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from transformer.generation import LogitsError
+        from transformer.runs.checkpoint import CheckpointError
+        from transformer.runs.training import Stopped, TrainingError
+        from transformer.text.corpora import TextError
+
+        if isinstance(error, TextError | CheckpointError | LogitsError):
+            return _refuse(error)
+        if isinstance(error, TrainingError):
+            return _refuse(error, 3)
+        if isinstance(error, Stopped):
+            return _refuse(error, error.code)
+        if isinstance(error, distributed.LostProcessError):
+            return _refuse(error, 3)
+        if isinstance(error, distributed.FailedElsewhereError):
+            return 2
+        raise
+
+
+def _run(command: Any, name: str) -> int:
+    from transformer.runs.training import named_exhaustion
+
+    programs: Any = {
+        TrainCharacters: (_train_characters, "lower width, num_layers, context_length or batch_size"),
+        TrainTranslator: (_train_translator, "lower width, num_layers, context_length or batch_size"),
+        Generate: (_generate, "lower samples or new_tokens"),
+        Translate: (_translate, "lower beams, or give fewer sentences at a time"),
+    }
+    program, advice = programs[type(command)]
+    with named_exhaustion(name, advice):
+        return program(command)
+
+
+def parse(commands: Any, program: str, arguments: Sequence[str], description: str) -> Any:
+    """What a command line says, as one of these dataclasses; help and refusals are told as a program of this name.
+
+    An option that is said twice raises `ConfigError`: one of the two would be lost without a word.
+    """
+    options = [word for word in takewhile(lambda word: word != "--", arguments) if word.startswith("--")]
+    said = [word.split("=", 1)[0].replace("_", "-").replace("--no-", "--", 1) for word in options]
+    if twice := next((name for name in said if said.count(name) > 1), None):
+        raise ConfigError(f"{twice} stands there twice; say it once, with all its values")
+    with help_to_anyone():
+        return tyro.cli(
+            commands,
+            prog=program,
+            args=arguments,
+            description=description,
+            config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+        )
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """What the command line gives for --name, before anything is parsed."""
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _refuse(error: Exception | str, code: int = 2) -> int:
+    distributed.tell(f"transformer: {' '.join(str(error).split())}")
+    return code
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Options in two passes: the run to resume first gives every other option its default."""
+    characters, translator = CharactersConfig(), TranslatorConfig()
+    if "--resume" in arguments and (folder := option(arguments, "output")):
+        from transformer.text.programs import read_config
+
+        if "train-characters" in arguments:
+            characters = read_config(Path(folder), CharactersConfig)
+        elif "train-translator" in arguments:
+            translator = read_config(Path(folder), TranslatorConfig)
+    missing: dict[str, Any] = {"output": tyro.MISSING}
+    files = dict.fromkeys(("source", "target", "validation_source", "validation_target"), tyro.MISSING)
+    commands = (
+        Annotated[
+            TrainCharacters,
+            subcommand("train-characters", default=TrainCharacters(file=tyro.MISSING, config=characters, **missing)),
+        ]
+        | Annotated[
+            TrainTranslator,
+            subcommand("train-translator", default=TrainTranslator(config=translator, **files, **missing)),
+        ]
+        | Annotated[Generate, subcommand("generate")]
+        | Annotated[Translate, subcommand("translate")]
+    )
+    description = "The Transformer for text: a character language model and a translator."
+    return parse(commands, "python -m transformer", arguments, description)
+
+
+def _train_characters(options: TrainCharacters) -> int:
+    from transformer.text.programs import train_characters
+
+    run = train_characters(options.file, options.config, options.output, resume=options.resume)
+    _report(options.output, run.checkpoint, "--prompt TEXT", "generate")
+    return 0
+
+
+def _train_translator(options: TrainTranslator) -> int:
+    from transformer.text.corpora import read_pairs
+    from transformer.text.programs import train_translator
+
+    pairs = read_pairs(options.source, options.target)
+    validation = read_pairs(options.validation_source, options.validation_target)
+    run = train_translator(pairs, validation, options.config, options.output, resume=options.resume)
+    _report(options.output, run.checkpoint, "SENTENCE", "translate")
+    return 0
+
+
+def _report(folder: Path, checkpoint: Path, argument: str, program: str) -> None:
+    """What came out, and how to use it."""
+    from transformer.runs.checkpoint import read_json
+
+    sample = folder / "samples" / f"{checkpoint.name}.txt"
+    if sample.exists():
+        write(sample.read_text(encoding="utf-8").removesuffix("\n"))
+    if (folder / "best.json").exists():
+        best = read_json(folder / "best.json")
+        score = f"loss {-best['score']:.4f}" if program == "generate" else f"BLEU {best['score']:.2f} (greedy)"
+        tell(f"\nbest on validation: {score} at step {best['step']}")
+    tell(
+        f"run folder    {folder}"
+        f"\nsamples       {folder / 'samples'}"
+        f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
+        f"\nuse it        python -m transformer {program} {folder} {argument}"
+    )
+
+
+def _generate(options: Generate) -> int:
+    import torch
+
+    from transformer.generation import Sampling, generate
+    from transformer.language import LanguageModel
+    from transformer.text.corpora import encode
+    from transformer.text.programs import load_text_run
+
+    require(options.new_tokens >= 1, f"new_tokens must be at least 1, not {options.new_tokens}")
+    require(options.samples >= 1, f"samples must be at least 1, not {options.samples}")
+    require_seed(options.seed)
+    try:
+        sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    run = load_text_run(options.run, options.checkpoint)
+    require(isinstance(run.model, LanguageModel), f"{options.run}: a translator; python -m transformer translate")
+    prompt = encode(run.tokenizer, options.prompt)
+    require(bool(prompt), "prompt is empty")
+    generator = torch.Generator().manual_seed(options.seed)
+    assert isinstance(run.model, LanguageModel)
+    texts = generate(run.model, [prompt] * options.samples, options.new_tokens, sampling, generator=generator)
+    write("\n---\n".join(run.tokenizer.decode(text) for text in texts))
+    return 0
+
+
+def _translate(options: Translate) -> int:
+    from transformer.generation import MAX_BEAMS, MAX_LENGTH_PENALTY
+    from transformer.runs.outputs import check_place
+    from transformer.text.corpora import read_lines
+    from transformer.text.programs import bleu, draw_alignment, load_text_run, translate
+    from transformer.translation import EncoderDecoder
+
+    require(1 <= options.beams <= MAX_BEAMS, f"beams must be from 1 to {MAX_BEAMS}, not {options.beams}")
+    penalty = options.length_penalty
+    require(0 <= penalty <= MAX_LENGTH_PENALTY, f"length_penalty must be from 0 to {MAX_LENGTH_PENALTY}, not {penalty}")
+    if options.plot:
+        check_place(options.plot)
+    require(not (options.sentences and options.input), "sentences are given and --input too; one of them")
+    require(options.reference is None or options.input is not None, "--reference needs --input")
+    run = load_text_run(options.run, options.checkpoint)
+    require(isinstance(run.model, EncoderDecoder), f"{options.run}: a language model; python -m transformer generate")
+    assert isinstance(run.model, EncoderDecoder)
+    sentences = list(options.sentences) or (read_lines(options.input) if options.input else _standard_input())
+    references = read_lines(options.reference) if options.reference else None
+    if references is not None and len(references) != len(sentences):
+        raise ConfigError(f"{options.reference} has {len(references)} lines, {options.input} has {len(sentences)}")
+    translations = translate(
+        run.model,
+        run.tokenizer,
+        sentences,
+        beams=options.beams,
+        length_penalty=options.length_penalty,
+    )
+    drawn = [pair for pair in zip(sentences, translations, strict=True) if pair[0].strip()]
+    for translation in translations:
+        write(translation)
+    if references is not None:
+        score, signature = bleu(translations, references)
+        tell(f"BLEU {score:.2f}  {signature}")
+    if options.plot and drawn:
+        draw_alignment(run.model, run.tokenizer, *drawn[0], options.plot)
+    return 0
+
+
+def _standard_input() -> list[str]:
+    from transformer.text.corpora import TextError, lines_of
+
+    if sys.stdin.isatty():
+        tell("sentences to translate, one a line, then Ctrl-D:")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(newline="\n")  # a lone \r is for `lines_of` to judge
+    try:
+        return lines_of(sys.stdin.read())
+    except UnicodeDecodeError as error:
+        raise TextError(f"standard input: cannot be read as UTF-8 text ({error})") from None
