@@ -40,6 +40,7 @@ from transformer.runs.checkpoint import (
     best_checkpoint,
     check_size,
     folder_of,
+    load_weights,
     newest_checkpoint,
     read_tensors,
     require_run,
@@ -345,7 +346,7 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
         shape = config.model, observation_space, action_space, document["max_timesteps"]
         _check_size(tensors, *shape)
         model = DecisionTransformer(*shape)
-        model.load_state_dict(tensors)
+        load_weights(model, tensors)
         environment = environment_in(document)
         reference = document["reference"] and Reference(**document["reference"])
         dataset, imported = dict(document["dataset"]), document.get("imported")

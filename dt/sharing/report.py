@@ -1,6 +1,5 @@
 """What came out, for eyes and for programs: a table, a picture, JSON; and what a run is, in words."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference
+from transformer.runs.checkpoint import parse_json
 
 
 def score_table(results: Sequence[Any], reference: Reference | None) -> str:
@@ -114,7 +114,7 @@ def describe_run(run: Any) -> str:
 def _results_line(path: Path) -> str:
     """The best of a file of results; a file cut short, or someone else's, is no reason to say nothing of the run."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if "held_out" in document:
             loss, constant = (
                 document["held_out"]["loss"],
@@ -124,5 +124,5 @@ def _results_line(path: Path) -> str:
         results = [result for result in document["results"] if result["mean_return"] is not None]
         best = max(results, key=lambda result: result["mean_return"])
         return f"results       {path.stem}: {best['mean_return']:.1f} asked for {best['target_return']:.1f} ({path})"
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return f"results       {path.stem}: not the results of an evaluation ({path})"

@@ -11,7 +11,6 @@ folder above. Nothing here is ever unpickled, so opening a checkpoint runs no co
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -31,11 +30,17 @@ if TYPE_CHECKING:  # to read a run's description, or to refuse it, no torch is n
 SCHEMA = 1
 """Version of the layout above; another one is refused."""
 
+MOST_JSON = 64 << 20
+"""Bytes of a JSON file: the largest that are known, tokenizers of 250,000 subwords, have a third."""
+
 SMALL, MOST_GROWTH = 64 << 20, 300
 """A model's window may take `SMALL` bytes, or `MOST_GROWTH` times its weights where that is more."""
 
 
-ENTRIES = ("run.json", "best.json", "log.jsonl", "launch", "checkpoints", "results", "samples", "tensorboard")
+LOCK = ".lock"
+"""File of a run that the process which trains in it holds."""
+
+ENTRIES = ("run.json", "best.json", "log.jsonl", "launch", "checkpoints", "results", "samples", "tensorboard", LOCK)
 """What is read and written in a run's folder; anything else there is its owner's."""
 
 
@@ -56,10 +61,21 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a text file completely or not at all."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all.
+
+    It is written under a new name that cannot be guessed, so a link that waits there is never followed.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    temporary = Path(name)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes what only its owner can read
         _sync(temporary)
         temporary.replace(path)
     finally:
@@ -79,14 +95,24 @@ def read_json(path: Path, kind: Any = Any) -> Any:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device may never end
             raise ValueError("not a file")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MOST_JSON:
+            raise ValueError(f"{path.stat().st_size} bytes, expected at most {MOST_JSON}")
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if wrong := misfit(document, kind, "" if isinstance(document, dict) else "it"):
         raise CheckpointError(f"{path}: {wrong}")
     return document
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds. Broken JSON, also one that nests too deeply, raises `ValueError`."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def save_checkpoint(run: Path, step: int, tensors: "dict[str, dict[str, Tensor]]", documents: dict[str, Any]) -> Path:
@@ -139,9 +165,10 @@ def verify(checkpoint: Path) -> None:
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """Tensors of a safetensors file, on the CPU; NaN or infinity in one, which no save of ours holds, is refused.
+    """Tensors of a safetensors file, on the CPU.
 
-    So are complex numbers and those of 8 bits or fewer, with which torch hardly computes.
+    Raises `CheckpointError` for NaN and infinity, for complex numbers and for floating point of 8 bits or fewer.
+    Whether whole numbers and flags belong there, the model says: see `load_weights`.
     """
     import torch
     from safetensors import SafetensorError
@@ -158,6 +185,17 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity")
     return _joined(tensors)
+
+
+def load_weights(model: "nn.Module", tensors: "Mapping[str, Tensor]") -> None:
+    """Put weights into a model; `ValueError` where one's kind differs: whole numbers or flags are not weights."""
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        if name in own and not (
+            tensor.dtype == own[name].dtype or (tensor.is_floating_point() and own[name].is_floating_point())
+        ):
+            raise ValueError(f"{name} is {tensor.dtype}, expected {own[name].dtype}")
+    model.load_state_dict(tensors)
 
 
 def _joined(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
@@ -308,18 +346,20 @@ def clear_leftovers(run: Path) -> None:
 @contextmanager
 def only_writer(run: Path) -> Iterator[None]:
     """Hold a run's folder while this process writes in it; refused where another holds it, or it leads elsewhere."""
+    from filelock import FileLock, Timeout
+
     check_entries(run)
-    descriptor = os.open(run, os.O_RDONLY)
+    lock = FileLock(run / LOCK, timeout=0)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends
-        except BlockingIOError:
-            raise CheckpointError(f"{run}: another process is training in it") from None
-        except OSError:  # a file system that knows no locks
-            pass
+        lock.acquire()  # the system lets go when the process ends
+    except Timeout:
+        raise CheckpointError(f"{run}: another process is training in it") from None
+    except (NotImplementedError, OSError):  # a file system without locks
+        pass
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def make_folder(path: Path) -> None:
@@ -356,12 +396,11 @@ def _appearing_folder(final: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=final.parent))
     try:
         yield temporary
-        os.umask(mask := os.umask(0))
         for path in temporary.iterdir():
             if path.is_file():  # a folder in it has seen to its own
-                path.chmod(0o666 & ~mask)  # mkdtemp and safetensors make what only their owner can read
+                path.chmod(0o666 & ~_umask())  # mkdtemp and safetensors make what only their owner can read
                 _sync(path)
-        temporary.chmod(0o777 & ~mask)
+        temporary.chmod(0o777 & ~_umask())
         _sync(temporary)
         put_in_place(temporary, final)
     finally:
@@ -386,11 +425,22 @@ def _remove(checkpoint: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Flush a file or a folder to the disk."""
+    if os.name == "nt":  # Windows flushes only what is open for writing, and no folders
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _umask() -> int:
+    """The permissions that a new file is not given."""
+    os.umask(mask := os.umask(0))
+    return mask
 
 
 def _json_text(document: Any) -> str:

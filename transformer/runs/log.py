@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformer.runs.checkpoint import replace_text, why_not
+from transformer.runs.checkpoint import parse_json, replace_text, why_not
 from transformer.runs.console import tell
 
 CLOCK_FIELDS = ("seconds", "steps_per_second")
@@ -101,6 +101,6 @@ def cut_log(path: Path, step: int) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):  # a line cut by a crash
+        return float(parse_json(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError, OverflowError):  # a line cut by a crash, or a hostile one
         return math.inf

@@ -30,6 +30,7 @@ from transformer.runs.checkpoint import (
     CheckpointError,
     best_checkpoint,
     check_size,
+    load_weights,
     newest_checkpoint,
     read_json,
     read_tensors,
@@ -226,7 +227,7 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
             lambda: kind(shape), weights, shape.num_layers, 8 * shape.context_length * shape.width * shape.num_layers
         )
         model = kind(shape)
-        model.load_state_dict(weights)
+        load_weights(model, weights)
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
