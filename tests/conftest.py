@@ -141,8 +141,8 @@ def ends(space):
     low, high = {}, {}
     for name, leaf in leaf_spaces(space).items():
         if isinstance(leaf, spaces.Box):
-            low[name] = np.where(np.isfinite(leaf.low), leaf.low, -1).astype(leaf.dtype)
-            high[name] = np.where(np.isfinite(leaf.high), leaf.high, 3).astype(leaf.dtype)
+            low[name] = np.where(np.isfinite(leaf.low), leaf.low, np.float64(-1)).astype(leaf.dtype)
+            high[name] = np.where(np.isfinite(leaf.high), leaf.high, np.float64(3)).astype(leaf.dtype)
         else:
             counts, start = (np.reshape(x, leaf.shape) for x in choices(leaf))
             low[name], high[name] = start.astype(leaf.dtype), (start + counts - 1).astype(leaf.dtype)
