@@ -21,7 +21,7 @@ from dt.evaluation import (
     failures,
 )
 from dt.inspection import describe_dataset
-from dt.learning.description import columns_in
+from dt.learning.description import reading_in
 from dt.learning.many import train_many
 from dt.learning.training import Run, load_run, train, versions
 from dt.policy import ReturnConditionedPolicy
@@ -36,7 +36,6 @@ from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.datasets.writer import write_minari
 from envs.reading.fields import DataError
-from envs.reading.flat_files import is_flat
 from envs.simulate.environments import EnvironmentSpec, MissingWorldError
 from envs.simulate.rollout import Played
 from envs.simulate.scores import reference_in
@@ -205,10 +204,9 @@ def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
             "or --dataset names a file of it"
         )
     spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
-    columns = columns_in(part) if is_flat(Path(source)) else {}
     try:
         # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
-        return load(source, spaces=spaces, skip_bad_episodes=True, columns=columns)
+        return load(source, spaces=spaces, skip_bad_episodes=True, **vars(reading_in(part)))
     except DataError as error:
         if asked is not None or Path(source).exists():
             raise

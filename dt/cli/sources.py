@@ -13,13 +13,13 @@ from typing import Any
 
 from dt.cli.options import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
 from dt.config import Config
-from dt.learning.description import columns_in, read_description
+from dt.learning.description import read_description, reading_in
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.datasets.selection import join
-from envs.reading.fields import Columns, named_columns
 from envs.reading.flat_files import READERS, is_flat
+from envs.reading.options import ReadingOptions
 from envs.reading.readers import declared_spaces, spaces_from_json
 from envs.simulate.environments import EnvironmentSpec, check_spaces, import_environments
 from envs.simulate.scores import reference_in
@@ -99,16 +99,16 @@ def load_each(
 ) -> Iterator[Dataset]:
     """The datasets that a command is given, one after the other, read as its options say.
 
-    resumed: a run whose spaces and columns hold where the options name none.
+    resumed: a run whose spaces and reading options are used where the command gives none.
     """
     if not sources:
         raise ConfigError("no dataset named")
-    spaces, columns = declared(reading.spaces, resumed), columns_for(reading.columns, sources)
-    if resumed and not reading.columns and (recorded := _recorded_parts(resumed, len(sources))):
-        columns = [each for _, each in recorded]
+    spaces, options = declared(reading.spaces, resumed), options_for(reading, sources)
+    if resumed and not any(map(ReadingOptions.is_said, options)):
+        options = [each for _, each in _recorded_parts(resumed, len(sources))] or options
     how: dict[str, Any] = {"download": reading.download, "skip_bad_episodes": reading.skip_bad_episodes}
-    for source, names in zip(sources, columns, strict=True):
-        yield load(source, columns=names, spaces=spaces, environment=environment, **how)
+    for source, each in zip(sources, options, strict=True):
+        yield load(source, spaces=spaces, environment=environment, **vars(each), **how)
 
 
 def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
@@ -273,21 +273,21 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
     return declared_spaces(f"{resumed}/run.json", read_description(resumed / "run.json"))
 
 
-def columns_for(given: Sequence[str], sources: Sequence[str]) -> list[Columns]:
-    """What --columns says, for each dataset: a Minari dataset beside flat files goes by its own names."""
-    pairs = [each.partition("=") for each in given]
-    for text, (field, sign, names) in zip(given, pairs, strict=True):
+def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions]:
+    """How each source is read; --columns is for flat files, a Minari dataset goes by its own names."""
+    pairs = [each.partition("=") for each in reading.columns]
+    for text, (field, sign, names) in zip(reading.columns, pairs, strict=True):
         if not (field and sign and names):
             raise ConfigError(f"--columns: {text!r}, expected FIELD=COLUMN or FIELD=COLUMN,COLUMN,...")
     if twice := [field for field, _, _ in pairs if [other for other, _, _ in pairs].count(field) > 1]:
         raise ConfigError(f"--columns: {twice[0]} twice; several columns are FIELD=COLUMN,COLUMN,...")
-    columns = named_columns({field: names.split(",") for field, _, names in pairs})
-    if columns and not any(is_flat(Path(source)) for source in sources):
+    said = ReadingOptions.of(columns={field: names.split(",") for field, _, names in pairs})
+    if said.columns and not any(is_flat(Path(source)) for source in sources):
         raise ConfigError(f"--columns is for files ({', '.join(READERS)}), and {' '.join(sources)} is none")
-    return [columns if is_flat(Path(source)) else {} for source in sources]
+    return [said if is_flat(Path(source)) else replace(said, columns={}) for source in sources]
 
 
-def _recorded_parts(resumed: Path, datasets: int) -> list[tuple[float, Columns]]:
-    """Share and columns of each dataset that a run to resume was begun with; none if it was of another number."""
+def _recorded_parts(resumed: Path, datasets: int) -> list[tuple[float, ReadingOptions]]:
+    """Fraction and reading options of each dataset of a run to resume; none if it has a different number of them."""
     parts = read_description(resumed / "run.json")["dataset"].get("parts", ())
-    return [(part["fraction"], columns_in(part)) for part in parts] if len(parts) == datasets else []
+    return [(part["fraction"], reading_in(part)) for part in parts] if len(parts) == datasets else []

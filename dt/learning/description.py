@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from dt.config import Config
-from envs.reading.fields import Columns, DataError, named_columns
+from envs.reading.fields import DataError
+from envs.reading.options import ReadingOptions
 from envs.simulate.environments import EnvironmentSpec, WorldError
 from transformer.config import ConfigError, misfit
 from transformer.runs.checkpoint import SCHEMA, CheckpointError, read_json
@@ -76,7 +77,7 @@ def read_description(path: Path) -> dict[str, Any]:
         Config.from_json(document["config"])
         environment_in(document)
         for part in document["dataset"].get("parts", ()):
-            columns_in(part)
+            reading_in(part)
     except (ConfigError, WorldError, DataError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     return document
@@ -87,6 +88,6 @@ def environment_in(document: dict[str, Any]) -> EnvironmentSpec | None:
     return EnvironmentSpec.from_json(document["environment"]) if document["environment"] else None
 
 
-def columns_in(part: Mapping[str, Any]) -> Columns:
-    """Which names of its source a part of the data was read by; none where they were the usual ones."""
-    return named_columns(part.get("columns", {}))
+def reading_in(part: Mapping[str, Any]) -> ReadingOptions:
+    """How a part of the data was read."""
+    return ReadingOptions.from_json(part)

@@ -312,7 +312,7 @@ def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None 
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "parts": [vars(part) for part in dataset.parts or (Part.of(dataset),)],
+        "parts": [part.to_json() for part in dataset.parts or (Part.of(dataset),)],
         "episodes": learned.num_episodes,
         "steps": learned.num_steps,
         "targets": list(default_targets(learned.returns, heard=model.hears_returns)),

@@ -167,7 +167,7 @@ class Entry:
         given: Mapping[str, Space[Any]],
         environment: EnvironmentSpec | None,
         skip_bad: bool,
-        columns: Mapping[str, tuple[str, ...]],
+        options: Mapping[str, Any],
     ) -> "Entry | None":
         """The entry of a file or folder as it is asked for; None where it is so small that it is read each time."""
         found = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
@@ -179,7 +179,7 @@ class Entry:
             "spaces": {name: space_to_json(space) for name, space in given.items()},
             "environment": environment and environment.to_json(),
             "skip_bad": skip_bad,
-            "columns": dict(columns),
+            "options": dict(options),
         }
         name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:32]
         return Entry(cache_folder() / name, {path: [each.st_size, each.st_mtime_ns] for path, each in stands.items()})

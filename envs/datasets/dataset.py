@@ -12,6 +12,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.reading.fields import Columns
+from envs.reading.options import ReadingOptions
 from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference
 from envs.spaces import Leaves, space_to_json
@@ -39,13 +40,18 @@ class Part:
     source: str | None  # what `load` takes; None where arrays or episodes were handed over
     fingerprint: str  # of all of it
     fraction: float
-    columns: Columns = field(default_factory=dict)  # which names of the source `load` is told to read
+    reading: ReadingOptions = field(default_factory=ReadingOptions)  # how `load` read the source
 
     @staticmethod
     def of(dataset: "Dataset", fraction: float = 1.0) -> "Part":
         """This share of a dataset."""
         source = dataset.loaded_from[0] if len(dataset.loaded_from) == 1 else None
-        return Part(dataset.name, source, dataset.fingerprint, fraction, dataset.columns)
+        return Part(dataset.name, source, dataset.fingerprint, fraction, dataset.reading)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a run's run.json has it."""
+        known = {"name": self.name, "source": self.source, "fingerprint": self.fingerprint, "fraction": self.fraction}
+        return {**known, **self.reading.to_json()}
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,13 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what is odd but legitimate, counted
     told: Mapping[str, Any] = field(default_factory=dict)  # what its metadata tells of how it was made: those of `TOLD`
     loaded_from: tuple[str, ...] = ()  # what `load` took; empty where arrays or episodes were handed over
-    columns: Columns = field(default_factory=dict)  # which names `load` was told to read
+    reading: ReadingOptions = field(default_factory=ReadingOptions)  # how `load` read it
     parts: tuple[Part, ...] = ()  # what `envs.join` made it of; empty where it is one dataset
+
+    @property
+    def columns(self) -> Columns:
+        """Which names of its file held which field, where the user named them."""
+        return self.reading.columns
 
     @property
     def num_episodes(self) -> int:

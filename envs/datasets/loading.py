@@ -29,9 +29,10 @@ from envs.datasets.cache import CacheError, Entry
 from envs.datasets.dataset import Dataset
 from envs.datasets.selection import take
 from envs.reading.dqn_replay import is_replay, read_replay, with_actions
-from envs.reading.fields import Columns, DataError, choose_all, named_columns
+from envs.reading.fields import DataError, choose_all
 from envs.reading.flat_files import is_flat, read_flat
 from envs.reading.minari_folders import read_folder
+from envs.reading.options import ReadingOptions
 from envs.reading.readers import PACKAGED, SPACES, Header, check_is_file, minari_root
 from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import reference_in
@@ -73,18 +74,18 @@ def load(
     """
     if cache not in get_args(CacheUse):
         raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
-    given, named = dict(spaces or {}), named_columns(columns or {})
+    given, options = dict(spaces or {}), ReadingOptions.of(columns=columns)
     try:
         path = find(str(source), download)
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
             path = path.parent
-        if named and path.is_dir():
+        if options.columns and path.is_dir():
             raise DataError(f"{path}: a folder's fields have names of their own; columns are for flat files")
-        dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes, named)
+        dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes, options)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
     lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
-    dataset = replace(dataset, loaded_from=(lasting,), columns=named)
+    dataset = replace(dataset, loaded_from=(lasting,), reading=options)
     if fingerprint is not None:
         vars(dataset)["fingerprint"] = fingerprint  # it is known: a cached property is kept there
     return dataset
@@ -96,22 +97,22 @@ def _cached(
     environment: EnvironmentSpec | None,
     cache: str,
     skip_bad: bool,
-    columns: Columns,
+    options: ReadingOptions,
 ) -> tuple[Dataset, str | None]:
     """A file or folder as the cache has it, or read and put there; its fingerprint where that is known."""
-    entry = Entry.of(path, given, environment, skip_bad, columns) if cache != "off" else None
+    entry = Entry.of(path, given, environment, skip_bad, options.to_json()) if cache != "off" else None
     if entry is None:
-        return _read(path, given, environment, skip_bad, columns), None
+        return _read(path, given, environment, skip_bad, options), None
     if found := entry.read(verify=cache == "verify"):
         return Dataset(**found[0]), found[1]
     try:
         with entry.building() as folder:
-            dataset = _read(path, given, environment, skip_bad, columns, folder)
+            dataset = _read(path, given, environment, skip_bad, options, folder)
             if entry.keep(folder, vars(dataset), dataset.fingerprint) and (found := entry.read()):
                 return Dataset(**found[0]), found[1]
             return dataset, dataset.fingerprint  # what is mapped lives on without a name
     except CacheError as error:
-        dataset = _read(path, given, environment, skip_bad, columns)
+        dataset = _read(path, given, environment, skip_bad, options)
         return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
 
 
@@ -120,7 +121,7 @@ def _read(
     given: dict[str, Space[Any]],
     environment: EnvironmentSpec | None,
     skip_bad: bool,
-    columns: Columns,
+    options: ReadingOptions,
     folder: Path | None = None,
 ) -> Dataset:
     """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
@@ -131,7 +132,7 @@ def _read(
     if path.is_dir():
         header, episodes = read_folder(path, given)
         return _dataset(*joined(_in_world(header, environment), episodes, folder, skip_bad), skip_bad)
-    header, arrays = read_flat(path, given, columns)
+    header, arrays = read_flat(path, given, options.columns)
     return _dataset(*split(_in_world(header, environment), arrays), skip_bad)
 
 

@@ -1,0 +1,39 @@
+"""`ReadingOptions`: what a user says of how a source is to be read. A run remembers it with its data."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from envs.reading.fields import Columns, named_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How a source is to be read, beyond what its format says; `load` and the command line use the same names.
+
+    columns: by field the names that hold it in the file; several make a vector.
+    """
+
+    columns: Columns = field(default_factory=dict)
+
+    @staticmethod
+    def of(columns: Mapping[str, str | Iterable[str]] | None = None, **options: Any) -> "ReadingOptions":
+        """The options as Python and run.json give them; `DataError` names a wrong one."""
+        return ReadingOptions(columns=named_columns(columns or {}), **options)
+
+    def is_said(self) -> bool:
+        """Whether anything is not as usual."""
+        return self != ReadingOptions()
+
+    def to_json(self) -> dict[str, Any]:
+        """The columns, and all else that is not as usual, as plain JSON."""
+        usual = ReadingOptions()
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        said = {name: value for name, value in said.items() if value != getattr(usual, name)}
+        return {**said, "columns": {name: list(names) for name, names in self.columns.items()}}
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> "ReadingOptions":
+        """From an object that has `to_json`'s entries among others; what is not there is as usual."""
+        known = {each.name for each in fields(ReadingOptions)}
+        return ReadingOptions.of(**{name: value for name, value in document.items() if name in known})
