@@ -6,6 +6,10 @@ Names are loaded when they are used, so the command line's help needs no torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dt.siblings import find_siblings
+
+find_siblings()
+
 if TYPE_CHECKING:
     from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
     from dt.data import Batch, TrajectoryDataset

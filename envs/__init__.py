@@ -1,5 +1,9 @@
 """Recorded episodes in, worlds stepped, scores out: Gymnasium, Minari and numpy, no torch and no model."""
 
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)  # a project's own envs/ without __init__.py stays importable behind this one
+
 from envs.datasets.dataset import Dataset, Episode
 from envs.datasets.loading import from_arrays, from_episodes, load
 from envs.datasets.selection import best_episodes, join, sample_episodes, take

@@ -6,7 +6,10 @@ Names are loaded when they are used, so `import transformer` costs nothing.
 """
 
 from importlib import import_module
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
+
+__path__ = extend_path(__path__, __name__)  # a project's own transformer/ without __init__.py stays importable
 
 if TYPE_CHECKING:
     from transformer.attention import MultiHeadAttention

@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 
+import envs
 from envs.simulate.environments import World, WorldError
 from envs.spaces import reason
 
@@ -32,6 +34,35 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "envs.simulate.processes"])
     return context
+
+
+HOME = str(Path(__file__).parents[2])
+"""Where this package lies."""
+
+PATH_VARIABLES = ("PYTHONSAFEPATH", "PYTHONPATH")
+
+
+@contextlib.contextmanager
+def _safe_paths() -> Iterator[None]:
+    """Inside, a new interpreter imports nothing from the working folder, and `envs` is this package.
+
+    `multiprocessing` starts its servers by `python -c`, which looks for every module in the working folder first.
+    """
+    before = {name: os.environ.get(name) for name in PATH_VARIABLES}
+    paths = [HOME, before["PYTHONPATH"]] if before["PYTHONPATH"] else [HOME]
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class ProcessWorld:
@@ -92,9 +123,11 @@ class ProcessWorld:
     def _begin(self) -> None:
         context = _context()
         self._connection, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        paths = {name: os.environ.get(name) for name in PATH_VARIABLES}
+        process = context.Process(target=_serve, args=(theirs, self._make, paths, [*envs.__path__]), daemon=True)
         try:
-            process.start()
+            with _safe_paths():
+                process.start()
         except Exception as error:  # what makes it cannot be pickled, which any type may say
             raise WorldError(f"cannot be played in a process of its own: {reason(error)}") from error
         finally:
@@ -112,8 +145,19 @@ class ProcessWorld:
         self._process = None
 
 
-def _serve(connection: Connection, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
-    """The other process: answer what is asked, until told to leave or nobody is there to ask."""
+def _serve(
+    connection: Connection,
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    paths: Mapping[str, str | None],
+    packages: list[str],
+) -> None:
+    """The other process: answer what is asked, until told to leave or nobody is there to ask.
+
+    paths: the parent's environment variables of these names, for programs that the environment starts.
+    packages: where the parent finds modules of `envs`, also of a user's package of this name.
+    """
+    _set_environment(paths)
+    envs.__path__ += [folder for folder in packages if folder not in envs.__path__]
     os.setsid()  # Ctrl-C is for the one who asks; and what the environment begins can be ended with this process
     _end_with_the_parent()
     world = World(make)
