@@ -6,6 +6,7 @@ pure function of (seed, step), and `gather`, which takes those windows out.
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dt.encoders import is_image
-from envs.datasets.cache import room
+from dt.units import ModelUnits, Units
+from envs.datasets.cache import pieces, room
 from envs.datasets.dataset import Dataset
-from envs.spaces import leaf_spaces
+from envs.datasets.statistics import statistics
+from envs.reading.fields import DataError
+from envs.spaces import Leaves, leaf_spaces
 from transformer.runs import distributed
 
 TensorLeaves = dict[str, Tensor]
@@ -28,9 +32,16 @@ CACHED_WINDOWS = 256
 """As many windows a processor goes through at once in training."""
 
 
+LARGEST_RETURN, SMALLEST_SCALE = 1e37, 1e-37
+"""Returns and their standard deviation that float32 holds, and what is computed from them."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """B windows of T steps, padded on the right; raw values, the model normalises them itself."""
+    """B windows of T steps, padded on the right; raw values, the model normalises them itself.
+
+    A leaf for which the model has `Units` is float32 in those units.
+    """
 
     states: TensorLeaves  # each (B, T, *leaf), as recorded; of images a stack of F at each step: (B, T, F, *leaf)
     actions: TensorLeaves  # each (B, T, *leaf), as recorded
@@ -67,6 +78,21 @@ def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[
     return result
 
 
+def return_scale(dataset: Dataset) -> float:
+    """What returns are divided by where nobody sets it: their standard deviation; 1 where they never vary.
+
+    Raises `DataError` where they do not fit into float32.
+    """
+    found = statistics(returns_to_go(dataset.rewards, dataset.offsets))
+    scale = 1.0 if found.constant else float(found.std)
+    if float(found.reach) > LARGEST_RETURN or scale < SMALLEST_SCALE:
+        raise DataError(
+            f"{dataset.name}: returns-to-go reach {float(found.reach):.3g} and their standard deviation is {scale:.3g} "
+            f"(expected at most {LARGEST_RETURN:g}, and at least {SMALLEST_SCALE:g}). Scale the rewards."
+        )
+    return scale
+
+
 class TrajectoryDataset:
     """A dataset ready to be sampled: flat tensors and the windows that can be cut from them.
 
@@ -74,12 +100,21 @@ class TrajectoryDataset:
     """
 
     def __init__(
-        self, dataset: Dataset, context_length: int, device: torch.device | str = "cpu", *, frame_stack: int = 1
+        self,
+        dataset: Dataset,
+        context_length: int,
+        device: torch.device | str = "cpu",
+        *,
+        frame_stack: int = 1,
+        units: ModelUnits | None = None,
     ):
+        """units: those of the model that reads the windows, `DecisionTransformer.units`."""
         self.context_length = context_length
         self.num_steps = dataset.num_steps
-        self.states = {name: _tensor(array, device) for name, array in dataset.observations.items()}
-        self.actions = {name: _tensor(array, device) for name, array in dataset.actions.items()}
+        units = units or ModelUnits()
+        states, actions = _in(dataset.observations, units.observations), _in(dataset.actions, units.actions)
+        self.states = {name: _tensor(array, device) for name, array in states.items()}
+        self.actions = {name: _tensor(array, device) for name, array in actions.items()}
         self.returns_to_go = _tensor(returns_to_go(dataset.rewards, dataset.offsets), device)  # float64
         self.offsets = _tensor(dataset.offsets, device)
         self._window = torch.arange(context_length, device=device)
@@ -138,6 +173,17 @@ class Batches:
         """The episodes that the windows of all processes come from, in words."""
         episodes = self.data.episodes_of(self.data.indices(self.seed, step, self.batch_size))
         return f"episodes {episodes[:8]}{' and others' if len(episodes) > 8 else ''}"
+
+
+def _in(leaves: Leaves, units: Mapping[str, Units]) -> Leaves:
+    """The leaves, those that have units in these, a few rows at a time: a file may back them."""
+    changed = dict(leaves)
+    for name, unit in units.items():
+        changed[name], at = room(leaves[name].shape, np.float32, leaves[name]), 0
+        for rows in pieces(leaves[name]):
+            changed[name][at : at + len(rows)] = unit.encode(rows)
+            at += len(rows)
+    return changed
 
 
 def _tensor(array: NDArray[Any], device: torch.device | str) -> Tensor:

@@ -20,11 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from envs.datasets.cache import moments
+from dt.units import Units, action_units, observation_units
+from envs.datasets.statistics import statistics
 from envs.spaces import choices, least
 
 SMALLEST_SIDE = 36
 """Pixels of the smallest picture that the convolutions leave anything of."""
+
+FARTHEST = 1e15
+"""Standard deviations from the mean beyond which an observation counts as that far."""
 
 
 def is_image(space: Space[object]) -> bool:
@@ -45,24 +49,33 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / deviation for each dimension, over a whole leaf; a dimension that never varies is only centred."""
+    """(x - mean) / deviation for each dimension, over a whole leaf; a dimension that never varies is only centred.
+
+    Where float32 does not hold the recorded numbers, they come in `units`, in which mean and deviation are 0 and 1.
+    """
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
+        self.shape = shape
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("deviation", torch.ones(shape))
         self.mean: Tensor
         self.deviation: Tensor
+        self.units: Units | None = None
 
     def fit(self, data: NDArray[np.generic]) -> None:
-        """Take mean and deviation of data (N, *shape), computed in float64."""
-        mean, deviation = moments(data)
-        self.mean.copy_(torch.from_numpy(mean))
-        self.deviation.copy_(torch.from_numpy(np.asarray(np.where(deviation < 1e-6, 1.0, deviation))))
+        """Take mean, deviation and units of data (N, *shape), computed in float64."""
+        found = statistics(data)
+        self.units = observation_units(data, found)
+        plain = True if self.units is None else self.units.plain
+        mean = np.where(plain, found.mean, 0.0)
+        deviation = np.where(plain, found.spread, 1.0)
+        self.mean.copy_(torch.from_numpy(np.asarray(mean)))
+        self.deviation.copy_(torch.from_numpy(np.asarray(deviation)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., *shape) to the same shape, float32."""
-        return (x.to(self.mean.dtype) - self.mean) / self.deviation
+        """(..., *shape) to the same shape, float32; the squares of numbers far outside the data stay finite."""
+        return ((x.to(self.mean.dtype) - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
 
 
 class LinearEncoder(nn.Module):
@@ -159,33 +172,39 @@ class ContinuousHead(nn.Module):
     """Actions of a Box, by mean squared error.
 
     Bounded dimensions are a tanh stretched to the space's own bounds, as in the paper for [-1, 1]; the others are
-    linear, in units of the data's deviation. The error is measured in those units, so it does not depend on the bounds.
+    linear, in units of the data's deviation. So are those with bounds far wider than the data, which say nothing of it.
+    The error is measured in those units, so it does not depend on the bounds.
+    Where float32 does not hold the recorded actions, they come in `units`.
     """
 
     def __init__(self, space: spaces.Box, width: int):
         super().__init__()
-        self.shape, self.padding = space.shape, 0
+        self.shape, self.padding, self.space = space.shape, 0, space
         self.linear = nn.Linear(width, math.prod(space.shape))
         bounded = torch.from_numpy(_bounded(space)).flatten()  # (A,)
         low, high = (torch.from_numpy(np.asarray(x, np.float64)).flatten() for x in (space.low, space.high))
         self.register_buffer("bounded", bounded)
-        self.register_buffer("center", torch.where(bounded, (low + high) / 2, 0.0).float())
-        self.register_buffer("scale", torch.where(bounded, (high - low) / 2, 1.0).float())
+        self.register_buffer("center", torch.where(bounded, low / 2 + high / 2, 0.0).float())
+        self.register_buffer("scale", torch.where(bounded, high / 2 - low / 2, 1.0).float())
         self.bounded: Tensor
         self.center: Tensor
         self.scale: Tensor
+        self.units: Units | None = None
 
     def fit(self, data: NDArray[np.generic]) -> None:
-        """Take the unit of the unbounded dimensions from data (N, *leaf)."""
-        flat = Normalizer((self.bounded.numel(),))
-        flat.fit(data.reshape(len(data), -1))
-        self.center.copy_(torch.where(self.bounded, self.center, flat.mean))
-        self.scale.copy_(torch.where(self.bounded, self.scale, flat.deviation))
+        """Take the unit of the unbounded dimensions from data (N, *leaf), and which bounds count."""
+        low, high = (np.asarray(x, np.float64) for x in (self.space.low, self.space.high))
+        bounded, center, unit, self.units = action_units(data, low, high, _bounded(self.space))
+        plain = True if self.units is None else self.units.plain
+        center, unit = np.where(plain, center, 0.0), np.where(plain, unit, 1.0)
+        for buffer, values in ((self.bounded, bounded), (self.center, center), (self.scale, unit)):
+            buffer.copy_(torch.from_numpy(np.asarray(values)).flatten())
 
     def constant(self, data: NDArray[np.generic]) -> Tensor:
         """The output for the mean of data (N, *leaf), the best one where no state is known: (A,)."""
-        mean = torch.from_numpy(np.asarray(data.mean(axis=0, dtype=np.float64))).flatten().to(self.scale)
-        return (mean - self.center) / self.scale
+        mean = np.asarray(data.mean(axis=0, dtype=np.float64))
+        mean = mean if self.units is None else self.units.encode(mean)
+        return (torch.from_numpy(mean).flatten().to(self.scale) - self.center) / self.scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., A), in units: bounded dimensions in [-1, 1]."""
@@ -198,7 +217,7 @@ class ContinuousHead(nn.Module):
         return (output - (target - self.center) / self.scale).square().mean(-1)  # (B, T)
 
     def choose(self, output: Tensor, allowed: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """(B, A) -> actions (B, *leaf) in the space's own units; there is nothing to mask or to draw."""
+        """(B, A) -> actions (B, *leaf) in the space's own units, or in `units`; there is nothing to mask or to draw."""
         return (output * self.scale + self.center).reshape(-1, *self.shape)
 
 

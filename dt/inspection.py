@@ -8,10 +8,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from dt.data import returns_to_go
+from dt.data import return_scale
 from dt.evaluation import default_targets
-from envs.datasets.cache import moments
 from envs.datasets.dataset import Dataset
+from envs.reading.fields import DataError
 from envs.simulate.scores import scored_as_d4rl
 from envs.spaces import Leaves, leaf_spaces
 
@@ -38,7 +38,7 @@ def describe_dataset(dataset: Dataset) -> str:
         return_histogram(returns),
         f"policies      {_policies(dataset)}",
         f"targets       {' '.join(f'{target:.5g}' for target in default_targets(returns))}",
-        f"return scale  {return_scale(dataset):.5g}, the deviation of the returns-to-go",
+        f"return scale  {_return_scale(dataset)}",
         f"score         {_score(dataset)}",
     ]
     notes = list(dataset.notes)
@@ -66,10 +66,11 @@ def _span(returns: NDArray[np.float64]) -> tuple[float, float]:
     return (low, high) if high - low >= 1e-3 * least else (low - least / 2, high + least / 2)
 
 
-def return_scale(dataset: Dataset) -> float:
-    """What returns are divided by where nobody sets it; 1 where they never vary."""
-    deviation = float(moments(returns_to_go(dataset.rewards, dataset.offsets))[1])
-    return deviation if deviation > 1e-6 else 1.0
+def _return_scale(dataset: Dataset) -> str:
+    try:
+        return f"{return_scale(dataset):.5g}, the deviation of the returns-to-go"
+    except DataError as error:
+        return f"none: {error}"
 
 
 def plot_dataset(dataset: Dataset, path: Path) -> None:

@@ -7,6 +7,7 @@ single      s_1 s_2+a_1 s_3+a_2 ...       one token a step: the state and the ac
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from gymnasium.spaces import Space
@@ -14,10 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dt.config import ModelConfig
-from dt.data import Batch, TensorLeaves, returns_to_go
-from dt.encoders import LinearEncoder, is_image, make_action_encoder, make_head, make_state_encoder
-from envs.datasets.cache import moments
+from dt.data import Batch, TensorLeaves, return_scale
+from dt.encoders import (
+    ContinuousHead,
+    LinearEncoder,
+    Normalizer,
+    is_image,
+    make_action_encoder,
+    make_head,
+    make_state_encoder,
+)
+from dt.units import ModelUnits, Units
 from envs.datasets.dataset import Dataset
+from envs.reading.fields import DataError
 from envs.spaces import leaf_spaces
 from transformer.blocks import Transformer, initialize
 from transformer.config import require
@@ -99,9 +109,33 @@ class DecisionTransformer(nn.Module):
                 encoder.normalizer.fit(dataset.observations[name])
         for head, name in zip(self.heads, self.action_leaves, strict=True):
             head.fit(dataset.actions[name])  # type: ignore[operator]
-        if self.config.return_scale is None:
-            deviation = float(moments(returns_to_go(dataset.rewards, dataset.offsets))[1])
-            self.return_scale.fill_(deviation if deviation > 1e-6 else 1.0)
+        try:
+            scale = return_scale(dataset)
+        except DataError:  # float32 does not hold the returns
+            if self.config.hears_returns:
+                raise
+            scale = 1.0
+        self.return_scale.fill_(self.config.return_scale or scale)
+
+    @property
+    def units(self) -> ModelUnits:
+        """How recorded numbers become what the model sees, of leaves that float32 does not hold as recorded."""
+        seen = {name: _units_of(x) for name, x in zip(self.state_leaves, self.state_encoders, strict=True)}
+        done = {name: _units_of(x) for name, x in zip(self.action_leaves, self.heads, strict=True)}
+        return ModelUnits(*({name: units for name, units in each.items() if units} for each in (seen, done)))
+
+    def set_units(self, document: Mapping[str, Any]) -> None:
+        """Take the units that `ModelUnits.to_json` wrote, and no others; `ValueError` where they do not fit."""
+        normalizers = [getattr(encoder, "normalizer", None) for encoder in self.state_encoders]
+        parts = [("observations", *pair) for pair in zip(self.state_leaves, normalizers, strict=True)]
+        parts += [("actions", *pair) for pair in zip(self.action_leaves, self.heads, strict=True)]
+        given = {(kind, name): units for kind, leaves in document.items() for name, units in leaves.items()}
+        for kind, name, part in parts:
+            if isinstance(part, Normalizer | ContinuousHead):
+                units = given.pop((kind, name), None)
+                part.units = None if units is None else Units.from_json(units, part.shape)
+        if given:
+            raise ValueError(f"units of {'/'.join(min(given))}, which takes none")
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss summed over the real steps, and their number: two scalars."""
@@ -181,6 +215,12 @@ class DecisionTransformer(nn.Module):
 
     def _scaled_returns(self, batch: Batch) -> Tensor:
         return _masked(batch.returns_to_go, batch.mask).to(self.return_scale.dtype) / self.return_scale  # (B, T)
+
+
+def _units_of(part: nn.Module) -> Units | None:
+    """The units of an observation's encoder or an action's head; None where it has none."""
+    found: Units | None = getattr(getattr(part, "normalizer", None) or part, "units", None)
+    return found
 
 
 def last_step(mask: Tensor) -> Tensor:

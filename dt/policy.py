@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dt.data import Batch, TensorLeaves
 from dt.encoders import is_image
 from dt.model import DecisionTransformer, last_step
+from dt.units import Units, encoded
 from envs.simulate.rollout import CannotActError
 from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves
 from transformer.attention import RaggedCache
@@ -186,7 +187,9 @@ class ReturnConditionedPolicy:
         self.device = model.return_scale.device
         leaves = leaf_spaces(model.observation_space)
         self._images = {name for name, leaf in leaves.items() if is_image(leaf)}
-        self._observations, self._actions = _empty_rows(model.observation_space), _empty_rows(model.action_space)
+        self._units = model.units
+        self._observations = _empty_rows(model.observation_space, self._units.observations)
+        self._actions = _empty_rows(model.action_space, self._units.actions)
         self._states = self._observations | {
             name: np.stack([self._observations[name]] * model.config.frame_stack) for name in self._images
         }
@@ -243,12 +246,17 @@ class ReturnConditionedPolicy:
         act = self._act if self._cached is None else partial(self._act_cached, self._cached)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._halved):
             for worlds, outputs in act(list(observations)):
-                arrays = {name: _inside(x.cpu().numpy(), self._action_spaces[name]) for name, x in outputs.items()}
+                arrays = {name: self._in_space(name, x.cpu().numpy()) for name, x in outputs.items()}
                 for row, world in worlds.items():
                     action = {name: array[row] for name, array in arrays.items()}
-                    self._histories[world].set_action(action)
+                    self._histories[world].set_action(encoded(action, self._units.actions))
                     actions[world] = from_leaves(self.model.action_space, action)
         return actions
+
+    def _in_space(self, name: str, chosen: NDArray[Any]) -> NDArray[Any]:
+        """Actions of a leaf as its space has them, from the model's numbers."""
+        units = self._units.actions.get(name)
+        return _inside(chosen if units is None else units.decode(chosen), self._action_spaces[name])
 
     def _act(self, worlds: list[int]) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
         """Actions of `rows` worlds at a time, each (rows, *leaf), and the world of each row."""
@@ -296,7 +304,7 @@ class ReturnConditionedPolicy:
                 raise SpaceError(f"observation {name}: shape {row.shape}, expected {self._observations[name].shape}")
             if not np.isfinite(row).all():
                 raise SpaceError(f"observation {name} is not finite: {row}")
-        free = action_mask is None
+        free, state = action_mask is None, encoded(state, self._units.observations)
         return state, self._anything if free else allowed_choices(self.model.action_space, action_mask)
 
     def _allowed(self, histories: list[History]) -> dict[str, torch.Tensor]:
@@ -347,7 +355,8 @@ def _inside(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
     return (np.clip(whole, space.low, space.high) if isinstance(space, spaces.Box) else whole).astype(kind)
 
 
-def _empty_rows(space: Space[Any]) -> Leaves:
+def _empty_rows(space: Space[Any], units: Mapping[str, Units]) -> Leaves:
     """For each leaf a row that says nothing: floats as float32, which is what models see, all else as the space."""
     rows = {name: least(leaf) for name, leaf in leaf_spaces(space).items()}
-    return {name: row.astype(np.float32) if row.dtype.kind == "f" else row for name, row in rows.items()}
+    floats = {name for name, row in rows.items() if row.dtype.kind == "f" or name in units}
+    return {name: row.astype(np.float32) if name in floats else row for name, row in rows.items()}

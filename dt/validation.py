@@ -77,7 +77,9 @@ class Validation:
     def __init__(self, model: DecisionTransformer, learned: Dataset, held_out: Dataset):
         self.model, self.episodes = model, held_out.num_episodes
         self.device, config = model.return_scale.device, model.config
-        self.data = TrajectoryDataset(held_out, config.context_length, self.device, frame_stack=config.frame_stack)
+        self.data = TrajectoryDataset(
+            held_out, config.context_length, self.device, frame_stack=config.frame_stack, units=model.units
+        )
         steps = np.linspace(0, held_out.num_steps - 1, min(held_out.num_steps, MOST_STEPS)).round().astype(np.int64)
         begin = held_out.offsets[np.searchsorted(held_out.offsets, steps, side="right") - 1]  # of each one's episode
         self.first = torch.from_numpy(np.maximum(steps - config.context_length + 1, begin))  # (N,), of its window

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from test_datasets import FLAT, random_episodes, root, write  # noqa: F401 (root is a fixture)
 
 from dt.cli import main
-from dt.inspection import describe_dataset, foretold, plot_dataset, return_histogram, return_scale
+from dt.data import return_scale
+from dt.inspection import describe_dataset, foretold, plot_dataset, return_histogram
 from envs import from_arrays
 from envs.simulate.scores import Reference, reference_for
 

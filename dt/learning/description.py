@@ -55,6 +55,7 @@ class RunDocument(TypedDict):
 
     config: dict[str, Any]
     max_timesteps: int
+    units: NotRequired[dict[str, dict[str, dict[str, Any]]]]
     observation_space: str
     action_space: str
     dataset: DataDocument

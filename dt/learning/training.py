@@ -145,12 +145,16 @@ def prepare(
     for note in learned.notes[len(dataset.notes) :]:
         tell(note)
     model.fit(learned)
+    if old is not None and checkpoint is not None:
+        model.set_units(old.get("units", {}))  # the weights are those of that time, and early versions had no units
     document = describe(config, model, describe_data(dataset, config.model, learned), environment, reference)
     document["scored_by"] = "return" if playable else "held-out error" if held_out else None
     if old is not None:
         _check_same_data(old, document, folder)
     model.to(device)
-    data = TrajectoryDataset(learned, config.model.context_length, device, frame_stack=config.model.frame_stack)
+    data = TrajectoryDataset(
+        learned, config.model.context_length, device, frame_stack=config.model.frame_stack, units=model.units
+    )
     batches = Batches(data, config.training.seed, config.training.batch_size)
     targets = config.evaluation.named_targets or tuple(document["dataset"]["targets"])
 
@@ -294,6 +298,7 @@ def describe(
         "kind": "decision-transformer",
         "config": config.to_json(),
         "max_timesteps": model.max_timesteps,
+        "units": model.units.to_json(),
         "observation_space": space_to_json(model.observation_space),
         "action_space": space_to_json(model.action_space),
         "dataset": data,
@@ -347,6 +352,7 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
         _check_size(tensors, *shape)
         model = DecisionTransformer(*shape)
         load_weights(model, tensors)
+        model.set_units(document.get("units", {}))  # runs of early versions have none
         environment = environment_in(document)
         reference = document["reference"] and Reference(**document["reference"])
         dataset, imported = dict(document["dataset"]), document.get("imported")
