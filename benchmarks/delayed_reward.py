@@ -1,4 +1,4 @@
-"""Delayed reward (Chen et al. 2021): nothing is earned until the last step, in the data and in the world."""
+"""Delayed reward (Chen et al. 2021): nothing is earned until the last step, in the data and in the environment."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -11,13 +11,13 @@ from envs.simulate.environments import EnvironmentSpec
 
 
 def delayed(dataset: Dataset) -> Dataset:
-    """The same episodes with nothing earned until the last step, which pays it all, in a world that pays so too."""
+    """The same episodes with the whole return paid at the last step, in an environment that pays so too."""
     rewards = np.zeros(dataset.num_steps)
     rewards[dataset.offsets[1:] - 1] = [
         dataset.rewards[i:j].sum(dtype=np.float64) for i, j in pairwise(dataset.offsets)
     ]
     assert dataset.environment is not None
-    return replace(dataset, rewards=rewards, environment=delayed_world(dataset.environment))
+    return replace(dataset, rewards=rewards, environment=delayed_environment(dataset.environment))
 
 
 class DelayedReward(gymnasium.Wrapper):  # type: ignore[type-arg]
@@ -33,8 +33,8 @@ class DelayedReward(gymnasium.Wrapper):  # type: ignore[type-arg]
         return observation, self.owed if terminated or truncated else 0.0, terminated, truncated, info
 
 
-def delayed_world(spec: EnvironmentSpec) -> EnvironmentSpec:
-    """The world of this specification with its reward delayed, registered in this process."""
+def delayed_environment(spec: EnvironmentSpec) -> EnvironmentSpec:
+    """The environment of this specification with its reward delayed, registered in this process."""
     name = f"Delayed/{spec.id}"
     gymnasium.registry.pop(name, None)
     gymnasium.register(

@@ -1,4 +1,4 @@
-"""How time and memory grow: with the batch, the context length, the width, the dataset and the number of worlds.
+"""How time and memory grow: with the batch, the context length, the width, the dataset and the number of environments.
 
 Each point is a process of its own, forked from this one, on one thread: its processor time, and the most memory of its
 own that it held above what it began with (pages of mapped files, which the system may take back, are not counted).
@@ -125,11 +125,11 @@ def written(folder: Path, num_steps: int) -> Path:
     return path
 
 
-def playing(num_worlds: int) -> float:
-    """One step of Hopper-v5 in each of so many worlds."""
+def playing(num_envs: int) -> float:
+    """One step of Hopper-v5 in each of so many environments."""
     dataset = load("hopper/replay-v0")
     model = build_model(dataset, Config(model=ModelConfig(conditioning="decoupled")), None)
-    work = play(ReturnConditionedPolicy(model), num_worlds)
+    work = play(ReturnConditionedPolicy(model), num_envs)
     work()
     return processor_seconds(work) / 60
 
@@ -142,7 +142,7 @@ def grids(folder: Path, quick: bool) -> dict[str, dict[int, Callable[[], float]]
         "context length": lambda n: step(context_length=n),
         "width": lambda n: step(width=n),
         "steps in the dataset": lambda n: begin(datasets[n]),
-        "worlds": playing,
+        "environments": playing,
     }
     return {name: {n: partial(work[name], n) for n in values[: 3 if quick else None]} for name, values in SIZES.items()}
 
@@ -152,7 +152,7 @@ SIZES = {
     "context length": [10, 20, 40, 80, 160],
     "width": [32, 64, 128, 256, 512],
     "steps in the dataset": [125_000, 250_000, 500_000, 1_000_000, 2_000_000],
-    "worlds": [1, 4, 16, 32, 64],
+    "environments": [1, 4, 16, 32, 64],
 }
 
 WHAT = {
@@ -160,7 +160,7 @@ WHAT = {
     "context length": "a training step",
     "width": "a training step",
     "steps in the dataset": "to the first batch, from the cache",
-    "worlds": "a step in every world",
+    "environments": "a step in every environment",
 }
 
 

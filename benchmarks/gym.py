@@ -222,7 +222,7 @@ def _huggingface(dataset: Dataset, config: Config, folder: Path) -> dict[str, An
 def score(
     policy: Policy, dataset: Dataset, targets: tuple[float, ...], episodes: int, seed: int = FINAL_SEED
 ) -> list[TargetResult]:
-    """What the policy earns in the dataset's world at each target."""
+    """What the policy earns in the dataset's environment at each target."""
     assert dataset.environment is not None
     with tqdm(total=len(targets) * episodes, unit="episode", desc="evaluate") as bar:
         return evaluate(

@@ -42,7 +42,7 @@ def as_asked(row: Row, which: str) -> Row | None:
 
 
 def at_chosen_target(row: Row) -> Row | None:
-    """The best checkpoint's result at the target that earned most on worlds of the choice's own."""
+    """The best checkpoint's result at the target that earned most on environments of the choice's own."""
     if "best" not in row:
         return None
     return next(r for r in row["best"]["results"] if r["target_return"] == row["best"]["chosen_target"])

@@ -1,4 +1,4 @@
-"""Hugging Face's Decision Transformer beside ours: the same windows, targets and world seeds, another implementation.
+"""Hugging Face's Decision Transformer next to ours: the same windows, targets and environment seeds, different code.
 
 `transformers.DecisionTransformerModel` is used as its authors' guide does (Beeching & Simonini 2022,
 huggingface.co/blog/train-decision-transformers): normalised states, windows padded on the left, an attention mask,
@@ -123,28 +123,28 @@ def train(model: Baseline, data: TrajectoryDataset, training: TrainingConfig, de
 
 
 class HuggingFacePolicy:
-    """A `Policy` of `envs.simulate.rollout`: the guide's `get_action` for many worlds, `rows` windows in each call."""
+    """A `Policy` of `envs.simulate.rollout`: the guide's `get_action` for many environments, `rows` windows a call."""
 
     def __init__(self, model: Baseline, action_space: spaces.Box, context_length: int, rows: int = 16):
         self.model, self.action_space, self.K, self.rows = model.eval(), action_space, context_length, rows
         self.windows: dict[int, dict[str, np.ndarray]] = {}
         self.wanted: dict[int, float] = {}
 
-    def begin(self, world: int, request: float, seed: int) -> None:
-        self.windows[world], self.wanted[world] = self._empty_window(), request
+    def begin(self, env: int, request: float, seed: int) -> None:
+        self.windows[env], self.wanted[env] = self._empty_window(), request
 
-    def receive(self, world: int, reward: float) -> None:
-        self.wanted[world] -= reward
+    def receive(self, env: int, reward: float) -> None:
+        self.wanted[env] -= reward
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        for world, observation in observations.items():
-            self._observe(world, observation)
-        worlds, actions = list(observations), {}
-        for start in range(0, len(worlds), self.rows):
-            chunk = worlds[start : start + self.rows]
-            for world, action in zip(chunk, self._ask([self.windows[world] for world in chunk]), strict=True):
-                self.windows[world]["actions"][-1] = action
-                actions[world] = action.reshape(self.action_space.shape).astype(self.action_space.dtype)
+        for env, observation in observations.items():
+            self._observe(env, observation)
+        environments, actions = list(observations), {}
+        for start in range(0, len(environments), self.rows):
+            chunk = environments[start : start + self.rows]
+            for env, action in zip(chunk, self._ask([self.windows[env] for env in chunk]), strict=True):
+                self.windows[env]["actions"][-1] = action
+                actions[env] = action.reshape(self.action_space.shape).astype(self.action_space.dtype)
         return actions
 
     def _empty_window(self) -> dict[str, np.ndarray]:
@@ -153,17 +153,17 @@ class HuggingFacePolicy:
         vectors = {"states": np.zeros((K, config.state_dim), "f4"), "actions": np.zeros((K, config.act_dim), "f4")}
         return {**vectors, "returns": np.zeros(K, "f4"), "timesteps": np.zeros(K, "i8"), "mask": np.zeros(K, "?")}
 
-    def _observe(self, world: int, observation: Any) -> None:
-        window = self.windows[world]
+    def _observe(self, env: int, observation: Any) -> None:
+        window = self.windows[env]
         now = window["timesteps"][-1] + window["mask"][-1]  # the step before plus one, or 0 where none was
         step = {"states": np.ravel(observation), "actions": 0, "timesteps": now, "mask": True}
-        for name, value in (step | {"returns": self.wanted[world]}).items():
+        for name, value in (step | {"returns": self.wanted[env]}).items():
             window[name][:-1] = window[name][1:]
             window[name][-1] = value
 
     @torch.no_grad()
     def _ask(self, windows: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
-        """Actions (N, A) for N windows. Every call has `rows` rows: returns do not depend on the number of worlds."""
+        """Actions (N, A) for N windows. Each call has `rows` rows, so returns do not depend on num_envs."""
         filled = [*windows, *[self._empty_window()] * (self.rows - len(windows))]
         arrays = {name: np.stack([window[name] for window in filled]) for name in filled[0]}
         device = self.model.return_scale.device
@@ -178,13 +178,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="gradient steps; the recipe's own number if not given")
     parser.add_argument("--learning-rate", type=float, help="its peak; the recipe's own if not given")
     parser.add_argument("--context-length", type=int, help="steps that it sees, K; the recipe's own if not given")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and dropout; worlds have their own")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights, batches and dropout; environments have their own"
+    )
     parser.add_argument("--episodes", type=int, default=10, help="for each target")
     parser.add_argument("--target-return", type=float, nargs="+", metavar="G", help="quantiles if not given")
     parser.add_argument("--output", type=Path, required=True, help="a new folder, for model.safetensors, results.json")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
-    parser.add_argument("--num-worlds", type=int, default=16, help="environments stepped together")
+    parser.add_argument("--num-envs", type=int, default=16, help="environments stepped together")
     return parser.parse_args()
 
 
@@ -220,7 +222,7 @@ def main() -> None:
             targets,
             episodes=options.episodes,
             seed=FINAL_SEED,
-            num_worlds=options.num_worlds,
+            num_envs=options.num_envs,
             reference=dataset.reference,
             on_episode=lambda _: bar.update(),
         )

@@ -28,7 +28,7 @@ from envs.simulate.rollout import Played
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import read_json, write_json
 
-WORLD = EnvironmentSpec("KeyToDoor-v0")
+ENVIRONMENT = EnvironmentSpec("KeyToDoor-v0")
 Method = Literal["token", "decoupled", "single", "none-best", "none"]
 CONDITIONING: dict[Method, Any] = {
     "token": "token",
@@ -105,12 +105,12 @@ def score(method: Method, played: list[Played], seed: int, options: Options) -> 
     used = [episode for episode in played if episode.total_return > 0] if method == "none-best" else played
     name = f"{method}-{len(played)}-s{seed}"
     dataset, folder, begun = (
-        dataset_of(used, WORLD, f"key-to-door/random-{len(played)}"),
+        dataset_of(used, ENVIRONMENT, f"key-to-door/random-{len(played)}"),
         options.runs / name,
         time.time(),
     )
     run = train(dataset, recipe(method, seed, options), folder, resume=folder.exists())
-    (result,) = evaluate(ReturnConditionedPolicy(run.model), WORLD, [1.0], episodes=options.played)
+    (result,) = evaluate(ReturnConditionedPolicy(run.model), ENVIRONMENT, [1.0], episodes=options.played)
     return {
         "method": method,
         "episodes": len(played),
@@ -194,7 +194,7 @@ def main() -> None:
     ]
     there = {(row["seed"], row["method"], row["episodes"]) for row in rows}
     missing = [cell for cell in wanted if cell not in there]
-    played = record(WORLD, max(episodes for _, _, episodes in missing)) if missing else []
+    played = record(ENVIRONMENT, max(episodes for _, _, episodes in missing)) if missing else []
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for seed, method, episodes in missing:
         rows.append(score(method, played[:episodes], seed, options))

@@ -1,4 +1,4 @@
-"""The naive answer where there is no world: the action that was recorded in the state most like the present one.
+"""The naive answer where there is no environment: the action that was recorded in the state most like the present one.
 
     python -m benchmarks.nearest_action door-human.npz --held-out 0.2 --seeds 0 1 2
 

@@ -25,7 +25,7 @@ from dt.config import Config, ModelConfig
 from dt.learning.training import train, versions
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
-from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Played, rollout
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import write_json
@@ -126,9 +126,9 @@ class ShortestPaths(ReturnConditionedPolicy):
         self._steps_to_ask = (lengths * prior).argmax(1)  # (nodes,)
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """The action towards the likeliest short path from where each world is."""
-        for world, node in observations.items():
-            history = self._histories[world]
+        """The action towards the likeliest short path from where each environment is."""
+        for env, node in observations.items():
+            history = self._histories[env]
             history.target_return = history.earned - float(self._steps_to_ask[node])
         return super().choose(observations, infos)
 
@@ -164,10 +164,10 @@ def walk_graph(graph: int, options: Options) -> dict[str, Any]:
 
 
 def generate(policy: ShortestPaths, graph: int, paths: int) -> list[Played]:
-    """Paths from random nodes, in a world that does not tell which edges there are."""
-    world = EnvironmentSpec("RandomGraph-v0", {"graph": graph})
-    with Worlds(world.make, 16) as worlds:
-        return rollout(worlds, policy, [Job(seed, -1.0) for seed in range(paths)], keep_trajectories=True)
+    """Paths from random nodes, in an environment that does not tell which edges there are."""
+    env = EnvironmentSpec("RandomGraph-v0", {"graph": graph})
+    with Environments(env.make, 16) as environments:
+        return rollout(environments, policy, [Job(seed, -1.0) for seed in range(paths)], keep_trajectories=True)
 
 
 def counts(paths: list[Played]) -> list[int]:

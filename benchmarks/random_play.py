@@ -4,7 +4,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dt.config import RECORDING_SEED
-from envs import Dataset, EnvironmentSpec, Job, Played, RandomPolicy, Worlds, from_episodes
+from envs import Dataset, Environments, EnvironmentSpec, Job, Played, RandomPolicy, from_episodes
 from envs.simulate import rollout
 
 ACTION_SEED = 20_000_000
@@ -14,11 +14,11 @@ ACTION_SEED = 20_000_000
 def record(environment: EnvironmentSpec, episodes: int) -> list[Played]:
     """Play this many episodes at random, the first of them always the same."""
     jobs = [Job(RECORDING_SEED + i, ACTION_SEED + i) for i in range(episodes)]
-    world = environment.make()
-    policy = RandomPolicy(world.action_space)
-    world.close()
-    with Worlds(environment.make, 1) as worlds, tqdm(total=episodes, desc="record", unit="episode") as bar:
-        return rollout(worlds, policy, jobs, keep_trajectories=True, on_episode=lambda _: bar.update())
+    env = environment.make()
+    policy = RandomPolicy(env.action_space)
+    env.close()
+    with Environments(environment.make, 1) as environments, tqdm(total=episodes, desc="record", unit="episode") as bar:
+        return rollout(environments, policy, jobs, keep_trajectories=True, on_episode=lambda _: bar.update())
 
 
 def dataset_of(played: list[Played], environment: EnvironmentSpec, name: str) -> Dataset:

@@ -8,8 +8,8 @@ the learner is saved, so that `dt record` can play what it was then. Ctrl-C ends
     dt import runs/sac/experience mine/hopper-replay-v0
 
 `--npz FILE --every 3` also writes every third episode as a compressed .npz, as the dataset that ships was made (300,000
-steps, seed 0, one environment, in float32; by an earlier recorder that did not reset the world twice at the start, so
-its numbers are others than today's).
+steps, seed 0, one environment, in float32; by an earlier recorder that did not reset the environment twice at the
+start, so its numbers are others than today's).
 """
 
 import argparse

@@ -45,7 +45,7 @@ from dt.policy import ReturnConditionedPolicy
 from envs.datasets.cache import FRESH
 from envs.datasets.dataset import Dataset, Episode
 from envs.datasets.loading import load
-from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Policy, rollout
 from envs.spaces import ROOT
 from transformer.config import LanguageConfig, TrainingConfig
@@ -416,19 +416,19 @@ def gpu_many() -> tuple[Work, Work]:
     return on_gpu(27)
 
 
-# Evaluation in Hopper-v5. Networks that have learned nothing fall soon, so the world goes on after a fall: then all
-# episodes have one length.
+# Evaluation in Hopper-v5. Networks that have learned nothing fall soon, so the environment goes on after a fall: then
+# all episodes have one length.
 
 
-def play(policy: Policy, num_worlds: int) -> Work:
-    """One episode in each of so many worlds, which are made before the clock starts."""
+def play(policy: Policy, num_envs: int) -> Work:
+    """One episode in each of so many environments, which are made before the clock starts."""
     spec = EnvironmentSpec("Hopper-v5", {"terminate_when_unhealthy": False}, max_episode_steps=60)
-    worlds, jobs = Worlds(spec.make, num_worlds), [Job(seed, 1000.0) for seed in range(num_worlds)]
-    return lambda: sum(episode.length for episode in rollout(worlds, policy, jobs))
+    environments, jobs = Environments(spec.make, num_envs), [Job(seed, 1000.0) for seed in range(num_envs)]
+    return lambda: sum(episode.length for episode in rollout(environments, policy, jobs))
 
 
 def acting(**how: Any) -> tuple[Work, Work]:
-    """Sixteen worlds of ours, and one of theirs with its window computed anew at each step, as their guide has it."""
+    """Sixteen environments of ours, and one of theirs that recomputes its window at each step, as their guide does."""
     if how.get("precision") == "bf16" and not multiplies_bf16(CPU):
         raise Unavailable("this processor has no bf16 products")
     dataset, ours, theirs = decision_models("token")
@@ -436,17 +436,26 @@ def acting(**how: Any) -> tuple[Work, Work]:
     return play(ReturnConditionedPolicy(ours, **how), 16), play(alone, 1)
 
 
-@row("evaluation", "exact window, 16 worlds", unit="steps", peer="Hugging Face, one world", goal=5.0, floor=3.5)
+@row(
+    "evaluation",
+    "exact window, 16 environments",
+    unit="steps",
+    peer="Hugging Face, one environment",
+    goal=5.0,
+    floor=3.5,
+)
 def exact_window() -> tuple[Work, Work]:
     return acting()
 
 
-@row("evaluation", "exact window, bf16", unit="steps", peer="Hugging Face, one world, float32", goal=7.0, floor=5.0)
+@row(
+    "evaluation", "exact window, bf16", unit="steps", peer="Hugging Face, one environment, float32", goal=7.0, floor=5.0
+)
 def exact_window_bf16() -> tuple[Work, Work]:
     return acting(precision="bf16")
 
 
-@row("evaluation", "cached, 16 worlds", unit="steps", peer="Hugging Face, one world", goal=14.0, floor=8.0)
+@row("evaluation", "cached, 16 environments", unit="steps", peer="Hugging Face, one environment", goal=14.0, floor=8.0)
 def cached_window() -> tuple[Work, Work]:
     return acting(cached=True)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dt.sharing.huggingface import import_huggingface
     from envs.datasets.loading import load
     from envs.reading.readers import DataError
-    from envs.simulate.environments import EnvironmentSpec, WorldError
+    from envs.simulate.environments import EnvError, EnvironmentSpec
     from transformer.config import ConfigError, TrainingConfig
     from transformer.runs.checkpoint import CheckpointError
     from transformer.runs.training import NonFiniteError, Stopped, TrainingError
@@ -48,7 +48,7 @@ _HOMES = {
     "DataError": "envs.reading.readers",
     "load": "envs.datasets.loading",
     "EnvironmentSpec": "envs.simulate.environments",
-    "WorldError": "envs.simulate.environments",
+    "EnvError": "envs.simulate.environments",
     "CheckpointError": "transformer.runs.checkpoint",
     "NonFiniteError": "transformer.runs.training",
     "TrainingError": "transformer.runs.training",
@@ -63,6 +63,7 @@ __all__ = [
     "DataConfig",
     "DataError",
     "DecisionTransformer",
+    "EnvError",
     "EnvironmentSpec",
     "EvaluationConfig",
     "ModelConfig",
@@ -75,7 +76,6 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "TrajectoryDataset",
-    "WorldError",
     "evaluate",
     "import_huggingface",
     "load",

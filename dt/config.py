@@ -7,13 +7,13 @@ from typing import Any, Literal
 from transformer.config import ConfigError, TrainingConfig, TransformerConfig, require, require_known_values
 
 WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
-"""World seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
+"""LocalEnv seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
 
 RECORDING_SEED = 10_000_000
-"""World seeds of recordings: no model is scored on the starts that it learned from."""
+"""LocalEnv seeds of recordings: no model is scored on the starts that it learned from."""
 
 SWEEP_OFFSET = 3_000_000
-"""A target is chosen on the world seeds that lie so far past those that it is scored on."""
+"""A target is chosen on the environment seeds that lie so far past those that it is scored on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,12 @@ class EvaluationConfig:
 
     target_return: tuple[float, ...] | Literal["auto"] = ()
     """Returns to ask for; none given means quantiles (10, 30, 50, 70, 90 %) and maximum of the data's returns. auto
-    plays those on worlds of their own, and scores the one that earned most, beside the maximum, on the others."""
+    plays those on environments of their own, and scores the one that earned most, beside the maximum, on the others."""
     episodes: int = 10
     """Episodes for each target, each with its own seed."""
-    num_worlds: int = 16
+    num_envs: int = 16
     """Environments stepped together; the returns do not depend on it."""
-    world_timeout: float | None = None
+    env_timeout: float | None = None
     """Seconds that an environment may take for a step or a reset. Given, each plays in a process of its own: one that
     hangs or crashes is ended and named, and the others play on. The returns do not depend on it."""
     temperature: float = 0.0
@@ -92,13 +92,17 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require_known_values(self)
-        for name in ("episodes", "num_worlds"):
+        for name in ("episodes", "num_envs"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(self.temperature >= 0, f"temperature must not be negative, not {self.temperature}")
-        timeout = self.world_timeout
-        require(timeout is None or 0 < timeout <= 1e6, f"world_timeout must be above 0 and at most 1e6, not {timeout}")
+        timeout = self.env_timeout
+        require(timeout is None or 0 < timeout <= 1e6, f"env_timeout must be above 0 and at most 1e6, not {timeout}")
         for target in self.named_targets:
             require(abs(target) <= 1e38, f"target_return must be finite and at most 1e38, not {target}")
+
+
+RENAMED = {"num_worlds": "num_envs", "world_timeout": "env_timeout"}
+"""Fields of `EvaluationConfig` by the names that they have in the run.json of older runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +125,7 @@ class Config:
     def from_json(document: Any) -> "Config":
         """From `to_json`'s form; a missing, unknown or wrong field raises `ConfigError`."""
         try:
-            evaluation = dict(document["evaluation"])
+            evaluation = {RENAMED.get(name, name): value for name, value in document["evaluation"].items()}
             if isinstance(evaluation["target_return"], list):
                 evaluation["target_return"] = tuple(evaluation["target_return"])
             return Config(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError
-from envs.simulate.environments import EnvironmentSpec, WorldError, Worlds, check_spaces
+from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, check_spaces
 from envs.simulate.rollout import Job, Played, Policy, rollout
 from envs.simulate.scores import Reference, normalized_score
 from transformer.config import require
@@ -20,7 +20,7 @@ QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 class FailedEpisodesError(RuntimeError):
-    """Episodes failed in their worlds; the results, which are printed and written by then, are those of the others."""
+    """Episodes failed in their environments; the results, already printed and written, are those of the others."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,17 @@ def labels(targets: Sequence[float]) -> list[str]:
     return texts
 
 
-def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, world_timeout: float | None = None) -> None:
-    """Raise `WorldError` unless the environment can be made, its spaces are the model's and its episodes not longer.
+def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, env_timeout: float | None = None) -> None:
+    """Raise `EnvError` unless the environment can be made, its spaces are the model's and its episodes not longer.
 
-    world_timeout: as in `evaluate`, and then nothing is made in this process.
+    env_timeout: as in `evaluate`, and then nothing is made in this process.
     """
-    with Worlds(spec.maker(), 1, world_timeout) as worlds:
-        about = worlds.about
+    with Environments(spec.maker(), 1, env_timeout) as environments:
+        about = environments.about
     check_spaces(spec, (model.observation_space, model.action_space), (about.observation_space, about.action_space))
     limit, rows = spec.step_limit, model.max_timesteps
     if limit is not None and limit > rows:
-        raise WorldError(
+        raise EnvError(
             f"environment {spec.id}: its episodes last up to {limit} steps, the model knows {rows} timesteps; "
             f"train with --max-timesteps {limit}"
         )
@@ -97,22 +97,22 @@ def evaluate(
     *,
     episodes: int = 10,
     seed: int = 0,
-    num_worlds: int = 16,
-    world_timeout: float | None = None,
+    num_envs: int = 16,
+    env_timeout: float | None = None,
     reference: Reference | None = None,
     on_episode: Any = None,
 ) -> list[TargetResult]:
-    """Play `episodes` episodes at each target; episode i of every target starts from the world's seed `seed + i`.
+    """Play `episodes` episodes at each target; episode i of every target starts from the environment's seed `seed + i`.
 
     policy: usually a `ReturnConditionedPolicy`; any other that takes a target return as its request will do.
-    The returns do not depend on `num_worlds`, nor on the number of processes that share the episodes. on_episode is
+    The returns do not depend on `num_envs`, nor on the number of processes that share the episodes. on_episode is
     called with each finished `Played` of this process.
-    world_timeout: seconds that an environment may take for a step; given, each plays in a process of its own.
+    env_timeout: seconds that an environment may take for a step; given, each plays in a process of its own.
     An episode whose environment fails is named in its target's `failures` and counts nowhere; where all of them fail
-    that is a `WorldError`.
+    that is an `EnvError`.
     """
     require(len(targets) >= 1, "targets must hold at least one return")
-    for name, count in (("episodes", episodes), ("num_worlds", num_worlds)):
+    for name, count in (("episodes", episodes), ("num_envs", num_envs)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
     jobs = distributed.share([Job(seed + i, float(target)) for target in targets for i in range(episodes)])
 
@@ -120,13 +120,13 @@ def evaluate(
         failed: list[Played] = []
         if not jobs:  # there are more processes than episodes
             return []
-        with Worlds(environment.maker(), min(num_worlds, len(jobs)), world_timeout) as worlds:
-            played = rollout(worlds, policy, jobs, on_episode=on_episode, on_failure=failed.append)
+        with Environments(environment.maker(), min(num_envs, len(jobs)), env_timeout) as environments:
+            played = rollout(environments, policy, jobs, on_episode=on_episode, on_failure=failed.append)
         return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]
 
-    played = distributed.whole(distributed.together(play, WorldError, PolicyError))
+    played = distributed.whole(distributed.together(play, EnvError, PolicyError))
     if all(failure is not None for _, _, failure in played):
-        raise WorldError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
+        raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
 
 
@@ -155,7 +155,7 @@ def check_failures(results: Sequence[TargetResult]) -> None:
 
 
 def best_target(sweep: Sequence[TargetResult]) -> float:
-    """The target that earned most, the lowest of equals; worlds that did not choose it tell what it earns."""
+    """The target that earned most, the lowest of equals; environments that did not choose it tell what it earns."""
     return min(_heard_of(sweep), key=lambda result: (-result.mean_return, result.target_return)).target_return
 
 

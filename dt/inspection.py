@@ -44,7 +44,9 @@ def describe_dataset(dataset: Dataset) -> str:
     notes = list(dataset.notes)
     if dataset.environment is not None and dataset.environment.left_out:
         wrappers = ", ".join(dataset.environment.left_out)
-        notes.append(f"recorded with the wrappers {wrappers}, which are not put on: evaluation plays the plain world")
+        notes.append(
+            f"recorded with the wrappers {wrappers}, which are not put on: evaluation plays the plain environment"
+        )
     return "\n".join(lines + [f"note          {note}" for note in notes])
 
 

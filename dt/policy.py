@@ -1,4 +1,4 @@
-"""A trained model that acts: each world's last K steps, and target minus reward (Chen et al. 2021, algorithm 1)."""
+"""A trained model that acts: an environment's last K steps, and target minus reward (Chen et al. 2021, algorithm 1)."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
@@ -49,7 +49,9 @@ class History:
         self.target_return = target_return
         self.earned = 0.0  # float64, summed in the order the rewards came, as the training data's
         self.allowed: Leaves = {}  # what the present step's action mask says
-        self.generator = np.random.default_rng([seed, 1])  # with the 1, not the stream that the world itself draws from
+        self.generator = np.random.default_rng(
+            [seed, 1]
+        )  # with the 1, not the stream that the environment itself draws from
 
     def add_state(self, state: Leaves) -> None:
         """A new step begins: its state, its time and what is still wanted."""
@@ -83,26 +85,27 @@ class History:
 
 
 class CachedWindows:
-    """Keys and values of each world's window, which grows step by step and begins anew from its last half when full.
+    """Keys and values of each environment's window; it grows step by step and, when full, restarts from its last half.
 
-    The outputs are those of a plain forward over the same window. Each world begins anew at its own time, whatever
-    plays beside it, and a call has one of two fixed shapes: `few` windows of half the length, or one step of `rows`.
+    The outputs are those of a plain forward over the same window. Each environment's window restarts at its own
+    time, whatever plays next to it, and a call has one of two fixed shapes: `few` windows of half the length, or one
+    step of `rows`.
     """
 
     def __init__(self, model: DecisionTransformer, rows: int, halved: bool):
         self.model, self.rows, self.few = model, rows, min(4, rows)
         self.keep = max(1, model.config.context_length // 2) - 1  # steps that a full window keeps beside the new one
         self._like = model.return_scale.new_empty(0, dtype=torch.bfloat16 if halved else torch.float32)
-        self._caches: dict[int, list[RaggedCache]] = {}  # of worlds 0 to rows - 1, the next, ...
+        self._caches: dict[int, list[RaggedCache]] = {}  # of environments 0 to rows - 1, the next, ...
 
-    def begin(self, worlds: list[int], batch: Batch) -> TensorLeaves:
-        """Encode these worlds' windows, the first rows of the batch: head outputs of the last step, (rows, 1, ...)."""
+    def begin(self, environments: list[int], batch: Batch) -> TensorLeaves:
+        """Encode these environments' windows, the batch's first rows: head outputs of the last step, (rows, 1, ...)."""
         steps = torch.arange(self.keep + 1, device=batch.mask.device).expand(self.few, -1)
         windows = _cut(batch, steps)
         last, fresh = last_step(windows.mask), self._make(self.few)
         x = self._transform(self.model.embed(windows), self.model.state_tokens(last), fresh)  # (few, 1, D)
-        for row, world in enumerate(worlds):
-            number, place = divmod(world, self.rows)
+        for row, env in enumerate(environments):
+            number, place = divmod(env, self.rows)
             if number not in self._caches:
                 self._caches[number] = self._make(self.rows)
             for old, new in zip(self._caches[number], fresh, strict=True):
@@ -113,7 +116,7 @@ class CachedWindows:
         return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)))
 
     def go_on(self, number: int, batch: Batch) -> TensorLeaves:
-        """One step of the worlds from `number * rows` on, whose windows the batch holds: (rows, 1, ...).
+        """One step of the environments from `number * rows` on, whose windows the batch holds: (rows, 1, ...).
 
         What it takes in are the tokens from the action before to the state. Rows without a step stay as they are.
         """
@@ -155,17 +158,17 @@ def _cut(batch: Batch, steps: Tensor) -> Batch:
 
 
 class ReturnConditionedPolicy:
-    """Acts towards a target return, in many worlds at once or in a loop of one's own.
+    """Acts towards a target return, in many environments at once or in a loop of one's own.
 
     In one's own loop: `reset(target_return)`, then in turn `act(observation)` and `feed(reward)`. `rollout` uses
-    `begin`, `choose` and `receive`, the same for many worlds. Where a world's info holds an `action_mask`, as
-    Gymnasium's spaces take it, nothing is chosen that it forbids.
+    `begin`, `choose` and `receive`, the same for many environments. If an environment's info holds an `action_mask`,
+    as Gymnasium's spaces take it, only actions that it allows are chosen.
 
     temperature: 0 takes the likeliest of discrete actions; above it they are drawn from softmax(logits / temperature).
     Each episode draws from a generator of its own seed. A Box has nothing to draw: its action is the model's.
     rows: windows in each call of the model. Every call has this one shape, idle rows filled: the last bits of a matrix
-    product depend on its number of rows, so only then does a world's return not depend on how many play beside it. With
-    fewer than 16, some processors' products differ in the last bit from row to row as well.
+    product depend on its number of rows, so only then does an environment's return not depend on how many others
+    run. With fewer than 16, some processors' products differ in the last bit from row to row as well.
     precision: bf16 is faster where the hardware has such products, and its actions are a little different.
     cached: keys and values are remembered from step to step, which is several times as fast and not the same policy:
     the window grows from half the context length to all of it, and is then encoded anew from its last half, so that
@@ -216,11 +219,11 @@ class ReturnConditionedPolicy:
         """The reward that the last action earned: from now on that much less is wanted."""
         self.receive(0, reward)
 
-    def begin(self, world: int, request: float, seed: int) -> None:
-        """An episode starts in this world; the request is its target return."""
+    def begin(self, env: int, request: float, seed: int) -> None:
+        """An episode starts in this environment; the request is its target return."""
         if not np.isfinite(request):
             raise PolicyError(f"target return must be finite, not {request}")
-        self._histories[world] = self._history(request, seed)
+        self._histories[env] = self._history(request, seed)
 
     def _history(self, request: float, seed: int) -> History:
         length = self.model.config.context_length
@@ -230,27 +233,27 @@ class ReturnConditionedPolicy:
         return history
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """An action for each world whose observation is given; infos: what came with them."""
+        """An action for each environment whose observation is given; infos: what came with them."""
         seen, reasons = dict[int, tuple[Leaves, Leaves]](), dict[int, str]()
-        for world, observation in observations.items():
+        for env, observation in observations.items():
             try:
-                seen[world] = self._seen(world, observation, infos[world].get("action_mask"))
+                seen[env] = self._seen(env, observation, infos[env].get("action_mask"))
             except SpaceError as error:
-                reasons[world] = f"step {self._histories[world].elapsed}: {error}"
+                reasons[env] = f"step {self._histories[env].elapsed}: {error}"
         if reasons:
-            raise PolicyError("; ".join(f"world {world}, {reason}" for world, reason in reasons.items()), reasons)
-        for world, (state, allowed) in seen.items():
-            self._histories[world].allowed = allowed
-            self._histories[world].add_state(state)
+            raise PolicyError("; ".join(f"environment {env}, {reason}" for env, reason in reasons.items()), reasons)
+        for env, (state, allowed) in seen.items():
+            self._histories[env].allowed = allowed
+            self._histories[env].add_state(state)
         actions: dict[int, Any] = {}
         act = self._act if self._cached is None else partial(self._act_cached, self._cached)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._halved):
-            for worlds, outputs in act(list(observations)):
+            for environments, outputs in act(list(observations)):
                 arrays = {name: self._in_space(name, x.cpu().numpy()) for name, x in outputs.items()}
-                for row, world in worlds.items():
+                for row, env in environments.items():
                     action = {name: array[row] for name, array in arrays.items()}
-                    self._histories[world].set_action(encoded(action, self._units.actions))
-                    actions[world] = from_leaves(self.model.action_space, action)
+                    self._histories[env].set_action(encoded(action, self._units.actions))
+                    actions[env] = from_leaves(self.model.action_space, action)
         return actions
 
     def _in_space(self, name: str, chosen: NDArray[Any]) -> NDArray[Any]:
@@ -258,23 +261,25 @@ class ReturnConditionedPolicy:
         units = self._units.actions.get(name)
         return _inside(chosen if units is None else units.decode(chosen), self._action_spaces[name])
 
-    def _act(self, worlds: list[int]) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
-        """Actions of `rows` worlds at a time, each (rows, *leaf), and the world of each row."""
-        for start in range(0, len(worlds), self.rows):
-            chunk = worlds[start : start + self.rows]
-            histories = [self._histories[world] for world in chunk]
+    def _act(self, environments: list[int]) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
+        """Actions of `rows` environments at a time, each (rows, *leaf), and the environment of each row."""
+        for start in range(0, len(environments), self.rows):
+            chunk = environments[start : start + self.rows]
+            histories = [self._histories[env] for env in chunk]
             outputs = self.model.act(self._batch(histories), self._allowed(histories), self._noise(histories))
             yield dict(enumerate(chunk)), outputs
 
-    def _act_cached(self, cached: CachedWindows, worlds: list[int]) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
+    def _act_cached(
+        self, cached: CachedWindows, environments: list[int]
+    ) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
         """The same with remembered keys and values: windows that begin anew, a few at a time, then the others."""
-        anew = [world for world in worlds if self._histories[world].anew]
+        anew = [env for env in environments if self._histories[env].anew]
         for start in range(0, len(anew), cached.few):
             chunk = anew[start : start + cached.few]
             yield dict(enumerate(chunk)), self._choose_cached(cached.begin, chunk, [self._histories[w] for w in chunk])
-        going_on = sorted(set(worlds) - set(anew))
-        for number in sorted({world // self.rows for world in going_on}):  # a world has one place in the cache
-            places = {world % self.rows: world for world in going_on if world // self.rows == number}
+        going_on = sorted(set(environments) - set(anew))
+        for number in sorted({env // self.rows for env in going_on}):  # an environment has one place in the cache
+            places = {env % self.rows: env for env in going_on if env // self.rows == number}
             histories = [self._histories[places[row]] if row in places else self._idle for row in range(self.rows)]
             yield places, self._choose_cached(cached.go_on, number, histories)
 
@@ -284,17 +289,17 @@ class ReturnConditionedPolicy:
         outputs = step(which, self._batch(histories))
         return self.model.choose(outputs, self._allowed(histories), self._noise(histories))
 
-    def receive(self, world: int, reward: float) -> None:
-        """The reward that the last action in this world earned."""
-        if world not in self._histories:
+    def receive(self, env: int, reward: float) -> None:
+        """The reward that the last action in this environment earned."""
+        if env not in self._histories:
             raise PolicyError("feed before reset: call reset(target_return) at the start of each episode")
-        self._histories[world].earned += float(reward)
+        self._histories[env].earned += float(reward)
 
-    def _seen(self, world: int, observation: Any, action_mask: Any) -> tuple[Leaves, Leaves]:
+    def _seen(self, env: int, observation: Any, action_mask: Any) -> tuple[Leaves, Leaves]:
         """The leaves of an observation and what may be chosen now. `SpaceError` where the model cannot act there."""
-        if world not in self._histories:
+        if env not in self._histories:
             raise PolicyError("act before reset: call reset(target_return) at the start of each episode")
-        if self._histories[world].elapsed >= self.model.max_timesteps:
+        if self._histories[env].elapsed >= self.model.max_timesteps:
             raise SpaceError(
                 f"past the model's table of {self.model.max_timesteps} timesteps; train with a larger --max-timesteps"
             )

@@ -14,7 +14,7 @@ from dt.learning.training import load_run, versions
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import from_episodes
-from envs.simulate.environments import About, EnvironmentSpec, WorldError, Worlds
+from envs.simulate.environments import EnvError, EnvInfo, Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
@@ -27,7 +27,7 @@ class Player:
 
     policy: Policy
     jobs: list[Job]
-    num_worlds: int
+    num_envs: int
     told: Mapping[str, Any]
     reference: Reference | None = None
 
@@ -35,21 +35,22 @@ class Player:
 class SavedPolicy:
     """A Stable-Baselines3 model, its actions drawn as in its training; the request of an episode seeds them.
 
-    It draws from one stream, so it plays in one world at a time. scaled: what it was trained to see of an observation.
+    It draws from one stream, so it plays in one environment at a time. scaled: maps an observation to what it was
+    trained to see.
     """
 
     def __init__(self, model: Any, scaled: Callable[[Any], Any]):
         self._model, self._scaled = model, scaled
 
-    def begin(self, world: int, request: Any, seed: int) -> None:
+    def begin(self, env: int, request: Any, seed: int) -> None:
         """An episode whose actions have the request as their seed."""
         self._model.set_random_seed(request)
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """The model's action in each world."""
-        return {world: self._model.predict(self._scaled(observation))[0] for world, observation in observations.items()}
+        """The model's action in each environment."""
+        return {env: self._model.predict(self._scaled(observation))[0] for env, observation in observations.items()}
 
-    def receive(self, world: int, reward: float) -> None:
+    def receive(self, env: int, reward: float) -> None:
         """Nothing to learn."""
 
 
@@ -68,28 +69,28 @@ def player(
     vec_normalize: the file of the VecNormalize that such a policy saw its observations through.
 
     A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
-    many in all. Episode i starts from the world's seed `seed + i`. What the options may not be, `recording_world` of
-    dt/cli/sources.py has refused.
+    many in all. Episode i starts from the environment's seed `seed + i`. `recording_environment` of
+    dt/cli/sources.py has refused wrong options.
     """
     told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
     if names_run(policy):
         return _run_player(Path(policy), environment, config, seed, checkpoint, told)
-    with Worlds(environment.maker(), 1, config.world_timeout) as worlds:
-        world = worlds.about
-    # the actions' seeds are not the worlds': from one seed both would draw the same numbers
+    with Environments(environment.maker(), 1, config.env_timeout) as environments:
+        env = environments.about
+    # the actions' seeds are not the environments': from one seed both would draw the same numbers
     draws = [int(np.random.SeedSequence([seed + i, 1]).generate_state(1)[0]) for i in range(config.episodes)]
     jobs = [Job(seed + i, draw) for i, draw in enumerate(draws)]
     if policy == "random":
         told = {"algorithm_name": "random", "description": "Actions drawn at random", "recorded": told}
-        return Player(RandomPolicy(world.action_space), jobs, config.num_worlds, told)
+        return Player(RandomPolicy(env.action_space), jobs, config.num_envs, told)
     model = _open_saved(Path(policy), trust)
-    scaled = _scaling(policy, model, vec_normalize, world)
+    scaled = _scaling(policy, model, vec_normalize, env)
     try:
-        model.predict(scaled(world.observation_space.sample()))
+        model.predict(scaled(env.observation_space.sample()))
     except Exception as error:  # its network and the space may differ in any way
         raise ConfigError(f"--policy {policy}: does not act in {environment.id}: {reason(error)}") from None
-    if model.action_space != world.action_space:
-        raise ConfigError(f"--policy {policy}: acts in {model.action_space}, {environment.id} in {world.action_space}")
+    if model.action_space != env.action_space:
+        raise ConfigError(f"--policy {policy}: acts in {model.action_space}, {environment.id} in {env.action_space}")
     name = f"stable_baselines3.{type(model).__name__}"
     told = {**told, "learner_steps": model.num_timesteps, "learner_seed": model.seed, "vec_normalize": vec_normalize}
     return Player(
@@ -116,7 +117,7 @@ def _run_player(
     targets = config.named_targets or tuple(run.dataset["targets"])
     if not targets:
         raise ConfigError(f"{folder}: it knows no data whose returns it could ask for; --target-return G names one")
-    check_environment(environment, run.model, config.world_timeout)
+    check_environment(environment, run.model, config.env_timeout)
     told |= {
         "checkpoint": run.checkpoint.name,
         "trained_on": run.dataset["name"],
@@ -128,7 +129,7 @@ def _run_player(
     policy = ReturnConditionedPolicy(run.model, temperature=config.temperature)
     description = "A Decision Transformer asked for returns, one after the other"
     more = {"algorithm_name": "decision-transformer", "description": description, "recorded": told}
-    return Player(policy, jobs, config.num_worlds, more, reference_in(environment, run.environment, run.reference))
+    return Player(policy, jobs, config.num_envs, more, reference_in(environment, run.environment, run.reference))
 
 
 def play(
@@ -136,17 +137,17 @@ def play(
     environment: EnvironmentSpec,
     name: str,
     *,
-    world_timeout: float | None = None,
+    env_timeout: float | None = None,
     on_episode: Callable[[Played], None] | None = None,
     on_failure: Callable[[Played], None] | None = None,
 ) -> Dataset:
     """Every episode as it was played, to the bit, in the order of the jobs; on_episode is called with each.
 
-    An episode whose environment fails raises `WorldError`, or is left out where on_failure is there to be told.
-    world_timeout: as in `evaluate`.
+    An episode whose environment fails raises `EnvError`, or is left out where on_failure is there to be told.
+    env_timeout: as in `evaluate`.
     """
-    with Worlds(environment.maker(), min(player.num_worlds, len(player.jobs)), world_timeout) as worlds:
-        spaces = worlds.about.observation_space, worlds.about.action_space
+    with Environments(environment.maker(), min(player.num_envs, len(player.jobs)), env_timeout) as environments:
+        spaces = environments.about.observation_space, environments.about.action_space
         arrays: dict[int, dict[str, Any]] = {}
 
         def keep(played: Played) -> None:
@@ -168,10 +169,10 @@ def play(
                 on_episode(played)
 
         played = rollout(
-            worlds, player.policy, player.jobs, keep_trajectories=True, on_episode=keep, on_failure=on_failure
+            environments, player.policy, player.jobs, keep_trajectories=True, on_episode=keep, on_failure=on_failure
         )
     if not arrays and player.jobs:
-        raise WorldError(f"environment {environment.id}: every episode failed; the first: {played[0].failure}")
+        raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0].failure}")
     dataset = from_episodes(
         (arrays.pop(id(episode)) for episode in played if episode.failure is None),
         observation_space=spaces[0],
@@ -186,7 +187,7 @@ def _stacked(rows: list[Leaves]) -> Leaves:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _scaling(policy: str, model: Any, path: str | None, world: About) -> Callable[[Any], Any]:
+def _scaling(policy: str, model: Any, path: str | None, env: EnvInfo) -> Callable[[Any], Any]:
     """What a saved policy was trained to see of an observation: it, or VecNormalize's view of it by a file of its own.
 
     Behind VecNormalize a learner also keeps an observation as it was, which tells that the file is needed.
@@ -204,11 +205,11 @@ def _scaling(policy: str, model: Any, path: str | None, world: About) -> Callabl
     class Spaces(Env):
         """All that VecNormalize needs of an environment."""
 
-        observation_space, action_space = world.observation_space, world.action_space
+        observation_space, action_space = env.observation_space, env.action_space
 
     try:
         statistics = VecNormalize.load(path, DummyVecEnv([Spaces]))
-        statistics.normalize_obs(world.observation_space.sample())
+        statistics.normalize_obs(env.observation_space.sample())
     except Exception as error:  # unpickling may raise anything
         raise ConfigError(f"--vec-normalize {path}: cannot be used in this environment ({reason(error)})") from None
     return statistics.normalize_obs

@@ -1,4 +1,4 @@
-"""How well a model foretells actions in episodes that it did not learn from: the score of data without a world.
+"""How well a model foretells actions in episodes that it did not learn from: the score of data without an environment.
 
 Trajectories are split, never steps: neighbouring steps are so alike that a step held out of the middle of a trajectory
 would be all but known. Beside each error stands that of the best constant answer, which knows no state.

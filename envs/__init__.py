@@ -1,4 +1,4 @@
-"""Recorded episodes in, worlds stepped, scores out: Gymnasium, Minari and numpy, no torch and no model."""
+"""Recorded episodes in, environments stepped, scores out: Gymnasium, Minari and numpy, no torch and no model."""
 
 from pkgutil import extend_path
 
@@ -9,23 +9,23 @@ from envs.datasets.loading import from_arrays, from_episodes, load
 from envs.datasets.selection import best_episodes, join, sample_episodes, take
 from envs.datasets.writer import write_minari
 from envs.reading.readers import DataError
-from envs.simulate.environments import EnvironmentSpec, MissingWorldError, WorldError, Worlds
+from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, MissingEnvError
 from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, normalized_score, reference_for
 
 __all__ = [
     "DataError",
     "Dataset",
+    "EnvError",
     "EnvironmentSpec",
+    "Environments",
     "Episode",
     "Job",
-    "MissingWorldError",
+    "MissingEnvError",
     "Played",
     "Policy",
     "RandomPolicy",
     "Reference",
-    "WorldError",
-    "Worlds",
     "best_episodes",
     "from_arrays",
     "from_episodes",

@@ -21,7 +21,9 @@ MOST_STEPS = 27_000
 
 def make(game: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """One game, such as "Breakout-v5"; kwargs are the Arcade Learning Environment's own."""
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else each of many worlds says its name and version
+    ale_py.ALEInterface.setLoggerMode(
+        ale_py.LoggerMode.Error
+    )  # else each of many environments says its name and version
     settings = {"frameskip": 1, "repeat_action_probability": 0.0, **kwargs}
     return AtariPreprocessing(gymnasium.make(f"ALE/{game}", disable_env_checker=True, **settings))
 

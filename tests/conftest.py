@@ -49,7 +49,7 @@ def pytest_sessionfinish(session):
 class Payday(gymnasium.Env):
     """Ten steps; an action of 1 earns 1 and an action of 0 nothing, so any return from 0 to 10 can be asked for.
 
-    The observation holds the time and noise from the world's own seed; `limit` makes shorter worlds.
+    The observation holds the time and noise from the environment's own seed; `limit` makes shorter environments.
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -79,13 +79,13 @@ def payday() -> Dataset:
     """Sixty episodes of Payday-v0, in each of which a coin of its own bias decides."""
     rng, observations, actions = np.random.default_rng(0), [], []
     for episode in range(60):
-        world = Payday()
-        observation, _ = world.reset(seed=episode)
+        env = Payday()
+        observation, _ = env.reset(seed=episode)
         for _ in range(10):
             action = int(rng.random() < episode / 60)
             observations.append(observation)
             actions.append(action)
-            observation, *_ = world.step(action)
+            observation, *_ = env.step(action)
     return Dataset(
         name="payday/coins-v0",
         source=None,

@@ -180,7 +180,7 @@ case(
 )
 case(M, "bounds upside down", described("hdf5", observation_space=box(low=[9.5] * 7)), "observation_space: not a space")
 case(M, "choices of none", described("hdf5", action_space='{"type": "Discrete", "n": 0, "start": 0}'), "not a space")
-case(M, "a world that is none", described("hdf5", env_spec="Hopper-v5"), "not an environment's specification")
+case(M, "an environment that is none", described("hdf5", env_spec="Hopper-v5"), "not an environment's specification")
 case(M, "no rewards", hdf5(at("rewards", lambda old: None)), "episode_1/rewards: missing")
 case(M, "rewards of rank 2", hdf5(at("rewards", lambda x: x[:, None])), "shape (5, 1), expected (T,)")
 case(M, "an episode of no steps", hdf5(at("rewards", lambda x: x[:0])), "episode_1/rewards: shape (0,)")
@@ -556,7 +556,7 @@ options("a space that does not fit", "train", "{}", "--spaces", f'{{"action_spac
 options("a picture of no kind", "inspect", "{}", "--plot", "x.bmp2", words=("x.bmp2",))
 options("a fraction of nothing", "train", "{}", "--fraction", "0", words=("fraction must be above 0",))
 options("too many fractions", "train", "{}", "--fraction", "1", "0.5", words=("2 fractions for 1 datasets",))
-options("arguments for no world", "train", "{}", "--environment-kwargs", "{}", words=("not JSON",))
+options("arguments for no environment", "train", "{}", "--environment-kwargs", "{}", words=("not JSON",))
 options("arguments that are a list", "train", "{}", "--environment-kwargs", "[]", words=("not a JSON object",))
 options("a module that is none", "train", "{}", "--import", "no_such_module", words=("--import no_such_module",))
 options("a resumed run of nowhere", "train", "{}", "--resume", words=("--resume needs --output",))
@@ -578,7 +578,7 @@ for name, arguments, words in (
     ("scores in a folder", ("--json", "."), "is a folder, a file is meant"),
     ("a picture of no kind of scores", ("--plot", "x.bmp2"), "x.bmp2: no kind of picture"),
     ("films in a file", ("--video", "{}/run.json"), "is a file, a folder is meant"),
-    ("arguments for no world of a run", ("--environment-kwargs", "{1}"), "--environment-kwargs: not JSON"),
+    ("arguments for no environment of a run", ("--environment-kwargs", "{1}"), "--environment-kwargs: not JSON"),
     ("a run that says nothing of itself", (), "run.json: action_space is missing"),
 ):
     options(name, "evaluate", "{}", *arguments, words=(words,), make=a_run(kind="decision-transformer", schema=1))
@@ -590,7 +590,7 @@ for name, document, words in (
 options("no episodes to play", "evaluate", "{}", "--episodes", "0", words=("episodes must be at least 1",),
         make=a_run(kind="decision-transformer", schema=1))  # fmt: skip
 options("a seed below the least", "evaluate", "{}", "--seed", "-1", words=("seed must be at least 0",))
-options("a run in no world", "evaluate", "{}", "--environment", "NoSuch-v3", words=("NoSuch-v3: not registered",))
+options("a run in no environment", "evaluate", "{}", "--environment", "NoSuch-v3", words=("NoSuch-v3: not registered",))
 
 for name, arguments, words in (
     ("many of none", ("no/such-v0",), "no/such-v0: no such file or folder"),
@@ -602,7 +602,7 @@ for name, arguments, words in (
     ("many for less than no time", ("{}", "--minutes", "-1"), "minutes must be 0 or more and finite, not -1.0"),
     ("many that are compiled", ("{}", "--compile"), "compile: many runs at once cannot have it"),
     ("many that recompute", ("{}", "--activation-checkpointing"), "many runs at once cannot have it"),
-    ("many in no world", ("{}", "--environment", "NoSuch-v3"), "environment NoSuch-v3: not registered"),
+    ("many in no environment", ("{}", "--environment", "NoSuch-v3"), "environment NoSuch-v3: not registered"),
     ("many of no columns", ("{}", "--columns", "a"), "--columns: 'a', expected FIELD=COLUMN"),
     ("many with spaces that are none", ("{}", "--spaces", "{"), "--spaces: not JSON"),
 ):
@@ -645,9 +645,23 @@ def record(name: str, *arguments: str, words: str, make: Callable[[Path], Path] 
 
 AUTO = ("--target-return", "auto")
 SAC = a_policy("stable_baselines3.sac.policies")
-record("a world that is none", "record", "NoSuch-v3", "mine/x-v0", "--policy", "random", words="NoSuch-v3: not regist")
 record(
-    "a world of a module", "record", "os:Env-v0", "mine/x-v0", "--policy", "random", words="os:Env-v0: not registered"
+    "an environment that is none",
+    "record",
+    "NoSuch-v3",
+    "mine/x-v0",
+    "--policy",
+    "random",
+    words="NoSuch-v3: not regist",
+)
+record(
+    "an environment of a module",
+    "record",
+    "os:Env-v0",
+    "mine/x-v0",
+    "--policy",
+    "random",
+    words="os:Env-v0: not registered",
 )
 record("an id of no version", "record", "CartPole-v1", "mine/x", "--policy", "random", words="mine/x: not a Minari id")
 record(
@@ -665,10 +679,13 @@ record("a target that is to be chosen", *AUTO, words="--target-return auto choos
 record("a target of random actions", "--target-return", "5", words="asked of a run, and random is none")
 record("a scale of random actions", "--vec-normalize", "x", words="--vec-normalize is of a Stable-Baselines3 policy")
 record(
-    "a world's seed too high", "--seed", "4294967296", words="seed must be at least 0 and below 2^32, not 4294967296"
+    "an environment's seed too high",
+    "--seed",
+    "4294967296",
+    words="seed must be at least 0 and below 2^32, not 4294967296",
 )
 record("no episode to record", "--episodes", "0", words="episodes must be at least 1, not 0")
-record("a world made with a list", "--environment-kwargs", "[]", words="--environment-kwargs: not a JSON object")
+record("an environment made with a list", "--environment-kwargs", "[]", words="--environment-kwargs: not a JSON object")
 
 
 def published(numbers: Any = None, **changes: Any) -> Callable[[Path], Path]:
@@ -701,8 +718,8 @@ publication(
     "a model of another kind", make=published(model_type="gpt2"), words='config.json: model_type is "gpt2", exp'
 )
 publication("a model of no state", make=published(state_dim=None), words="config.json: state_dim is null, expected")
-publication("a model of another world", "--environment", "CartPole-v1", words="state_dim is 3, the space has 4")
-publication("a model of no world", "--environment", "NoSuch-v3", words="environment NoSuch-v3: not registered")
+publication("a model of another environment", "--environment", "CartPole-v1", words="state_dim is 3, the space has 4")
+publication("a model of no environment", "--environment", "NoSuch-v3", words="environment NoSuch-v3: not registered")
 publication("a model of no steps", "--context-length", "0", words="context_length must be at least 1, not 0")
 publication("a model of no scale", "--return-scale", "0", words="return_scale must be above 0, not 0.0")
 publication("a model of two normalisers", "--dataset", "x", words="x: no such file or folder")
@@ -729,9 +746,7 @@ options("a run in a run's checkpoints", "train", *OF_A_RUN, "{}/checkpoints/x", 
 options("a run in a run's log", "train", *OF_A_RUN, "{}/tensorboard", words=(SPARED,), make=runs)
 options("a run behind a link", "train", *OF_A_RUN, "{}/link", words=("link: a part of the run", SPARED), make=runs)
 options("a run in a run of a run", "train", *OF_A_RUN, "{}/link/inner/results/x", words=(SPARED,), make=runs)
-options(
-    "an option twice", "train", "{}", "--columns", "a=b", "--columns", "c=d", words=("--columns stands there twice",)
-)
+options("an option twice", "train", "{}", "--columns", "a=b", "--columns", "c=d", words=("--columns is given twice",))
 options("a run where one is", "train", *OF_A_RUN, "{}", words=("exists already; --resume continues it",), make=runs)
 options("a run in a file", "train", *OF_A_RUN, "{}/run.json", words=("run.json: is a file, a folder is me",), make=runs)
 options("many in a run's checkpoints", "train-many", *OF_A_RUN, "{}/checkpoints", words=(SPARED,), make=runs)

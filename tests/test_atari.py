@@ -11,16 +11,16 @@ from test_cli import refused
 
 from dt.cli import main
 from envs import load
-from envs.simulate.environments import EnvironmentSpec, MissingWorldError
+from envs.simulate.environments import EnvironmentSpec, MissingEnvError
 
 BREAKOUT = EnvironmentSpec("Atari/Breakout-v5")
 
 
 @pytest.fixture
 def breakout():
-    world = BREAKOUT.make()
-    yield world
-    world.close()
+    env = BREAKOUT.make()
+    yield env
+    env.close()
 
 
 def test_an_observation_is_one_grey_picture_and_the_actions_are_the_games_own(breakout):
@@ -45,16 +45,16 @@ def test_a_step_is_four_frames_of_an_action_that_never_sticks(breakout):
 
 
 def test_an_episode_is_the_whole_game_and_its_rewards_are_the_raw_score():
-    world = EnvironmentSpec("Atari/SpaceInvaders-v5").make()
-    world.reset(seed=0)
+    env = EnvironmentSpec("Atari/SpaceInvaders-v5").make()
+    env.reset(seed=0)
     rng, rewards, lives = np.random.default_rng(0), [], {3}
     over = False
     while not over:
-        _, reward, over, cut, _ = world.step(int(rng.integers(6)))
+        _, reward, over, cut, _ = env.step(int(rng.integers(6)))
         assert not cut
         rewards.append(reward)
-        lives.add(world.unwrapped.ale.lives())
-    world.close()
+        lives.add(env.unwrapped.ale.lives())
+    env.close()
     assert {1, 2, 3} <= lives  # none of them ended it
     assert set(rewards) >= {0, 5, 10}  # clipped they would be 1
 
@@ -70,28 +70,26 @@ def test_each_seed_plays_the_same_game_again(breakout):
 
 
 def test_a_user_may_say_how_the_game_is_made():
-    world = EnvironmentSpec("Atari/Breakout-v5", {"repeat_action_probability": 0.5, "full_action_space": True}).make()
-    assert world.action_space == spaces.Discrete(18)
-    assert world.unwrapped.ale.getFloat("repeat_action_probability") == 0.5
-    world.close()
+    env = EnvironmentSpec("Atari/Breakout-v5", {"repeat_action_probability": 0.5, "full_action_space": True}).make()
+    assert env.action_space == spaces.Discrete(18)
+    assert env.unwrapped.ale.getFloat("repeat_action_probability") == 0.5
+    env.close()
 
 
 def test_without_the_simulator_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     monkeypatch.delitem(sys.modules, "envs.atari", raising=False)
     monkeypatch.delitem(gymnasium.registry, "Atari/Pong-v5", raising=False)
-    with pytest.raises(
-        MissingWorldError, match=r"Atari/Pong-v5: .*ale_py.*: pip install ale-py opencv-python-headless"
-    ):
+    with pytest.raises(MissingEnvError, match=r"Atari/Pong-v5: .*ale_py.*: pip install ale-py opencv-python-headless"):
         EnvironmentSpec("Atari/Pong-v5").make()
     assert EnvironmentSpec("Atari/Pong-v5").step_limit is None
 
 
 def test_a_game_that_is_none_and_one_without_preprocessing_are_told_apart(monkeypatch):
-    with pytest.raises(MissingWorldError, match="Atari/NoSuch-v5: not registered; --import MODULE"):
+    with pytest.raises(MissingEnvError, match="Atari/NoSuch-v5: not registered; --import MODULE"):
         EnvironmentSpec("Atari/NoSuch-v5").make()
     monkeypatch.delitem(gymnasium.registry, "ALE/Breakout-v5", raising=False)
-    with pytest.raises(MissingWorldError, match="ALE/Breakout-v5: not registered; Atari/Breakout-v5 is the game as"):
+    with pytest.raises(MissingEnvError, match="ALE/Breakout-v5: not registered; Atari/Breakout-v5 is the game as"):
         EnvironmentSpec("ALE/Breakout-v5").make()
 
 
@@ -100,10 +98,10 @@ SHORT = json.dumps({"max_num_frames_per_episode": 160})
 
 def test_recorded_trained_and_played(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
-    world = ["--environment-kwargs", SHORT]
-    assert main(["record", BREAKOUT.id, "mine/breakout-v0", "--policy", "random", "--episodes", "2", *world]) == 0
+    env = ["--environment-kwargs", SHORT]
+    assert main(["record", BREAKOUT.id, "mine/breakout-v0", "--policy", "random", "--episodes", "2", *env]) == 0
     data = load("mine/breakout-v0")
-    assert data.environment.same_world(EnvironmentSpec(BREAKOUT.id, {"game": "Breakout-v5", **json.loads(SHORT)}))
+    assert data.environment.same_environment(EnvironmentSpec(BREAKOUT.id, {"game": "Breakout-v5", **json.loads(SHORT)}))
     assert data.observation_space.shape == (84, 84)
     assert data.truncated.all()
     small = ["--width", "16", "--num-layers", "1", "--num-heads", "1", "--context-length", "3", "--batch-size", "2"]

@@ -19,12 +19,16 @@ import torch
 from conftest import Payday
 from tyro.conf import Positional
 
+from dt import Config
+from dt import config as dt_config
 from dt.cli import main
 from dt.evaluation import TargetResult
+from dt.learning.description import read_description
 from envs.spaces import space_to_json
 from transformer.config import ConfigError
 from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
-from transformer.text.cli import parse
+from transformer.runs.command_line import RENAMED, parse
+from transformer.text.cli import main as text_main
 
 QUICK = [
     "--steps",
@@ -122,7 +126,7 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
     assert "evaluate" in err  # the progress bar
     document = json.loads(path.read_text())
     assert (document["schema"], document["dataset"], document["environment"]) == (1, "payday/coins-v0", "Payday-v0")
-    assert document["world"] == {"id": "Payday-v0", "kwargs": {}, "max_episode_steps": 20}
+    assert document["environment_spec"] == {"id": "Payday-v0", "kwargs": {}, "max_episode_steps": 20}
     assert {"python", "torch", "gymnasium"} <= document["versions"].keys()
     for result, target in zip(document["results"], (1.0, 5.0), strict=True):
         assert result["target_return"] == target
@@ -133,9 +137,9 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_auto_chooses_a_target_on_worlds_that_do_not_score_it(run, tmp_path, monkeypatch, capsys):
+def test_auto_chooses_a_target_on_environments_that_do_not_score_it(run, tmp_path, monkeypatch, capsys):
     def known(policy, environment, targets, *, episodes, seed, **_):
-        """A policy that earns most when asked for 4, and in each world the number of its seed beside."""
+        """A policy that earns most when asked for 4, and in each environment the number of its seed beside."""
         return [
             TargetResult(g, tuple(seed + i - abs(g - 4) for i in range(episodes)), (1,) * episodes, None)
             for g in targets
@@ -155,7 +159,7 @@ def test_auto_chooses_a_target_on_worlds_that_do_not_score_it(run, tmp_path, mon
         seed + abs(g - 4) for g, r in zip(played, document["sweep"]["results"], strict=True) for seed in r["returns"]
     }
     assert min(swept) == document["sweep"]["seed"] > 7 + 5
-    assert "\n4 earned most; asked for on other worlds" in capsys.readouterr().out
+    assert "\n4 earned most; asked for on other environments" in capsys.readouterr().out
     assert main([*arguments, "--target-return", "4"]) == 0
     assert "sweep" not in read_json(path)
 
@@ -169,14 +173,37 @@ def test_a_resumed_run_may_be_told_its_flags_again(recorded, tmp_path, capsys):
     assert main([*arguments, "--no-rotary", "--resume"]) == 2
     assert "rotary was True, now False" in capsys.readouterr().err
     assert main([*arguments, "--rotary", "--no-rotary"]) == 2
-    assert "--rotary stands there twice" in capsys.readouterr().err
+    assert "--rotary is given twice" in capsys.readouterr().err
 
 
 def test_what_stands_behind_two_dashes_is_no_option(recorded):
     said = parse(Said, "say", ["--loud", "--", "--a", "--a"], "")
     assert said == Said(words=("--a", "--a"), loud=True)
-    with pytest.raises(ConfigError, match="--loud stands there twice"):
+    with pytest.raises(ConfigError, match="--loud is given twice"):
         parse(Said, "say", ["--loud", "--no-loud"], "")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_option_by_an_older_name_is_refused_with_its_new_name(old, new, capsys):
+    program, command = ("dt", "evaluate") if "env" in new else ("transformer", "translate")
+    run = main if program == "dt" else text_main
+    for words in ([old, "3"], [f"{old}=3"], [old.replace("-", "_").replace("__", "--"), "3"]):
+        assert run([command, "no-such-run", *words]) == 2
+        assert capsys.readouterr().err == f"{program}: {old}: this option is now called {new}\n"
+
+
+def test_a_run_of_before_its_settings_had_these_names_is_read(recorded, tmp_path):
+    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--num-envs", "3"]) == 0
+    path = tmp_path / "run" / "run.json"
+    document = read_json(path)
+    evaluation = document["config"]["evaluation"]
+    for old, new in dt_config.RENAMED.items():
+        evaluation[old] = evaluation.pop(new)
+    path.write_text(json.dumps(document))
+    read = Config.from_json(read_description(path)["config"])
+    assert (read.evaluation.num_envs, read.evaluation.env_timeout) == (3, None)
+    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), "--resume"]) == 0
+    assert read_json(path)["config"] == read.to_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,11 +236,11 @@ def test_a_clone_is_scored_at_one_target_that_it_does_not_hear(recorded, tmp_pat
     assert low["returns"] == high["returns"]
 
 
-def test_evaluate_gives_the_same_returns_for_any_number_of_worlds(run, tmp_path):
+def test_evaluate_gives_the_same_returns_for_any_number_of_environments(run, tmp_path):
     documents = []
-    for worlds in ("1", "7"):
-        path = tmp_path / f"{worlds}.json"
-        assert main(["evaluate", str(run), "--num-worlds", worlds, "--json", str(path), "--episodes", "2"]) == 0
+    for environments in ("1", "7"):
+        path = tmp_path / f"{environments}.json"
+        assert main(["evaluate", str(run), "--num-envs", environments, "--json", str(path), "--episodes", "2"]) == 0
         documents.append(json.loads(path.read_text())["results"])
     assert documents[0] == documents[1]
     assert len(documents[0]) > 3  # quantiles of the data's returns
@@ -245,7 +272,7 @@ def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
         os.environ.setdefault("MUJOCO_GL", "egl")
     cartpole = tmp_path / "cartpole.npz"
     rng = np.random.default_rng(0)
-    world = CartPoleEnv()
+    env = CartPoleEnv()
     np.savez(
         cartpole,
         observations=rng.normal(0, 0.05, (12, 4)).astype(np.float32),
@@ -255,8 +282,8 @@ def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
         terminated=np.ones(2, bool),
         metadata=json.dumps(
             {
-                "observation_space": space_to_json(world.observation_space),
-                "action_space": space_to_json(world.action_space),
+                "observation_space": space_to_json(env.observation_space),
+                "action_space": space_to_json(env.action_space),
                 "env_spec": json.dumps({"id": "CartPole-v1", "max_episode_steps": 15}),
             }
         ),
@@ -270,9 +297,9 @@ def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
     (length,) = read_json(scores)["results"][0]["lengths"]
     with imageio.get_reader(films / "target-5.mp4") as film:
         assert film.count_frames() == length + 1  # what the reset shows, and what each step
-        world = CartPoleEnv(render_mode="rgb_array")
-        world.reset(seed=3)
-        expected, first = world.render().astype(float), film.get_data(0)
+        env = CartPoleEnv(render_mode="rgb_array")
+        env.reset(seed=3)
+        expected, first = env.render().astype(float), film.get_data(0)
     assert np.abs(first[: expected.shape[0], : expected.shape[1]] - expected).mean() < 3
     assert length > 5
     assert max(alive) <= 2  # pictures go to the file one by one
@@ -280,17 +307,17 @@ def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
 
 def watch_pictures(monkeypatch) -> list[int]:
     """How many of the pictures taken so far are still in memory, at each new one."""
-    from envs.simulate.environments import Worlds
+    from envs.simulate.environments import Environments
 
-    original, taken, alive = Worlds.render, [], []
+    original, taken, alive = Environments.render, [], []
 
-    def watched(self, world):
-        picture = original(self, world)
+    def watched(self, env):
+        picture = original(self, env)
         taken.append(weakref.ref(picture))
         alive.append(sum(reference() is not None for reference in taken))
         return picture
 
-    monkeypatch.setattr(Worlds, "render", watched)
+    monkeypatch.setattr(Environments, "render", watched)
     return alive
 
 
@@ -324,8 +351,8 @@ def watch_pictures(monkeypatch) -> list[int]:
         (["evaluate", "no-such-run"], "no-such-run: no such run"),
         (["train", "{recorded}", "--environment-kwargs", "[" * 60_000], "--environment-kwargs: not JSON: [["),
         (
-            ["train", "{recorded}", "--world-timeout", "1e300"],
-            "world_timeout must be above 0 and at most 1e6",
+            ["train", "{recorded}", "--env-timeout", "1e300"],
+            "env_timeout must be above 0 and at most 1e6",
         ),
         (
             ["train", "{recorded}", "--target-return", "1e300"],
@@ -448,7 +475,7 @@ def test_actions_are_drawn_where_a_temperature_is_given(run, tmp_path, capsys):
         return document["temperature"], document["results"][0]["returns"]
 
     assert returns()[0] == 0
-    assert returns("--temperature", "3.0") == returns("--temperature", "3.0", "--num-worlds", "2")
+    assert returns("--temperature", "3.0") == returns("--temperature", "3.0", "--num-envs", "2")
     assert returns("--temperature", "3.0")[0] == 3
     assert returns("--temperature", "3.0")[1] != returns()[1]
     refused(capsys, ["evaluate", str(run), "--temperature", "-1"], "temperature must not be negative, not -1.0")
@@ -517,7 +544,7 @@ def test_every_preset_can_be_chosen():
     assert get_args(get_type_hints(Train)["preset"]) == tuple(PRESETS)
 
 
-def test_a_world_that_is_not_here_leaves_the_error_on_held_out_episodes(payday, tmp_path, capsys):
+def test_an_environment_that_is_not_here_leaves_the_error_on_held_out_episodes(payday, tmp_path, capsys):
     recorded, folder = write_npz(tmp_path / "far.npz", payday, "FarAway-v3"), tmp_path / "run"
     assert main(["train", str(recorded), "--output", str(folder), *QUICK]) == 0
     output = capsys.readouterr()
@@ -545,10 +572,10 @@ def test_a_run_without_a_checkpoint_is_refused(run, capsys):
 
 @pytest.fixture
 def nothing_is_played(monkeypatch):
-    """Any step of any world fails the test."""
-    from envs.simulate.environments import Worlds
+    """Any step of any environment fails the test."""
+    from envs.simulate.environments import Environments
 
-    monkeypatch.setattr(Worlds, "step", lambda *_: pytest.fail("a world was stepped"))
+    monkeypatch.setattr(Environments, "step", lambda *_: pytest.fail("an environment was stepped"))
 
 
 @pytest.mark.parametrize(
@@ -607,7 +634,7 @@ def test_films_on_a_machine_that_cannot_draw_are_refused_before_anything_is_play
     gymnasium.register("Dark-v0", Dark, max_episode_steps=20)
     try:
         arguments = ["evaluate", str(run), "--environment", "Dark-v0", "--video", str(run / "films")]
-        refused(capsys, arguments, "world 0, no picture: no screen and no EGL")
+        refused(capsys, arguments, "environment 0, no picture: no screen and no EGL")
     finally:
         del gymnasium.registry["Dark-v0"]
     assert not (run / "films").exists()
@@ -708,12 +735,12 @@ def test_help_says_what_the_positional_argument_is(command, metavar, capsys):
     ("options", "holds"),
     [
         ([], True),
-        (["--environment", "Payday-v0"], True),  # the same world, named again
+        (["--environment", "Payday-v0"], True),  # the same environment, named again
         (["--environment", "Payday-v0", "--environment-kwargs", '{"limit": 5}'], False),
         (["--environment", "OtherPayday-v0"], False),
     ],
 )
-def test_a_normalised_score_is_printed_in_the_datas_own_world_alone(run, capsys, other_payday, options, holds):
+def test_a_normalised_score_is_printed_in_the_datas_own_environment_alone(run, capsys, other_payday, options, holds):
     scores = run / "scores.json"
     arguments = ["evaluate", str(run), "--target-return", "5", "--episodes", "1", "--json", str(scores)]
     capsys.readouterr()
@@ -724,7 +751,7 @@ def test_a_normalised_score_is_printed_in_the_datas_own_world_alone(run, capsys,
     document = read_json(scores)
     assert (document["reference"] is not None) == (document["results"][0]["normalized_score"] is not None) == holds
     if "--environment-kwargs" in options:
-        assert document["world"] == {"id": "Payday-v0", "kwargs": {"limit": 5}, "max_episode_steps": 20}
+        assert document["environment_spec"] == {"id": "Payday-v0", "kwargs": {"limit": 5}, "max_episode_steps": 20}
 
 
 @pytest.fixture
@@ -735,14 +762,14 @@ def other_payday():
     del gymnasium.registry["OtherPayday-v0"]
 
 
-def test_a_run_trained_in_another_world_has_no_normalised_score(recorded, tmp_path, capsys, other_payday):
+def test_a_run_trained_in_another_environment_has_no_normalised_score(recorded, tmp_path, capsys, other_payday):
     arguments = ["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "5"]
     assert main([*arguments, "--environment", "OtherPayday-v0"]) == 0
     assert "normalised: " not in capsys.readouterr().out
     assert read_json(tmp_path / "run" / "run.json")["reference"] is None
 
 
-def test_data_without_a_world_takes_the_known_reference_of_the_one_it_is_played_in(
+def test_data_without_an_environment_takes_the_known_reference_of_the_one_it_is_played_in(
     payday, tmp_path, capsys, monkeypatch
 ):
     from envs.simulate import scores

@@ -46,7 +46,7 @@ def test_a_row_is_a_picture_the_action_taken_at_it_and_what_that_earned(tmp_path
     assert data.returns[0] == arrays["reward"][: REPLAY_LENGTHS[0]].sum()
 
 
-def test_actions_are_the_users_the_worlds_or_inferred(tmp_path):
+def test_actions_are_the_users_the_environments_or_inferred(tmp_path):
     arrays = replay()
     arrays["action"] = np.minimum(arrays["action"], 2)
     folder = write_replay(tmp_path, arrays)

@@ -17,7 +17,7 @@ from dt.learning.training import load_run, prepare, train
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
-from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 from envs.spaces import allowed_choices, choices, leaf_spaces, to_leaves
 from transformer.config import ConfigError, TrainingConfig
@@ -263,8 +263,8 @@ def test_nothing_is_chosen_that_the_mask_forbids(action, temperature):
 
 @pytest.mark.parametrize("action", KINDS_OF_CHOICES)
 def test_the_random_policy_heeds_masks_too(action):
-    with Worlds(masked(action).make, 2) as worlds:
-        assert len(rollout(worlds, RandomPolicy(ACTIONS[action]), [Job(seed, seed) for seed in range(9)])) == 9
+    with Environments(masked(action).make, 2) as environments:
+        assert len(rollout(environments, RandomPolicy(ACTIONS[action]), [Job(seed, seed) for seed in range(9)])) == 9
 
 
 def test_the_likeliest_of_what_is_allowed_is_taken():
@@ -275,12 +275,14 @@ def test_the_likeliest_of_what_is_allowed_is_taken():
         assert head.choose(logits, torch.from_numpy(allowed)[None]).tolist() == [expected]
 
 
-def test_a_mask_that_cannot_be_used_is_named_with_world_and_step():
+def test_a_mask_that_cannot_be_used_is_named_with_environment_and_step():
     dataset = echo_dataset("box", "discrete")
     policy = ReturnConditionedPolicy(model_for(dataset))
     policy.reset(1.0)
     policy.act(np.zeros((2, 3)), {"action_mask": np.array([1, 0, 0], np.int8)})
-    with pytest.raises(PolicyError, match=r"world 0, step 1: action mask of Discrete\(3, start=5\): it allows nothing"):
+    with pytest.raises(
+        PolicyError, match=r"environment 0, step 1: action mask of Discrete\(3, start=5\): it allows nothing"
+    ):
         policy.act(np.zeros((2, 3)), {"action_mask": np.zeros(3, np.int8)})
     assert policy.act(np.zeros((2, 3)), {}) in dataset.action_space
 
@@ -289,7 +291,7 @@ def test_a_mask_that_cannot_be_used_is_named_with_world_and_step():
 
 
 def check_frequencies(temperature, with_masks):
-    """What 4,000 worlds draw is what softmax(logits / temperature) says, among what each choice's mask allows."""
+    """What 4,000 environments draw is what softmax(logits / temperature) says, among what each choice's mask allows."""
     dataset, count = echo_dataset("discrete", "nested"), 4_000
     model = model_for(dataset)
     for head in model.heads:
@@ -297,9 +299,9 @@ def check_frequencies(temperature, with_masks):
         torch.nn.init.normal_(head.linear.bias)
     policy = ReturnConditionedPolicy(model, temperature=temperature, rows=500)
     mask = random_mask(dataset.action_space, np.random.default_rng(5)) if with_masks else None
-    for world in range(count):
-        policy.begin(world, 0.0, seed=world)
-    actions = policy.choose(dict.fromkeys(range(count), 0), {world: {"action_mask": mask} for world in range(count)})
+    for env in range(count):
+        policy.begin(env, 0.0, seed=env)
+    actions = policy.choose(dict.fromkeys(range(count), 0), {env: {"action_mask": mask} for env in range(count)})
     drawn = [to_leaves(dataset.action_space, action) for action in actions.values()]
     allowed, several = allowed_choices(dataset.action_space, mask), 0
     for head, name in zip(model.heads, model.action_leaves, strict=True):
@@ -328,7 +330,7 @@ def check_draws_alone_and_together():
     dataset = echo_dataset("discrete", "nested")
     policy = ReturnConditionedPolicy(opinionated(dataset), temperature=1.0)
     alone, few, all_at_once = (
-        evaluate(policy, masked("nested"), [1.0, 4.0], episodes=9, seed=5, num_worlds=n) for n in (1, 4, 64)
+        evaluate(policy, masked("nested"), [1.0, 4.0], episodes=9, seed=5, num_envs=n) for n in (1, 4, 64)
     )
     assert alone == few == all_at_once
     assert len(set(alone[0].returns)) > 5
@@ -337,7 +339,7 @@ def check_draws_alone_and_together():
     assert alone != evaluate(cold, masked("nested"), [1.0, 4.0], episodes=9, seed=5)
 
 
-def test_drawn_returns_do_not_depend_on_the_number_of_worlds():
+def test_drawn_returns_do_not_depend_on_the_number_of_environments():
     check_draws_alone_and_together()
 
 

@@ -1,4 +1,4 @@
-"""What evaluating, training and recording do where some worlds fail: the others count, and it is said."""
+"""What evaluating, training and recording do where some environments fail: the others count, and it is said."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ from dt.learning.training import load_run, train
 from dt.model import DecisionTransformer
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.datasets.loading import load
-from envs.simulate.environments import EnvironmentSpec, WorldError, Worlds
+from envs.simulate.environments import EnvError, Environments, EnvironmentSpec
 from envs.simulate.rollout import CannotActError, Job, RandomPolicy, rollout
 
 
@@ -37,8 +37,12 @@ def harmed(harm: str, on: int) -> list[str]:
 @pytest.mark.parametrize(
     ("harm", "options", "why"),
     [
-        ("dies", ["--world-timeout", "20"], "its process ended (exit status 7)"),
-        ("mask", [], "action mask of Discrete(2): it allows nothing"),  # the policy cannot act on what the world says
+        ("dies", ["--env-timeout", "20"], "its process ended (exit status 7)"),
+        (
+            "mask",
+            [],
+            "action mask of Discrete(2): it allows nothing",
+        ),  # the policy cannot act on what the environment says
     ],
 )
 def test_evaluate_keeps_the_other_episodes_and_says_how_many_failed(run, tmp_path, capsys, harm, options, why):  # noqa: F811
@@ -49,7 +53,7 @@ def test_evaluate_keeps_the_other_episodes_and_says_how_many_failed(run, tmp_pat
     assert main([*command, *harmed(harm, 1), *options]) == 4
     out, err = capsys.readouterr()
     assert out.count("2  and 1 failed") == 2
-    assert f"failed        target 2, world 1, seed 1, step 3: {why}" in err
+    assert f"failed        target 2, environment 1, seed 1, step 3: {why}" in err
     assert err.splitlines()[-1] == "dt: 2 of 6 episodes failed; the results are those of the others"
     whole, some = (json.loads((tmp_path / name).read_text())["results"] for name in ("all.json", "some.json"))
     for before, now in zip(whole, some, strict=True):
@@ -61,20 +65,20 @@ def test_evaluate_keeps_the_other_episodes_and_says_how_many_failed(run, tmp_pat
 def test_an_episode_longer_than_the_model_knows_is_named_and_the_others_are_as_they_were(run):  # noqa: F811
     def play(harm, **options):
         policy = ReturnConditionedPolicy(load_run(run).model)
-        with Worlds(functools.partial(Hostile, harm), 2) as worlds:
-            return rollout(worlds, policy, [Job(seed, 3.0) for seed in (2, 3, 4, 5)], **options)
+        with Environments(functools.partial(Hostile, harm), 2) as environments:
+            return rollout(environments, policy, [Job(seed, 3.0) for seed in (2, 3, 4, 5)], **options)
 
     failed, unharmed = [], play(None)
     played = play("endless", on_failure=failed.append)
     why = "step 20: past the model's table of 20 timesteps; train with a larger --max-timesteps"
-    assert [str(episode.failure) for episode in failed] == [f"world 1, seed 3, {why}"]
+    assert [str(episode.failure) for episode in failed] == [f"environment 1, seed 3, {why}"]
     assert failed[0] is played[1]
     assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i].rewards for i in (0, 2, 3)]
-    with pytest.raises(PolicyError, match=f"^world 1, {why}$"):  # nobody is told of it
+    with pytest.raises(PolicyError, match=f"^environment 1, {why}$"):  # nobody is told of it
         play("endless")
 
 
-def test_a_policy_used_wrongly_is_no_worlds_failure():
+def test_a_policy_used_wrongly_is_no_environments_failure():
     class Wrong(RandomPolicy):
         asked = 0
 
@@ -83,8 +87,8 @@ def test_a_policy_used_wrongly_is_no_worlds_failure():
             assert self.asked == 1
             raise CannotActError("used wrongly")
 
-    with Worlds(Hostile, 1) as worlds, pytest.raises(CannotActError, match="used wrongly"):
-        rollout(worlds, Wrong(Hostile.action_space), [Job(0, 0)], on_failure=lambda episode: None)
+    with Environments(Hostile, 1) as environments, pytest.raises(CannotActError, match="used wrongly"):
+        rollout(environments, Wrong(Hostile.action_space), [Job(0, 0)], on_failure=lambda episode: None)
 
 
 class Pushed(Hostile):
@@ -96,7 +100,7 @@ class Pushed(Hostile):
         return super().step(action["kind"])
 
 
-def test_an_action_that_is_not_finite_is_the_policys_and_comes_to_no_world():
+def test_an_action_that_is_not_finite_is_the_policys_and_comes_to_no_environment():
     class Burst(RandomPolicy):
         def choose(self, observations, infos):
             actions = super().choose(observations, infos)
@@ -105,33 +109,33 @@ def test_an_action_that_is_not_finite_is_the_policys_and_comes_to_no_world():
             return actions
 
     failed = []
-    with Worlds(Pushed, 2) as worlds:
-        played = rollout(worlds, Burst(Pushed.action_space), [Job(2, 0), Job(3, 0)], on_failure=failed.append)
+    with Environments(Pushed, 2) as environments:
+        played = rollout(environments, Burst(Pushed.action_space), [Job(2, 0), Job(3, 0)], on_failure=failed.append)
     (episode,) = failed
     assert re.fullmatch(
-        r"world 1, seed 3, step 1: the policy's action push is not finite: \[.* nan\]", str(episode.failure)
+        r"environment 1, seed 3, step 1: the policy's action push is not finite: \[.* nan\]", str(episode.failure)
     )
     assert played[1] is episode
     assert len(played[0].rewards) == 6
 
 
-def test_where_every_episode_of_a_world_fails_there_is_no_result(run, tmp_path, capsys):  # noqa: F811
+def test_where_every_episode_of_an_environment_fails_there_is_no_result(run, tmp_path, capsys):  # noqa: F811
     command = ["evaluate", str(run), "--environment", "Hostile-v0", *harmed("raises", 0), "--episodes", "1"]
     assert main([*command, "--target-return", "2", "--json", str(tmp_path / "none.json")]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("every episode failed; the first: world 0, seed 0, step 3: the motor burnt")
+    assert last.endswith("every episode failed; the first: environment 0, seed 0, step 3: the motor burnt")
     assert not (tmp_path / "none.json").exists()
 
 
 def test_training_goes_on_and_an_evaluation_with_failures_chooses_no_best(payday, tmp_path, capsys):
-    world = EnvironmentSpec("Hostile-v0", {"harm": "raises", "on": WAY_SEED + 1})
-    train(payday, small(steps=8, evaluate_every=4), tmp_path / "run", environment=world)
+    env = EnvironmentSpec("Hostile-v0", {"harm": "raises", "on": WAY_SEED + 1})
+    train(payday, small(steps=8, evaluate_every=4), tmp_path / "run", environment=env)
     evaluations = [line for line in log_without_clock(tmp_path / "run") if line["kind"] == "evaluation"]
     assert [line["step"] for line in evaluations] == [4, 8]
     assert all(line["failed_episodes"] == 2 and "score" not in line and "return_at_2" in line for line in evaluations)
     assert not (tmp_path / "run" / "best.json").exists()
     assert (
-        f"step 4 cannot be the best: 2 episodes failed, the first: target 2, world 1, seed {WAY_SEED + 1}, step 3"
+        f"step 4 cannot be the best: 2 episodes failed, the first: target 2, environment 1, seed {WAY_SEED + 1}, step 3"
         in (capsys.readouterr().err)
     )
 
@@ -146,27 +150,27 @@ def test_a_recording_leaves_out_what_failed_and_says_so(tmp_path, monkeypatch, c
     assert f"seed {RECORDING_SEED + 2}, step 3: observation value is not finite" in json.dumps(told)
 
 
-def test_a_seed_that_no_world_takes_is_refused_before_any_is_made(run, capsys):  # noqa: F811
+def test_a_seed_that_no_environment_takes_is_refused_before_any_is_made(run, capsys):  # noqa: F811
     for seed in ("-1", str(2**32)):
         assert main(["evaluate", str(run), "--seed", seed]) == 2
         assert f"dt: seed must be at least 0 and below 2^32, not {seed}" in capsys.readouterr().err
 
 
 def test_missing_bounds_keep_a_run_from_playing_in_its_actions_alone():
-    """The model never uses an observation's; an action past the world's would be an error of the world."""
+    """The model never uses an observation's; an action past the environment's would be an error of the environment."""
     config, free = ModelConfig(width=8, num_layers=1), functools.partial(spaces.Box, -np.inf, np.inf)
     check_environment(EnvironmentSpec("CartPole-v1"), DecisionTransformer(config, free((4,)), spaces.Discrete(2), 1000))
     steering = DecisionTransformer(config, free((2,)), free((1,)), 1000)
-    with pytest.raises(WorldError, match=r"action space .*; dt train --environment MountainCarContinuous-v0 takes the"):
+    with pytest.raises(EnvError, match=r"action space .*; dt train --environment MountainCarContinuous-v0 takes the"):
         check_environment(EnvironmentSpec("MountainCarContinuous-v0"), steering)
 
 
-def test_a_world_of_other_spaces_is_refused_before_training(payday, tmp_path):
-    world = EnvironmentSpec("Echo-v0", {"observation": "box", "action": "discrete"})
-    with pytest.raises(WorldError, match="environment Echo-v0: its observation space does not fit"):
-        train(payday, small(), tmp_path / "run", environment=world)
-    with pytest.raises(WorldError, match="environment CartPole-v1: its observation space does not fit"):
+def test_an_environment_of_other_spaces_is_refused_before_training(payday, tmp_path):
+    env = EnvironmentSpec("Echo-v0", {"observation": "box", "action": "discrete"})
+    with pytest.raises(EnvError, match="environment Echo-v0: its observation space does not fit"):
+        train(payday, small(), tmp_path / "run", environment=env)
+    with pytest.raises(EnvError, match="environment CartPole-v1: its observation space does not fit"):
         train(payday, small(), tmp_path / "run", environment=EnvironmentSpec("CartPole-v1"))
-    with pytest.raises(WorldError, match="environment OtherActions-v0: its action space does not fit"):
+    with pytest.raises(EnvError, match="environment OtherActions-v0: its action space does not fit"):
         train(payday, small(), tmp_path / "run", environment=EnvironmentSpec("OtherActions-v0"))
     assert not (tmp_path / "run").exists()

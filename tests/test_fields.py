@@ -234,7 +234,7 @@ def test_next_observations_of_episodes():
 
 
 def interleaved(tmp_path, suffix="csv", order=None, **changes):
-    """The table with its rows as three worlds side by side would log them, or in another order."""
+    """The table with its rows as three environments side by side would log them, or in another order."""
     if order is None:
         order = np.argsort(np.concatenate([np.arange(length) for length in LENGTHS]), kind="stable")
     assert order.tolist() != list(range(10))
@@ -300,11 +300,11 @@ def test_rows_of_interleaved_episodes_have_their_places_in_the_file(tmp_path):
 
 
 def test_several_columns_name_an_episode_together(tmp_path):
-    """As worlds side by side do that count their own episodes."""
+    """As environments side by side do that count their own episodes."""
     path = interleaved(
-        tmp_path, episode=np.repeat([0, 0, 1], LENGTHS), world=np.repeat(["x", "y", "x"], LENGTHS), step=COUNTED
+        tmp_path, episode=np.repeat([0, 0, 1], LENGTHS), env=np.repeat(["x", "y", "x"], LENGTHS), step=COUNTED
     )
-    for names in ("world,episode", "episode,world"):
+    for names in ("environment,episode", "episode,environment"):
         dataset = load(path, columns={"episode": names.split(",")})
         assert dataset.fingerprint == from_arrays(**numbers()).fingerprint
     problem(

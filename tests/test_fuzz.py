@@ -17,7 +17,7 @@ from dt.config import Config
 from dt.learning.description import read_description
 from dt.learning.training import load_run, prepare
 from envs import DataError, load
-from envs.simulate.environments import WorldError
+from envs.simulate.environments import EnvError
 from transformer.config import ConfigError
 from transformer.runs.checkpoint import CheckpointError
 
@@ -133,7 +133,7 @@ def fuzz_run(folder: Path, count: int, seed: int) -> None:
             said = ""
             try:
                 use(folder)
-            except (CheckpointError, ConfigError, WorldError) as error:
+            except (CheckpointError, ConfigError, EnvError) as error:
                 said = str(error)
             assert "\n" not in said
 

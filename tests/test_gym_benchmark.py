@@ -14,20 +14,20 @@ from benchmarks.delayed_reward import delayed
 from benchmarks.gym import METHODS, Cell, add_row, fill, grid, read_rows, status, time_limit
 from dt.data import returns_to_go
 from envs.reading.readers import DataError
-from envs.simulate.environments import Worlds
+from envs.simulate.environments import Environments
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 from transformer.runs.checkpoint import read_json
 
 
-def test_a_delayed_reward_is_paid_at_the_end_in_data_and_world(payday):
+def test_a_delayed_reward_is_paid_at_the_end_in_data_and_environment(payday):
     late = delayed(payday)
     np.testing.assert_array_equal(late.returns, payday.returns)
     assert late.rewards.reshape(60, 10)[:, :9].max() == 0
     np.testing.assert_array_equal(returns_to_go(late.rewards, late.offsets), np.repeat(payday.returns, 10))
     jobs, games = [Job(seed, seed) for seed in range(3)], []
-    for world in (payday.environment, late.environment):
-        with Worlds(world.make, 2) as worlds:
-            games.append(rollout(worlds, RandomPolicy(Payday.action_space), jobs))
+    for env in (payday.environment, late.environment):
+        with Environments(env.make, 2) as environments:
+            games.append(rollout(environments, RandomPolicy(Payday.action_space), jobs))
     assert late.environment.step_limit == payday.environment.step_limit == 20
     for now, then in zip(*games, strict=True):
         assert then.rewards == [0.0] * 9 + [now.total_return]

@@ -114,14 +114,14 @@ def test_an_imported_run_plays_what_theirs_plays(environment, kwargs, settings, 
     more = ["--context-length", str(K), "--return-scale", str(SCALE), "--environment", environment]
     assert main(command(tmp_path / "theirs", *more, "--environment-kwargs", kwargs)) == 0
     run = load_run(tmp_path / "run")
-    policy, world = ReturnConditionedPolicy(run.model), run.environment.make()
-    observation, _ = world.reset(seed=0)
+    policy, env = ReturnConditionedPolicy(run.model), run.environment.make()
+    observation, _ = env.reset(seed=0)
     policy.reset(TARGET)
     played = []
     for step in range(300):
         found, expected = policy.act(observation), loop.act(observation)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=f"step {step}")
-        observation, reward, terminated, _, _ = world.step(found)
+        observation, reward, terminated, _, _ = env.step(found)
         assert not terminated
         policy.feed(reward)
         loop.feed(reward)
@@ -145,7 +145,7 @@ def test_an_imported_run_is_inspected_and_evaluated_as_any_other(published, caps
     assert "imported from hopper-medium in Hopper-v5, checkpoint step-00000000" in capsys.readouterr().out
     document = read_json(scores)
     assert [result["target_return"] for result in document["results"]] == [3600, 1800]
-    assert document["reference"]["maximum"] == 3234.3  # the world's own, as for a dataset
+    assert document["reference"]["maximum"] == 3234.3  # the environment's own, as for a dataset
     assert plot.exists()
     refused(capsys, ["evaluate", str(run)], f"{run}: it knows no data whose returns it could ask for; --target-return")
 
@@ -166,7 +166,7 @@ def test_a_dataset_gives_normaliser_spaces_targets_and_name(dataset, tmp_path, c
     assert not run.model.training
 
 
-def test_a_dataset_named_on_the_command_line_brings_its_world(published, capsys, tmp_path):
+def test_a_dataset_named_on_the_command_line_brings_its_environment(published, capsys, tmp_path):
     assert main(command(published, "--normalizer", "", "--environment", "", "--dataset", "hopper/replay-v0")) == 0
     run = load_run(tmp_path / "run")
     assert (run.environment.id, run.reference.maximum) == ("Hopper-v5", 3234.3)
@@ -212,16 +212,20 @@ def nothing(published: Path) -> None:
 CASES = {
     "neither normaliser": (nothing, ["--normalizer", ""], "from a normalizer or from a dataset, one of the two"),
     "two normalisers": (nothing, ["--dataset", "hopper/replay-v0"], "from a normalizer or from a dataset, one of"),
-    "no world": (nothing, ["--environment", ""], "without a dataset the environment must be named"),
-    "no such world": (nothing, ["--environment", "NoSuch-v3"], "environment NoSuch-v3: not registered"),
-    "another world": (nothing, ["--environment", "Pendulum-v1"], "config.json: state_dim is 11, the space has 3: Box"),
+    "no environment": (nothing, ["--environment", ""], "without a dataset the environment must be named"),
+    "no such environment": (nothing, ["--environment", "NoSuch-v3"], "environment NoSuch-v3: not registered"),
+    "another environment": (
+        nothing,
+        ["--environment", "Pendulum-v1"],
+        "config.json: state_dim is 11, the space has 3: Box",
+    ),
     "another action": (set_config(act_dim=2), [], "config.json: act_dim is 2, the space has 3: Box"),
     "discrete": (
         set_config(state_dim=4),
         ["--environment", "CartPole-v1"],
         "config.json: act_dim is 3, and Discrete(2) is no Box",
     ),
-    "a dataset of another world": (
+    "a dataset of another environment": (
         nothing,
         ["--normalizer", "", "--dataset", "hopper/replay-v0", "--environment", "Pendulum-v1"],
         "environment Pendulum-v1: its observation space does not fit",

@@ -139,7 +139,7 @@ def cartpole_file(path, **more):
 
 
 @pytest.mark.parametrize("recorded_in", [None, "CartPole-v0"])
-def test_a_file_is_inspected_in_the_world_that_it_would_be_trained_in(tmp_path, capsys, recorded_in):
+def test_a_file_is_inspected_in_the_environment_that_it_would_be_trained_in(tmp_path, capsys, recorded_in):
     more = {} if recorded_in is None else {"metadata": json.dumps({"env_spec": {"id": recorded_in}})}
     path = cartpole_file(tmp_path / "flat.npz", **more)
     assert main(["inspect", path]) == 0
@@ -161,7 +161,7 @@ def test_a_file_is_inspected_in_the_world_that_it_would_be_trained_in(tmp_path, 
     assert told in capsys.readouterr().err
 
 
-def test_the_world_that_is_named_has_its_own_limit_and_reference(capsys):
+def test_the_environment_that_is_named_has_its_own_limit_and_reference(capsys):
     assert main(["inspect", "hopper/replay-v0"]) == 0
     own = capsys.readouterr().out
     assert main(["inspect", "hopper/replay-v0", "--environment", "Hopper-v5"]) == 0
@@ -181,7 +181,7 @@ def test_the_world_that_is_named_has_its_own_limit_and_reference(capsys):
         (["{flat}", "--import", "no_such_module"], "--import no_such_module: No module named"),
     ],
 )
-def test_a_world_that_is_none_or_does_not_fit_is_refused(tmp_path, capsys, arguments, words):
+def test_an_environment_that_is_none_or_does_not_fit_is_refused(tmp_path, capsys, arguments, words):
     flat = cartpole_file(tmp_path / "flat.npz")
     assert main(["inspect", *(flat if argument == "{flat}" else argument for argument in arguments)]) == 2
     assert words in capsys.readouterr().err

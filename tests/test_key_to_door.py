@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs.key_to_door import DOOR, KEY, NOTHING, ROOM_STEPS, SIDE, KeyToDoor
-from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 
 UP, RIGHT, DOWN, LEFT = range(4)
@@ -25,16 +25,16 @@ def towards(view) -> int | None:
 
 
 def play(seed: int, *wanted: int):
-    """An episode in which the agent goes to what is wanted and stays at the bottom else: views, rewards, world."""
-    world = KeyToDoor()
-    view, _ = world.reset(seed=seed)
+    """An episode in which the agent goes to what is wanted, else stays at the bottom: views, rewards, environment."""
+    env = KeyToDoor()
+    view, _ = env.reset(seed=seed)
     views, rewards, over = [view], [], False
     while not over:
-        view, reward, over, truncated, _ = world.step(towards(view) if view[0] in wanted else DOWN)
+        view, reward, over, truncated, _ = env.step(towards(view) if view[0] in wanted else DOWN)
         views.append(view)
         rewards.append(reward)
         assert not truncated
-    return views, rewards, world
+    return views, rewards, env
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -76,28 +76,28 @@ def test_starts_keys_and_doors_are_everywhere_they_may_be():
 
 
 def test_walls_stop_and_the_middle_is_empty():
-    world = KeyToDoor()
-    world.reset(seed=3)
+    env = KeyToDoor()
+    env.reset(seed=3)
     for _ in range(ROOM_STEPS + SIDE):
-        view, *_ = world.step(LEFT)
-        assert view in world.observation_space
+        view, *_ = env.step(LEFT)
+        assert view in env.observation_space
     assert tuple(view) == (NOTHING, BELOW, RIGHT_OF)
 
 
 def test_random_play_is_as_rare_a_success_as_in_the_paper():
     """It says 3.1 %; two to four are asked for here."""
-    with Worlds(KeyToDoor, 1) as worlds:
+    with Environments(KeyToDoor, 1) as environments:
         policy = RandomPolicy(KeyToDoor().action_space)
-        played = rollout(worlds, policy, [Job(seed, 10_000 + seed) for seed in range(3_000)])
+        played = rollout(environments, policy, [Job(seed, 10_000 + seed) for seed in range(3_000)])
     assert 0.02 < np.mean([episode.total_return for episode in played]) < 0.04
 
 
 def test_it_is_a_proper_environment_and_its_picture_shows_the_key():
-    world = gymnasium.make("KeyToDoor-v0", render_mode="rgb_array")
-    check_env(world.unwrapped, skip_render_check=True)
-    world.reset(seed=0)
+    env = gymnasium.make("KeyToDoor-v0", render_mode="rgb_array")
+    check_env(env.unwrapped, skip_render_check=True)
+    env.reset(seed=0)
     gold = (230, 180, 30)
-    picture = world.render()
+    picture = env.render()
     assert picture.shape == (6 * 32, 6 * 32, 3)
     assert (picture == gold).all(-1).sum() == 32 * 32  # on the floor
     assert not (picture[0, 0] == gold).all()
@@ -112,4 +112,4 @@ def test_a_module_that_is_imported_registers_it():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "Discrete(4)"
-    assert EnvironmentSpec("KeyToDoor-v0").step_limit is None  # the world ends its episodes itself
+    assert EnvironmentSpec("KeyToDoor-v0").step_limit is None  # the environment ends its episodes itself

@@ -37,7 +37,7 @@ from dt.cli import main
 from dt.learning.training import _check_size, load_run
 from envs import DataError, EnvironmentSpec, load
 from envs.reading.hdf5 import _places
-from envs.simulate.environments import MissingWorldError
+from envs.simulate.environments import MissingEnvError
 from envs.spaces import SpaceError, space_from_json, space_to_json
 from transformer.runs.checkpoint import CheckpointError, verify, write_json
 from transformer.text.cli import main as text_main
@@ -97,7 +97,7 @@ def test_no_environment_is_built_for_spaces_that_are_missing(root, layout):  # n
     assert load(identity, spaces=SPACES).num_episodes == 3
 
 
-WORLDS = {
+ENVIRONMENTS = {
     "an entry point": HOSTILE,
     "a module before the id": {"id": "hostile_module:Env-v0"},
     "an entry point that is the id": {"id": "hostile_module:Env"},
@@ -110,20 +110,20 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
-def test_a_world_that_is_not_registered_is_never_made(folder, world, capsys):  # noqa: F811
-    edit_metadata(env_spec=json.dumps(world))(folder)
+@pytest.mark.parametrize("env", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+def test_an_environment_that_is_not_registered_is_never_made(folder, env, capsys):  # noqa: F811
+    edit_metadata(env_spec=json.dumps(env))(folder)
     assert main(["inspect", str(folder)]) == 0
-    with pytest.raises(MissingWorldError):
+    with pytest.raises(MissingEnvError):
         load(folder).environment.make()
 
 
 def test_a_registered_id_is_made_by_its_own_entry_point(folder):  # noqa: F811
     wrapper = {"name": "Env", "entry_point": "hostile_module:Env", "kwargs": {}}
     edit_metadata(env_spec=json.dumps({**HOSTILE, "id": "Payday-v0", "additional_wrappers": [wrapper]}))(folder)
-    world = load(folder).environment.make()
-    assert isinstance(world.unwrapped, Payday)
-    world.close()
+    env = load(folder).environment.make()
+    assert isinstance(env.unwrapped, Payday)
+    env.close()
 
 
 NAMING = [
@@ -138,7 +138,7 @@ NAMING = [
 @pytest.mark.parametrize("kwargs", NAMING, ids=str)
 def test_an_argument_of_a_files_that_names_another_file_is_not_taken(kwargs, tmp_path):
     spec = EnvironmentSpec.from_json(json.dumps({"id": "Hopper-v5", "kwargs": kwargs}))
-    with pytest.raises(MissingWorldError, match=r"comes from a file and names what lies outside.*--environment-kwargs"):
+    with pytest.raises(MissingEnvError, match=r"comes from a file and names what lies outside.*--environment-kwargs"):
         spec.make()
 
 
@@ -161,10 +161,10 @@ def load_through_the_cache(tmp_path):
     return load(path)
 
 
-def test_a_run_with_a_hostile_world_is_opened_and_not_played(run, capsys):  # noqa: F811
-    for world in (HOSTILE, WORLDS["a module before the id"]):
-        rewrite(run, "run.json", lambda document, world=world: document.update(environment=world))
-        assert load_run(run).environment.id == world["id"]
+def test_a_run_with_a_hostile_environment_is_opened_and_not_played(run, capsys):  # noqa: F811
+    for env in (HOSTILE, ENVIRONMENTS["a module before the id"]):
+        rewrite(run, "run.json", lambda document, env=env: document.update(environment=env))
+        assert load_run(run).environment.id == env["id"]
         assert main(["evaluate", str(run), "--target-return", "3"]) == 2
         assert "not registered" in capsys.readouterr().err
 
@@ -611,7 +611,7 @@ def test_a_run_of_pictures_without_end_is_refused(pictures):
     _check_size(model.state_dict(), model.config, *spaces_)
 
 
-def test_a_world_of_a_run_without_end_is_refused(run, capsys):  # noqa: F811
+def test_an_environment_of_a_run_without_end_is_refused(run, capsys):  # noqa: F811
     def boast(document):
         document["environment"]["max_episode_steps"] = 10**12
 
@@ -686,11 +686,11 @@ def test_what_a_run_or_a_path_calls_itself_does_not_command_the_terminal(run, tm
     rewrite(run, "run.json", change)
     named = tmp_path / "esc\x1b[31m.csv"
     named.write_text("episode,observation,action,reward\n0,1.5,0,1\n0,2.5,1,1\n1,1.0,1,0\n")
-    world = ["--environment", "Payday-v0", "--episodes", "1"]
+    env = ["--environment", "Payday-v0", "--episodes", "1"]
     for command in (
         ["inspect", str(run)],
         ["evaluate", str(run)],
-        ["evaluate", str(run), *world],
+        ["evaluate", str(run), *env],
         ["inspect", str(named)],
     ):
         main(command)
@@ -890,7 +890,7 @@ def test_a_tokeniser_that_pads_without_end_is_read_without(text_run, capsys):
 
 
 def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys):
-    """Where there is no world to play in `dt evaluate` reads the data that the run names: a text, a pipe, anything."""
+    """Without an environment `dt evaluate` reads the data that the run names: a text, a pipe, anything."""
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "secret.txt").write_text("the treasure is under the oak")
     (tmp_path / "secret.csv").write_text("the treasure,is under\nthe,oak\n")

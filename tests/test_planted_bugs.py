@@ -16,7 +16,7 @@ from conftest import small_model
 from dt import data, encoders, policy
 from dt import model as model_module
 from dt.data import TrajectoryDataset
-from envs.simulate.environments import WorldError
+from envs.simulate.environments import EnvError
 from transformer import attention as attention_module
 from transformer.runs import log, training
 
@@ -98,12 +98,12 @@ def window_across_episodes(patch):
 
 
 def reward_never_subtracted(patch):
-    patch.setattr(policy.ReturnConditionedPolicy, "receive", lambda self, world, reward: None)
+    patch.setattr(policy.ReturnConditionedPolicy, "receive", lambda self, env, reward: None)
 
 
 def reward_summed_in_float32(patch):
-    def receive(self, world, reward):
-        history = self._histories[world]
+    def receive(self, env, reward):
+        history = self._histories[env]
         history.earned = np.float32(history.earned) + np.float32(reward)
 
     patch.setattr(policy.ReturnConditionedPolicy, "receive", receive)
@@ -125,7 +125,7 @@ def window_of_the_first_steps_instead_of_the_last(patch):
     patch.setattr(policy.History, "add_state", stuck)
 
 
-def rows_of_the_model_as_many_as_worlds(patch):
+def rows_of_the_model_as_many_as_environments(patch):
     original = policy.ReturnConditionedPolicy._batch
 
     def just_enough(self, histories):
@@ -188,7 +188,7 @@ def temperature_ignored(patch):
     patch.setattr(policy.ReturnConditionedPolicy, "_noise", at_one)
 
 
-def one_generator_for_all_worlds(patch):
+def one_generator_for_all_environments(patch):
     original, shared = policy.History.__init__, np.random.default_rng(0)
 
     def sharing(self, *arguments):
@@ -259,8 +259,8 @@ def replayed(request):
     test_policy.check_replay(request("model"), request("dataset"))
 
 
-def worlds(_):
-    test_policy.test_returns_do_not_depend_on_the_number_of_worlds("token")
+def environments(_):
+    test_policy.test_returns_do_not_depend_on_the_number_of_environments("token")
 
 
 def stacks(request):
@@ -319,7 +319,7 @@ BUGS = [
     (reward_summed_in_float32, replayed),
     (action_taken_not_remembered, replayed),
     (window_of_the_first_steps_instead_of_the_last, replayed),
-    (rows_of_the_model_as_many_as_worlds, worlds),
+    (rows_of_the_model_as_many_as_environments, environments),
     (frames_of_the_episode_before, stacks),
     (frames_of_the_episode_before, replayed_pictures),
     (black_frames_before_the_first, replayed_pictures),
@@ -327,7 +327,7 @@ BUGS = [
     (colours_reshaped_to_the_front, channels),
     (action_mask_ignored, masks),
     (temperature_ignored, frequencies),
-    (one_generator_for_all_worlds, draws),
+    (one_generator_for_all_environments, draws),
     (dropout_not_seeded_by_the_step, resumed),
     (optimizer_forgotten_on_resume, resumed),
     (log_not_cut_on_resume, resumed),
@@ -339,7 +339,7 @@ def test_a_planted_bug_is_caught(bug, check, request):
     # The bug lives in a context of its own: some checks undo their own patches, which must not undo this one.
     with pytest.MonkeyPatch.context() as patch:
         bug(patch)
-        with pytest.raises((AssertionError, IndexError, WorldError)):
+        with pytest.raises((AssertionError, IndexError, EnvError)):
             check(request.getfixturevalue)
 
 

@@ -20,7 +20,7 @@ from dt.evaluation import (
 )
 from dt.model import DecisionTransformer
 from dt.policy import CachedWindows, History, PolicyError, ReturnConditionedPolicy
-from envs.simulate.environments import EnvironmentSpec, WorldError
+from envs.simulate.environments import EnvError, EnvironmentSpec
 from transformer.config import ConfigError
 
 
@@ -103,22 +103,22 @@ def test_behaviour_cloning_plays_the_same_whatever_it_is_asked_for(payday):
     assert rank_correlation([low, high]) == 0
 
 
-def follow(policy, worlds=5, steps=11):
-    """Worlds that begin one after the other: at each step the window that there should be, and what was chosen."""
+def follow(policy, environments=5, steps=11):
+    """Environments that begin one after the other: at each step the expected window, and what was chosen."""
     K, rng, told = policy.model.config.context_length, np.random.default_rng(0), {}
-    for now in range(steps + worlds - 1):
-        playing = [world for world in range(worlds) if world <= now < world + steps]
-        if now < worlds:
+    for now in range(steps + environments - 1):
+        playing = [env for env in range(environments) if env <= now < env + steps]
+        if now < environments:
             policy.begin(now, 7.0 + now, seed=0)
             told[now] = {"state": [], "action": [], "return": [7.0 + now], "length": 0}
-        seen = {world: rng.normal(3, 2, STATE).astype(np.float32) for world in playing}
-        for world, action in policy.choose(seen, {world: {} for world in playing}).items():
-            past = told[world]
+        seen = {env: rng.normal(3, 2, STATE).astype(np.float32) for env in playing}
+        for env, action in policy.choose(seen, {env: {} for env in playing}).items():
+            past = told[env]
             past["length"] = max(1, K // 2) if past["length"] == K else past["length"] + 1
-            past["state"].append(seen[world])
-            yield world, window(past), action
+            past["state"].append(seen[env])
+            yield env, window(past), action
             past["action"].append(action)
-            policy.receive(world, reward := float(rng.normal()))
+            policy.receive(env, reward := float(rng.normal()))
             past["return"].append(past["return"][-1] - reward)
 
 
@@ -136,9 +136,9 @@ def window(past):
 
 
 def check_cached(model):
-    for world, batch, action in follow(ReturnConditionedPolicy(model, cached=True, rows=3)):
+    for env, batch, action in follow(ReturnConditionedPolicy(model, cached=True, rows=3)):
         difference = np.abs(action - model.act(batch)["value"][0].numpy()).max()
-        assert difference <= 1e-5, f"world {world}, step {batch.timesteps[0, -1]}"
+        assert difference <= 1e-5, f"environment {env}, step {batch.timesteps[0, -1]}"
 
 
 @pytest.mark.parametrize("context_length", [1, 2, 5, 8])
@@ -170,7 +170,8 @@ def rows_without_a_step_move_on(patch):
 
 
 @pytest.mark.parametrize(
-    ("plant", "where"), [(dropped_steps_are_remembered, "world 0, step 8"), (rows_without_a_step_move_on, "world 1")]
+    ("plant", "where"),
+    [(dropped_steps_are_remembered, "environment 0, step 8"), (rows_without_a_step_move_on, "environment 1")],
 )
 def test_a_cache_that_is_wrong_is_noticed(dataset, monkeypatch, plant, where):
     plant(monkeypatch)
@@ -204,11 +205,11 @@ def narrow_products_by_row(monkeypatch):
 
 @pytest.mark.usefixtures("narrow_products_by_row")
 @pytest.mark.parametrize("kind", ["token", "decoupled", "none", "single", *HOW])
-def test_returns_do_not_depend_on_the_number_of_worlds(kind):
+def test_returns_do_not_depend_on_the_number_of_environments(kind):
     """In Hopper-v5 a difference in the last bit of one action would grow into other returns within a few steps."""
     environment = EnvironmentSpec("Hopper-v5", max_episode_steps=60)
-    with environment.make() as world:
-        observations, actions = world.observation_space, world.action_space
+    with environment.make() as env:
+        observations, actions = env.observation_space, env.action_space
     torch.manual_seed(1)
     conditioning = "token" if kind in HOW else kind
     config = ModelConfig(conditioning=conditioning, width=32, num_layers=2, context_length=7)
@@ -223,7 +224,7 @@ def test_returns_do_not_depend_on_the_number_of_worlds(kind):
             [100.0, 900.0],
             episodes=9,
             seed=5,
-            num_worlds=n,
+            num_envs=n,
         )
         for n in (1, 4, 64)
     )
@@ -234,14 +235,14 @@ def test_returns_do_not_depend_on_the_number_of_worlds(kind):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_loop_of_ones_own_earns_what_evaluate_reports(payday, temperature):
     model = trained_on(payday)
-    world, policy = gymnasium.make("Payday-v0"), ReturnConditionedPolicy(model, temperature=temperature)
-    observation, _ = world.reset(seed=7)
+    env, policy = gymnasium.make("Payday-v0"), ReturnConditionedPolicy(model, temperature=temperature)
+    observation, _ = env.reset(seed=7)
     policy.reset(6.0, seed=7)
     total, done = 0.0, False
     while not done:
         action = policy.act(observation)
-        assert world.action_space.contains(action)
-        observation, reward, terminated, truncated, _ = world.step(action)
+        assert env.action_space.contains(action)
+        observation, reward, terminated, truncated, _ = env.step(action)
         policy.feed(reward)
         total, done = total + reward, terminated or truncated
     assert (total,) == evaluate(policy, payday.environment, [6.0], episodes=1, seed=7)[0].returns
@@ -266,13 +267,13 @@ def test_what_a_policy_cannot_do_is_said(model):
         policy.act(np.zeros(5))
         policy.feed(0.0)
     with pytest.raises(
-        PolicyError, match=r"world 0, step 13: past the model's table of 13 timesteps; .*--max-timesteps"
+        PolicyError, match=r"environment 0, step 13: past the model's table of 13 timesteps; .*--max-timesteps"
     ):
         policy.act(np.zeros(5))
 
 
 def test_an_environment_that_does_not_fit_is_refused(model):
-    with pytest.raises(WorldError, match=r"CartPole-v1: its observation space does not fit the data's: value:"):
+    with pytest.raises(EnvError, match=r"CartPole-v1: its observation space does not fit the data's: value:"):
         check_environment(EnvironmentSpec("CartPole-v1"), model)
 
 
@@ -280,7 +281,7 @@ def test_an_environment_whose_episodes_are_longer_than_the_models_table_is_refus
     model = DecisionTransformer(ModelConfig(width=8, num_layers=1), Payday.observation_space, Payday.action_space, 15)
     check_environment(EnvironmentSpec("Payday-v0", max_episode_steps=15), model)
     for spec in (EnvironmentSpec("Payday-v0"), EnvironmentSpec("Payday-v0", max_episode_steps=20)):
-        with pytest.raises(WorldError, match=r"up to 20 steps, the model knows 15 timesteps; .*--max-timesteps 20"):
+        with pytest.raises(EnvError, match=r"up to 20 steps, the model knows 15 timesteps; .*--max-timesteps 20"):
             check_environment(spec, model)
 
 
@@ -288,7 +289,7 @@ def test_an_environment_whose_episodes_are_longer_than_the_models_table_is_refus
     ("changes", "words"),
     [
         ({"episodes": 0}, "episodes must be at least 1, not 0"),
-        ({"num_worlds": 0}, "num_worlds must be at least 1, not 0"),
+        ({"num_envs": 0}, "num_envs must be at least 1, not 0"),
         ({"targets": []}, "targets must hold at least one return"),
     ],
 )

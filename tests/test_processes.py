@@ -1,4 +1,4 @@
-"""Worlds that fail, in this process and in others: each is named, the others play on, no process is left over."""
+"""Environments that fail, in this process and in others: each is named, the others play on, no process is left over."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.simulate.environments import EnvironmentSpec, WorldError, Worlds
+from envs.simulate.environments import EnvError, Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 
 
@@ -87,9 +87,9 @@ TIMEOUT = 20.0
 
 def play(harm, *, timeout=None, jobs=JOBS, count=2):
     failed, ended = [], []
-    with Worlds(functools.partial(Hostile, harm), count, timeout) as worlds:
+    with Environments(functools.partial(Hostile, harm), count, timeout) as environments:
         policy = RandomPolicy(Hostile.action_space)
-        played = rollout(worlds, policy, jobs, on_failure=failed.append, on_episode=ended.append)
+        played = rollout(environments, policy, jobs, on_failure=failed.append, on_episode=ended.append)
     assert sorted(id(episode) for episode in failed + ended) == sorted(map(id, played))  # each is told of once
     return played, failed
 
@@ -116,24 +116,30 @@ SAID = {
 def test_a_failure_is_named_and_the_other_episodes_are_as_they_were(harm, unharmed):
     played, failed = play(harm)
     assert failed == [played[1]]
-    assert re.match(f"world 1, seed 3, {SAID[harm]}", str(played[1].failure))
+    assert re.match(f"environment 1, seed 3, {SAID[harm]}", str(played[1].failure))
     assert [episode.rewards for i, episode in enumerate(played) if i != 1] == [unharmed[i] for i in (0, 2, 3)]
     assert all(episode.failure is None for i, episode in enumerate(played) if i != 1)
 
 
 @pytest.mark.parametrize(
     ("harm", "said"),
-    [("reset", "world 0, reset with seed 3: no such start"), ("raises", "world 0, seed 3, step 3: the motor burnt")],
+    [
+        ("reset", "environment 0, reset with seed 3: no such start"),
+        ("raises", "environment 0, seed 3, step 3: the motor burnt"),
+    ],
 )
-def test_a_world_that_failed_takes_the_next_episode(harm, said, unharmed):
+def test_an_environment_that_failed_takes_the_next_episode(harm, said, unharmed):
     played, failed = play(harm, count=1)
     assert [str(episode.failure) for episode in failed] == [said]
     assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
 
 
 def test_a_failure_that_nobody_is_told_of_is_raised():
-    with Worlds(functools.partial(Hostile, "raises"), 2) as worlds, pytest.raises(WorldError, match="seed 3, step 3"):
-        rollout(worlds, RandomPolicy(Hostile.action_space), JOBS)
+    with (
+        Environments(functools.partial(Hostile, "raises"), 2) as environments,
+        pytest.raises(EnvError, match="seed 3, step 3"),
+    ):
+        rollout(environments, RandomPolicy(Hostile.action_space), JOBS)
 
 
 def test_after_a_failure_the_environment_is_another_one():
@@ -143,13 +149,13 @@ def test_after_a_failure_the_environment_is_another_one():
         made.append(Hostile("raises"))
         return made[-1]
 
-    with Worlds(make, 1) as worlds:
-        worlds.reset(0, 3)
+    with Environments(make, 1) as environments:
+        environments.reset(0, 3)
         for _ in range(2):
-            worlds.step(0, 0)
-        with pytest.raises(WorldError):
-            worlds.step(0, 0)
-        worlds.reset(0, 4)
+            environments.step(0, 0)
+        with pytest.raises(EnvError):
+            environments.step(0, 0)
+        environments.reset(0, 4)
     assert len(made) == 2
 
 
@@ -165,20 +171,20 @@ def test_processes_play_the_same_episodes_and_failures_in_them_are_named(unharme
     for harm, words in said.items():
         played, failed = play(harm, timeout=TIMEOUT)
         assert failed == [played[1]]
-        assert re.match(f"world 1, seed 3, step 3: {words}", str(failed[0].failure))
+        assert re.match(f"environment 1, seed 3, step 3: {words}", str(failed[0].failure))
         assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
 
 
 @pytest.mark.parametrize("harm", ["hangs", "holds", "begets"])
 def test_one_that_hangs_is_ended_and_the_others_are_kept(harm, unharmed):
     started = time.monotonic()
-    with Worlds(functools.partial(Hostile, harm), 2, 2.0) as worlds:
-        processes = [world._process.pid for world in worlds._worlds]
+    with Environments(functools.partial(Hostile, harm), 2, 2.0) as environments:
+        processes = [env._process.pid for env in environments._environments]
         failed = []
-        played = rollout(worlds, RandomPolicy(Hostile.action_space), JOBS, on_failure=failed.append)
+        played = rollout(environments, RandomPolicy(Hostile.action_space), JOBS, on_failure=failed.append)
     assert time.monotonic() - started < 30
     assert [str(episode.failure) for episode in failed] == [
-        "world 1, seed 3, step 3: no answer within 2 s, so its process was ended"
+        "environment 1, seed 3, step 3: no answer within 2 s, so its process was ended"
     ]
     assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
     assert not any(alive(process) for process in processes)
@@ -186,7 +192,7 @@ def test_one_that_hangs_is_ended_and_the_others_are_kept(harm, unharmed):
 
 
 def begotten() -> list[str]:
-    """Processes that a world has begun itself."""
+    """Processes that an environment has begun itself."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -202,16 +208,16 @@ def alive(process: int) -> bool:
 
 
 def test_pictures_come_out_of_a_process_and_what_cannot_be_made_there_is_refused():
-    with Worlds(EnvironmentSpec("Hostile-v0").maker(render_mode="rgb_array"), 1, TIMEOUT) as worlds:
-        worlds.reset(0, 0)
-        worlds.step(0, 1)
-        assert worlds.render(0).shape == (4, 5, 3)
-        assert worlds.render(0)[0, 0, 0] == 1
-        assert worlds.about.frames_per_second == 7
-    with pytest.raises(WorldError, match=r"environment Hostile-v0: .*wheels"):
-        Worlds(EnvironmentSpec("Hostile-v0", {"wheels": 4}).maker(), 1, TIMEOUT)
-    with pytest.raises(WorldError, match="cannot be played in a process of its own"):
-        Worlds(lambda: Hostile(), 1, TIMEOUT)
+    with Environments(EnvironmentSpec("Hostile-v0").maker(render_mode="rgb_array"), 1, TIMEOUT) as environments:
+        environments.reset(0, 0)
+        environments.step(0, 1)
+        assert environments.render(0).shape == (4, 5, 3)
+        assert environments.render(0)[0, 0, 0] == 1
+        assert environments.about.frames_per_second == 7
+    with pytest.raises(EnvError, match=r"environment Hostile-v0: .*wheels"):
+        Environments(EnvironmentSpec("Hostile-v0", {"wheels": 4}).maker(), 1, TIMEOUT)
+    with pytest.raises(EnvError, match="cannot be played in a process of its own"):
+        Environments(lambda: Hostile(), 1, TIMEOUT)
 
 
 PARENT = """
@@ -219,14 +225,14 @@ PARENT = """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     sys.path.insert(0, {tests!r})
     import test_processes as module
-    from envs.simulate.environments import Worlds
+    from envs.simulate.environments import Environments
 
     def main():
-        with Worlds(functools.partial(module.Hostile, {harm!r}), 2, 1000) as worlds:
-            print(*(world._process.pid for world in worlds._worlds), flush=True)
-            worlds.reset(1, 3)
+        with Environments(functools.partial(module.Hostile, {harm!r}), 2, 1000) as environments:
+            print(*(environment._process.pid for environment in environments._environments), flush=True)
+            environments.reset(1, 3)
             for step in range(3):
-                worlds.step(1, 0)
+                environments.step(1, 0)
 
     if __name__ == "__main__":
         main()

@@ -299,7 +299,7 @@ def test_choices_that_are_stored_as_floats():
     problem(lambda: from_arrays(**huge, action_space=spaces.Discrete(2)), "actions: type float64, the space says int64")
 
 
-def test_floats_of_a_world_of_choices(tmp_path):
+def test_floats_of_an_environment_of_choices(tmp_path):
     path = write(tmp_path, "csv", action=[f"{i % 2}.0" for i in range(10)], action_0=None, action_1=None)
     assert load(path, environment=EnvironmentSpec("CartPole-v1")).actions["value"].dtype == np.int64
 
@@ -333,11 +333,11 @@ def test_declared_spaces_are_taken_and_actions_beyond_them_counted(tmp_path):
         assert any(note.startswith("observation_space is") for note in dataset.notes)
 
 
-def test_spaces_of_the_world_that_the_user_names(tmp_path):
+def test_spaces_of_the_environment_that_the_user_names(tmp_path):
     path = write(tmp_path, "npz", actions=lambda old: (old[:, 0] > 0).astype(int))
     dataset = load(path, environment=EnvironmentSpec("CartPole-v1"))
-    with EnvironmentSpec("CartPole-v1").make() as world:
-        assert (dataset.observation_space, dataset.action_space) == (world.observation_space, world.action_space)
+    with EnvironmentSpec("CartPole-v1").make() as env:
+        assert (dataset.observation_space, dataset.action_space) == (env.observation_space, env.action_space)
     assert dataset.environment.id == "CartPole-v1"
     assert "observations are recorded as float64, the space says float32" in dataset.notes
     problem(
@@ -345,13 +345,13 @@ def test_spaces_of_the_world_that_the_user_names(tmp_path):
     )
 
 
-def test_a_world_that_the_user_names_brings_its_reference_returns():
+def test_an_environment_that_the_user_names_brings_its_reference_returns():
     arrays = {**numbers(), "observation_space": spaces.Box(-9, 9, (4,)), "action_space": spaces.Box(-1, 1, (2,))}
     assert from_arrays(**arrays, environment=EnvironmentSpec("Hopper-v5")).reference.maximum == 3234.3
     assert from_arrays(**arrays, environment=EnvironmentSpec("Unheard-v0")).reference is None
 
 
-def test_a_world_that_a_file_names_is_not_built(tmp_path):
+def test_an_environment_that_a_file_names_is_not_built(tmp_path):
     path = write(tmp_path, "npz", metadata=json.dumps({"env_spec": {"id": "CartPole-v1"}}))
     dataset = load(path)
     assert dataset.environment.id == "CartPole-v1"

@@ -12,7 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_cli import run, trained  # noqa: F401 (fixtures)
 from test_datasets import root  # noqa: F401 (a fixture)
-from test_recording import KINDS, Diary, assert_recorded, ppo, worlds
+from test_recording import KINDS, Diary, assert_recorded, environments, ppo
 
 from dt.cli import main
 from dt.config import BEST_SEED, FINAL_SEED, RECORDING_SEED, SWEEP_OFFSET, WAY_SEED
@@ -35,7 +35,7 @@ def kind_of(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_play_is_recorded_to_the_bit(root, kind, capsys):  # noqa: F811
     command = ["record", "Diary-v0", "diary/random-v0", "--policy", "random", "--episodes", "5", *kind_of(kind)]
-    assert main([*command, "--num-worlds", "1"]) == 0
+    assert main([*command, "--num-envs", "1"]) == 0
     dataset = load("diary/random-v0")
     out, err = capsys.readouterr()
     assert out == f"diary/random-v0: 5 episodes, {dataset.num_steps} steps, in {root}/diary/random-v0\n"
@@ -60,20 +60,20 @@ def test_the_metadata_says_how_it_was_made(root):  # noqa: F811
     assert {"python", "gymnasium", "numpy", "mujoco"} <= recorded["versions"].keys()
     dataset = load("hopper/random-v0")
     assert dataset.reference == reference_for("Hopper-v5")
-    world = gymnasium.make("Hopper-v5")
+    env = gymnasium.make("Hopper-v5")
     first = dataset.episode(1)
-    np.testing.assert_array_equal(first.observations["value"][0], world.reset(seed=8)[0])
+    np.testing.assert_array_equal(first.observations["value"][0], env.reset(seed=8)[0])
     for i, action in enumerate(first.actions["value"]):
-        observation, reward, *_ = world.step(action)
+        observation, reward, *_ = env.step(action)
         np.testing.assert_array_equal(first.observations["value"][i + 1], observation)
         assert first.rewards[i] == reward  # all of float64
 
 
-def test_random_play_does_not_depend_on_how_many_worlds_there_are(root):  # noqa: F811
+def test_random_play_does_not_depend_on_how_many_environments_there_are(root):  # noqa: F811
     command = ["record", "CartPole-v1", "--policy", "random", "--episodes", "7"]
     for count in ("1", "3"):
-        assert main([*command[:2], f"cartpole/worlds{count}-v0", *command[2:], "--num-worlds", count]) == 0
-    assert load("cartpole/worlds1-v0").fingerprint == load("cartpole/worlds3-v0").fingerprint
+        assert main([*command[:2], f"cartpole/environments{count}-v0", *command[2:], "--num-envs", count]) == 0
+    assert load("cartpole/environments1-v0").fingerprint == load("cartpole/environments3-v0").fingerprint
 
 
 def test_a_run_is_recorded_as_it_is_evaluated(root, run, tmp_path):  # noqa: F811
@@ -93,7 +93,7 @@ def test_a_run_is_recorded_as_it_is_evaluated(root, run, tmp_path):  # noqa: F81
 @pytest.mark.parametrize("algorithm", [PPO, A2C, SAC, TD3, DQN])
 def test_a_saved_policy_draws_its_actions_from_the_seed(root, tmp_path, algorithm):  # noqa: F811
     kind, path = "discrete" if algorithm is DQN else "box", str(tmp_path / "policy.zip")
-    learner = algorithm("MlpPolicy", worlds(kind), seed=0, device="cpu")
+    learner = algorithm("MlpPolicy", environments(kind), seed=0, device="cpu")
     learner.save(path)
     Diary.pages = []
     for seed, identity in ((0, "diary/a-v0"), (0, "diary/b-v0"), (3, "diary/c-v0")):
@@ -112,7 +112,7 @@ def test_a_saved_policy_draws_its_actions_from_the_seed(root, tmp_path, algorith
 
 
 def test_a_saved_policy_of_pictures_in_a_dict(root, tmp_path):  # noqa: F811
-    ppo(worlds("dict"), "MultiInputPolicy").save(tmp_path / "policy.zip")
+    ppo(environments("dict"), "MultiInputPolicy").save(tmp_path / "policy.zip")
     Diary.pages = []
     command = ["record", "Diary-v0", "diary/pictures-v0", "--policy", str(tmp_path / "policy.zip"), "--trust"]
     assert main([*command, "--episodes", "3", *kind_of("dict")]) == 0
@@ -163,11 +163,11 @@ def test_what_is_no_scale_is_refused(root, tmp_path, scaled, monkeypatch, capsys
 
 def test_a_recording_is_of_other_starts_than_a_score(root):  # noqa: F811
     assert main(["record", "CartPole-v1", "mine/starts-v0", "--policy", "random", "--episodes", "3"]) == 0
-    world = gymnasium.make("CartPole-v1")
-    played = {tuple(world.reset(seed=first + i)[0]) for first in SCORED for i in range(3)}
+    env = gymnasium.make("CartPole-v1")
+    played = {tuple(env.reset(seed=first + i)[0]) for first in SCORED for i in range(3)}
     dataset = load("mine/starts-v0")
     recorded = {tuple(dataset.episode(i).observations["value"][0]) for i in range(3)}
-    assert recorded == {tuple(world.reset(seed=RECORDING_SEED + i)[0]) for i in range(3)}
+    assert recorded == {tuple(env.reset(seed=RECORDING_SEED + i)[0]) for i in range(3)}
     assert not recorded & played
 
 
@@ -219,8 +219,8 @@ def test_what_cannot_be_recorded_is_refused_in_one_line(root, tmp_path, monkeypa
     saved("other.zip", "sb3_contrib.tqc.policies")
     saved("empty.zip", "stable_baselines3.sac.policies")
     if changes.get("policy") in ("hopper.zip", "three.zip"):
-        world = "Hopper-v5" if changes["policy"] == "hopper.zip" else Three()
-        PPO("MlpPolicy", world, device="cpu").save(changes["policy"])
+        env = "Hopper-v5" if changes["policy"] == "hopper.zip" else Three()
+        PPO("MlpPolicy", env, device="cpu").save(changes["policy"])
     given = {"environment": "CartPole-v1", "identity": "mine/x-v0", "policy": "random", "more": [], **changes}
     command = ["record", given["environment"], given["identity"], "--policy", given["policy"], "--trust"]
     assert main([*command, *given["more"]]) == 2
@@ -238,8 +238,8 @@ class Three(gymnasium.Env):
     action_space = gymnasium.spaces.Discrete(3)
 
 
-def test_a_world_that_breaks_down_leaves_nothing(root, capsys):  # noqa: F811
+def test_an_environment_that_breaks_down_leaves_nothing(root, capsys):  # noqa: F811
     Diary.pages = None  # the first episode that ends cannot be written into the diary
     assert main(["record", "Diary-v0", "diary/half-v0", "--policy", "random", *kind_of("box")]) == 2
-    assert f"every episode failed; the first: world 0, seed {RECORDING_SEED}, step " in capsys.readouterr().err
+    assert f"every episode failed; the first: environment 0, seed {RECORDING_SEED}, step " in capsys.readouterr().err
     assert not root.exists()

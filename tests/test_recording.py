@@ -76,7 +76,7 @@ class Interrupt(BaseCallback):
         return True
 
 
-def worlds(kind, count=3):
+def environments(kind, count=3):
     return make_vec_env("Diary-v0", n_envs=count, seed=0, env_kwargs={"kind": kind})
 
 
@@ -86,10 +86,10 @@ def ppo(env, policy="MlpPolicy"):
 
 def learner_of(kind):
     if kind == "discrete":
-        return DQN("MlpPolicy", worlds(kind), learning_starts=30, train_freq=4, seed=0, device="cpu")
+        return DQN("MlpPolicy", environments(kind), learning_starts=30, train_freq=4, seed=0, device="cpu")
     if kind == "dict":  # Stable-Baselines3 turns its pictures' colours first
-        return ppo(worlds(kind), "MultiInputPolicy")
-    return ppo(VecFrameStack(VecNormalize(worlds(kind)), 2))
+        return ppo(environments(kind), "MultiInputPolicy")
+    return ppo(VecFrameStack(VecNormalize(environments(kind)), 2))
 
 
 def running(env):
@@ -116,7 +116,7 @@ def assert_recorded(dataset, pages):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_recorded_is_what_the_worlds_saw_beneath_every_wrapper(tmp_path, kind):
+def test_what_is_recorded_is_what_the_environments_saw_beneath_every_wrapper(tmp_path, kind):
     learner = learner_of(kind)
     with ExperienceRecorder(tmp_path / "experience") as recorder:
         learner.learn(96, callback=recorder)
@@ -137,7 +137,7 @@ def test_what_is_recorded_is_what_the_worlds_saw_beneath_every_wrapper(tmp_path,
 
 
 def test_ctrl_c_loses_nothing(tmp_path):
-    learner = ppo(worlds("box"))
+    learner = ppo(environments("box"))
     with pytest.raises(KeyboardInterrupt), ExperienceRecorder(tmp_path / "experience") as recorder:
         learner.learn(96, callback=[recorder, Interrupt(after=23)])
     dataset = load(tmp_path / "experience")
@@ -170,7 +170,7 @@ def test_parts_are_there_while_learning_goes_on_and_when_writing_failed_once(tmp
             seen.append(load(recorder.folder).num_steps if any(recorder.folder.iterdir()) else 0)
             return True
 
-    learner = ppo(worlds("box"))
+    learner = ppo(environments("box"))
     learner.learn(96, callback=[recorder, Look()])
     assert sorted(seen) == seen
     assert len(set(seen)) >= 3
@@ -186,7 +186,7 @@ def test_parts_are_there_while_learning_goes_on_and_when_writing_failed_once(tmp
 
 
 def test_learning_goes_on_with_the_episodes_that_are_running(tmp_path):
-    learner = ppo(worlds("box"))
+    learner = ppo(environments("box"))
     with ExperienceRecorder(tmp_path / "experience") as recorder:
         learner.learn(48, callback=recorder)
         learner.learn(48, callback=recorder, reset_num_timesteps=False)
@@ -195,8 +195,8 @@ def test_learning_goes_on_with_the_episodes_that_are_running(tmp_path):
     assert load(recorder.folder).num_steps == 96
 
 
-def test_it_stands_beside_an_evaluation_in_another_world(tmp_path):
-    env, other = VecNormalize(worlds("box")), VecNormalize(worlds("box", count=1), training=False)
+def test_it_stands_beside_an_evaluation_in_another_environment(tmp_path):
+    env, other = VecNormalize(environments("box")), VecNormalize(environments("box", count=1), training=False)
     with ExperienceRecorder(tmp_path / "experience") as recorder:
         ppo(env).learn(48, callback=[recorder, EvalCallback(other, n_eval_episodes=1, eval_freq=8, verbose=0)])
     assert load(recorder.folder).num_steps == 48  # none of the evaluation's
@@ -205,7 +205,7 @@ def test_it_stands_beside_an_evaluation_in_another_world(tmp_path):
 def test_an_experience_becomes_a_minari_dataset_that_says_how_it_was_made(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     with ExperienceRecorder(tmp_path / "experience") as recorder:
-        ppo(worlds("box")).learn(48, callback=recorder)
+        ppo(environments("box")).learn(48, callback=recorder)
     assert main(["import", str(recorder.folder), "diary/replay-v0"]) == 0
     ours, theirs = load(recorder.folder), load("diary/replay-v0")
     assert ours.fingerprint == theirs.fingerprint

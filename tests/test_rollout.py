@@ -1,4 +1,4 @@
-"""The one loop that steps worlds: the same episodes however many play at once, all kept as they were."""
+"""The one loop that steps environments: the same episodes however many play at once, all kept as they were."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.simulate.environments import Worlds
+from envs.simulate.environments import Environments
 from envs.simulate.rollout import Job, Played, RandomPolicy, rollout
 
 JOBS = [Job(seed, request) for request, seed in enumerate([3, 0, 9, 4, 3, 1, 7])]  # episodes of different lengths
@@ -49,28 +49,28 @@ class Planned:
     def __init__(self):
         self.requests, self.rewards = {}, {}
 
-    def begin(self, world, request, seed):
-        self.requests[world], self.rewards[world] = request + 3 * seed, []
+    def begin(self, env, request, seed):
+        self.requests[env], self.rewards[env] = request + 3 * seed, []
 
     def choose(self, observations, infos):
         assert infos.keys() == observations.keys()
-        return {world: self.action(world, observations[world], infos[world]) for world in observations}
+        return {env: self.action(env, observations[env], infos[env]) for env in observations}
 
-    def action(self, world, observation, info):
-        assert info["elapsed"] == len(self.rewards[world])
-        told = self.requests[world] + observation.sum() + info["elapsed"]
-        return np.array([told % 7 + self.earned(world)])
+    def action(self, env, observation, info):
+        assert info["elapsed"] == len(self.rewards[env])
+        told = self.requests[env] + observation.sum() + info["elapsed"]
+        return np.array([told % 7 + self.earned(env)])
 
-    def earned(self, world):
-        return sum(reward * (i + 1) for i, reward in enumerate(self.rewards[world])) % 1  # their order counts
+    def earned(self, env):
+        return sum(reward * (i + 1) for i, reward in enumerate(self.rewards[env])) % 1  # their order counts
 
-    def receive(self, world, reward):
-        self.rewards[world].append(reward)
+    def receive(self, env, reward):
+        self.rewards[env].append(reward)
 
 
 def play(jobs=JOBS, count=3, policy=None, reuses=True, **options) -> list[Played]:
-    with Worlds(lambda: Counting(reuses), count) as worlds:
-        return rollout(worlds, policy or Planned(), jobs, **options)
+    with Environments(lambda: Counting(reuses), count) as environments:
+        return rollout(environments, policy or Planned(), jobs, **options)
 
 
 def by_hand(job: Job) -> Played:
@@ -90,9 +90,9 @@ def by_hand(job: Job) -> Played:
     return played
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 11])  # fewer worlds than jobs, as many, and more
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 11])  # fewer environments than jobs, as many, and more
 @pytest.mark.parametrize("reuses", [True, False], ids=["one observation array", "new ones"])
-def test_episodes_do_not_depend_on_how_many_worlds_play(count, reuses):
+def test_episodes_do_not_depend_on_how_many_environments_play(count, reuses):
     results = play(count=count, reuses=reuses, keep_trajectories=True)
     assert [played.job for played in results] == JOBS
     for played, expected in zip(results, map(by_hand, JOBS), strict=True):
@@ -119,9 +119,9 @@ def test_the_policy_is_told_every_reward_in_its_order():
             super().__init__()
             self.heard = {}
 
-        def begin(self, world, request, seed):
-            super().begin(world, request, seed)
-            self.heard[request] = self.rewards[world]
+        def begin(self, env, request, seed):
+            super().begin(env, request, seed)
+            self.heard[request] = self.rewards[env]
 
     policy = Listening()
     results = play(policy=policy)
@@ -129,15 +129,15 @@ def test_the_policy_is_told_every_reward_in_its_order():
 
 
 def test_callbacks_come_once_for_each_step_and_each_episode():
-    resets, steps, finished, worlds = [], Counter(), [], set()
+    resets, steps, finished, environments = [], Counter(), [], set()
 
-    def on_reset(world, episode):
+    def on_reset(env, episode):
         resets.append(episode.job.request)
         assert (episode.length, steps[episode.job.request]) == (0, 0)  # before the first step
 
-    def on_step(world, episode):
+    def on_step(env, episode):
         steps[episode.job.request] += 1
-        worlds.add(world)
+        environments.add(env)
         assert episode.length == steps[episode.job.request]  # after the step
 
     def on_episode(episode):
@@ -149,7 +149,7 @@ def test_callbacks_come_once_for_each_step_and_each_episode():
     assert steps == {played.job.request: played.length for played in results}
     assert sorted(finished) == list(range(len(JOBS)))
     assert finished != sorted(finished)  # in the order they end; here a later one is shorter
-    assert worlds == {0, 1, 2}
+    assert environments == {0, 1, 2}
 
 
 SPACES = [spaces.Discrete(5, start=3), spaces.Dict(arm=spaces.Box(-1, 2, (3,)), grip=spaces.Discrete(2))]
@@ -159,8 +159,8 @@ SPACES = [spaces.Discrete(5, start=3), spaces.Dict(arm=spaces.Box(-1, 2, (3,)), 
 def test_the_random_policy_stays_in_its_space_and_follows_its_seed(space):
     def actions(seed):
         policy = RandomPolicy(space)
-        for world in (0, 4):
-            policy.begin(world, seed + world, 0)
+        for env in (0, 4):
+            policy.begin(env, seed + env, 0)
         both = {0: {}, 4: {}}
         return [action for _ in range(20) for action in policy.choose(both, both).values()]
 

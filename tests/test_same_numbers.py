@@ -36,7 +36,7 @@ was off by a fortieth of this; the least of the changes below by six times as mu
 
 @pytest.fixture(scope="module")
 def replay():
-    """Every twentieth episode, about, of the dataset that ships; without its world, for nothing is played."""
+    """Every twentieth episode, about, of the dataset that ships; without its environment, for nothing is played."""
     return replace(join([load("hopper/replay-v0")], (0.05,), 0), environment=None)
 
 

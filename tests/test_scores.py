@@ -35,7 +35,7 @@ HOPPER, OWN = EnvironmentSpec("Hopper-v5", max_episode_steps=1000), Reference(0.
 
 
 @pytest.mark.parametrize(
-    ("world", "expected"),
+    ("env", "expected"),
     [
         (None, OWN),
         (HOPPER, OWN),
@@ -45,11 +45,11 @@ HOPPER, OWN = EnvironmentSpec("Hopper-v5", max_episode_steps=1000), Reference(0.
         (EnvironmentSpec("Hopper-v5", max_episode_steps=50), None),
     ],
 )
-def test_a_reference_holds_in_the_datas_own_world_alone(world, expected):
-    assert reference_in(world, HOPPER, OWN) == expected
+def test_a_reference_holds_in_the_datas_own_environment_alone(env, expected):
+    assert reference_in(env, HOPPER, OWN) == expected
 
 
-def test_data_without_a_world_takes_what_is_known_of_the_world_it_is_played_in():
+def test_data_without_an_environment_takes_what_is_known_of_the_environment_it_is_played_in():
     assert reference_in(HOPPER, None, None) == reference_for("Hopper-v5")
     assert reference_in(HOPPER, None, OWN) == OWN
     assert reference_in(EnvironmentSpec("Hopper-v5", {"frame_skip": 8}), None, None) is None

@@ -114,7 +114,7 @@ def test_what_cannot_be_joined_is_refused_by_name():
         join([a, a], [0.5, 1.5])
 
 
-def test_a_joined_dataset_has_the_world_and_the_reference_that_its_parts_agree_on():
+def test_a_joined_dataset_has_the_environment_and_the_reference_that_its_parts_agree_on():
     a = replace(recorded((3,), (1,), "a"), environment=EnvironmentSpec("Payday-v0"), reference=Reference(0, 1, "a"))
     silent, other = replace(a, environment=None), replace(a, environment=EnvironmentSpec("Echo-v0"))
     assert join([silent, a]).environment == a.environment
@@ -123,7 +123,7 @@ def test_a_joined_dataset_has_the_world_and_the_reference_that_its_parts_agree_o
     different = join([a, other])
     assert different.environment is None
     assert different.reference is None
-    assert "different worlds, Payday-v0, Echo-v0" in different.notes[-1]
+    assert "different environments, Payday-v0, Echo-v0" in different.notes[-1]
 
 
 # Runs.

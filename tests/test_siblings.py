@@ -71,7 +71,7 @@ def test_python_m_dt_takes_our_packages_and_runs_nothing_of_theirs(project):
 def test_import_of_a_package_named_envs_registers_what_it_registers(project):
     for number, words in enumerate((["bin/dt"], ["-m", "dt"])):
         command = [*words, "record", "Mine/Grid-v0", f"mine/grid-v{number}", "--policy", "random", "--episodes", "2"]
-        code, _, err = run(project, *command, "--import", "envs", "--world-timeout", "60")
+        code, _, err = run(project, *command, "--import", "envs", "--env-timeout", "60")
         assert code == 0, err
         assert (project / "minari" / "mine" / f"grid-v{number}").is_dir()
 

@@ -37,15 +37,15 @@ def test_distances_say_where_there_is_no_way():
 
 
 def test_a_walk_follows_edges_and_its_return_is_minus_its_length():
-    world = gymnasium.make("RandomGraph-v0", graph=1, show_edges=True)
-    edges = world.unwrapped.edges
-    node, info = world.reset(seed=0)
+    env = gymnasium.make("RandomGraph-v0", graph=1, show_edges=True)
+    edges = env.unwrapped.edges
+    node, info = env.reset(seed=0)
     np.testing.assert_array_equal(info["action_mask"], edges[node])
     stay = int(np.flatnonzero(~edges[node])[0])
-    assert world.step(stay)[:3] == (node, -1.0, False)
+    assert env.step(stay)[:3] == (node, -1.0, False)
     before_goal = np.flatnonzero(edges[:, GOAL])[0]
-    world.unwrapped.node = before_goal
-    assert world.step(GOAL)[:3] == (GOAL, -1.0, True)
+    env.unwrapped.node = before_goal
+    assert env.step(GOAL)[:3] == (GOAL, -1.0, True)
     assert GraphWalk(graph=1).reset(seed=0)[1] == {}  # a model is told nothing
 
 

@@ -183,7 +183,10 @@ def test_a_character_model_learns_and_writes_on(writer, capsys):
     assert run.tokenizer.decode(generate(run.model, [encode(run.tokenizer, "ab")], 16, Sampling(temperature=0))[0]) == (
         "abcdefgh\nabcdefgh\n"
     )
-    assert main(["generate", str(writer), "--prompt", "cd", "--new-tokens", "9", "--samples", "2", "--top-k", "1"]) == 0
+    assert (
+        main(["generate", str(writer), "--prompt", "cd", "--new-tokens", "9", "--num-samples", "2", "--top-k", "1"])
+        == 0
+    )
     assert capsys.readouterr().out == "cdefgh\nabcd\n---\ncdefgh\nabcd\n"
     evaluations = [line for line in log_of(writer) if line["kind"] == "evaluation"]
     assert [line["step"] for line in evaluations] == [40, 80, 120]
@@ -243,7 +246,7 @@ def test_a_translator_learns_and_translates(interpreter, pair_files, capsys, tmp
     assert capsys.readouterr().out.splitlines() == expected
     assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
     files = ["--input", str(pair_files / "val.de.gz"), "--reference", str(pair_files / "val.en.gz")]
-    assert main(["translate", str(interpreter), *files, "--beams", "1"]) == 0
+    assert main(["translate", str(interpreter), *files, "--num-beams", "1"]) == 0
     out, err = capsys.readouterr()
     score, signature = bleu(out.splitlines(), read_lines(pair_files / "val.en.gz"))
     assert f"BLEU {score:.2f}  {signature}" in err
@@ -310,14 +313,17 @@ def test_a_translator_whose_logits_are_no_numbers_is_refused(interpreter, beams)
         (["generate", "WRITER", "--new-tokens", "0"], "new_tokens must be at least 1"),
         (["generate", "WRITER", "--seed", HUGE], f"seed must be a whole number of 64 bits, not {HUGE}"),
         (["generate", "WRITER", "--seed", "-1"], f"seed must be from 0 to {2**63 - 1}, not -1"),
-        (["generate", "WRITER", "--samples", LARGE], f"samples must be at most {2**53}, not {LARGE}"),
+        (["generate", "WRITER", "--num-samples", LARGE], f"num_samples must be at most {2**53}, not {LARGE}"),
         (["generate", "WRITER", "--temperature", "1e-320"], "temperature must be 0, or at least 1e-30, not 1e-320"),
         (["generate", "WRITER", "--top-p", "1e-320"], "top_p must be from 1e-30 to 1, not 1e-320"),
         (["generate", "WRITER", "--prompt", "a\udcff"], r"'\udcff' is no character: the text is not UTF-8"),
         (["generate", "TRANSLATOR"], "a translator"),
         (["translate", "WRITER", "hi"], "a language model"),
-        (["translate", "TRANSLATOR", "hi", "--beams", "0"], "beams must be from 1 to 1000, not 0"),
-        (["translate", "TRANSLATOR", "hi", "--beams", str(2**40)], f"beams must be from 1 to 1000, not {2**40}"),
+        (["translate", "TRANSLATOR", "hi", "--num-beams", "0"], "num_beams must be from 1 to 1000, not 0"),
+        (
+            ["translate", "TRANSLATOR", "hi", "--num-beams", str(2**40)],
+            f"num_beams must be from 1 to 1000, not {2**40}",
+        ),
         ([*PAIRS, "--num-layers", "1000000000"], "num_layers must be at most 10000, not 1000000000"),
         (["translate", "TRANSLATOR", "hi", "--input", "long.txt"], "one of them"),
         (["translate", "TRANSLATOR", "hi", "--reference", "long.txt"], "--reference needs --input"),
@@ -374,7 +380,10 @@ def test_what_cannot_be_used_is_refused_in_one_line(
             ["train-characters", "TEXT", "--output", "r", "--width", str(2**53)],
             "train-characters: out of memory; lower w",
         ),
-        (["generate", "WRITER", "--samples", str(2**50)], "generate: out of memory; lower samples or new_tokens"),
+        (
+            ["generate", "WRITER", "--num-samples", str(2**50)],
+            "generate: out of memory; lower num_samples or new_tokens",
+        ),
     ],
 )
 def test_memory_that_is_not_there_is_one_line_and_exit_status_3(
@@ -420,7 +429,7 @@ def test_blank_and_too_long_lines_of_a_document_keep_their_place(interpreter, tm
     limit = run.model.config.context_length
     long = "zwei drei. " * (2 * limit)
     (tmp_path / "document").write_text(f"vier drei.\n\n \t\n{long}\n{'x' * (3 * limit)}\neins zwei.\n\n")
-    assert main(["translate", str(interpreter), "--input", str(tmp_path / "document"), "--beams", beams]) == 0
+    assert main(["translate", str(interpreter), "--input", str(tmp_path / "document"), "--num-beams", beams]) == 0
     out, err = capsys.readouterr()
     lines = out.removesuffix("\n").split("\n")
     assert (lines[0], lines[1], lines[2], lines[5], lines[6]) == ("four three.", "", "", "one two.", "")
@@ -459,7 +468,7 @@ def with_line_ends(folder, pair_files, name, end):
 def test_line_ends_of_windows_change_no_translation(interpreter, pair_files, tmp_path, capsys, end):
     """Neither the input's nor the reference's, which cost 16 to 30 BLEU where they counted as text."""
     source, reference = (with_line_ends(tmp_path, pair_files, name, end) for name in ("val.de", "val.en"))
-    command = ["translate", str(interpreter), "--beams", "1", "--input"]
+    command = ["translate", str(interpreter), "--num-beams", "1", "--input"]
     plain = [str(pair_files / "val.de.gz"), "--reference", str(pair_files / "val.en.gz")]
     assert main([*command, *plain]) == 0
     expected = capsys.readouterr()

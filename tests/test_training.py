@@ -18,7 +18,7 @@ from dt.config import BEST_SEED, FINAL_SEED, WAY_SEED, Config, EvaluationConfig,
 from dt.data import TrajectoryDataset
 from dt.evaluation import TargetResult
 from dt.learning.training import build_model, load_run, prepare, train
-from envs.simulate.environments import EnvironmentSpec, WorldError
+from envs.simulate.environments import EnvError, EnvironmentSpec
 from transformer.config import ConfigError, TrainingConfig
 from transformer.runs.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
 from transformer.runs.log import CLOCK_FIELDS
@@ -301,12 +301,12 @@ def test_an_evaluation_that_fails_does_not_stop_training(payday, tmp_path, monke
     import dt.learning.training
 
     def failing(*_, **__):
-        raise WorldError("world 3, step 7: reward nan")
+        raise EnvError("environment 3, step 7: reward nan")
 
     monkeypatch.setattr(dt.learning.training, "evaluate", failing)
     run = train(payday, small(evaluate_every=4), tmp_path / "run")
     assert step_of(run.checkpoint) == 12
-    assert "no score at step 4: world 3, step 7: reward nan" in capsys.readouterr().err
+    assert "no score at step 4: environment 3, step 7: reward nan" in capsys.readouterr().err
 
 
 def test_a_run_without_a_complete_checkpoint_is_not_begun_anew(payday, tmp_path):
@@ -516,13 +516,13 @@ def test_a_best_that_is_damaged_stops_a_resume_before_anything_is_written(payday
     assert {path: path.read_bytes() for path in scored.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_whose_world_is_not_here_goes_on_without_it(payday, tmp_path, capsys):
+def test_a_run_whose_environment_is_not_here_goes_on_without_it(payday, tmp_path, capsys):
     far = replace(payday, environment=EnvironmentSpec("FarAway-v3", max_episode_steps=20))
     train(far, small(evaluate_every=4), tmp_path / "run")
     assert step_of(train(far, small(steps=16, evaluate_every=4), tmp_path / "run", resume=True).checkpoint) == 16
     err = capsys.readouterr().err
     assert err.count("no evaluation here: environment FarAway-v3: not registered") == 2
-    assert err.count("target_return: there is no world to ask for it in, --environment ID names one") == 2
+    assert err.count("target_return: there is no environment to ask for it in, --environment ID names one") == 2
     assert "no score at step" not in err  # it is not tried again and again
 
 

@@ -1,4 +1,4 @@
-"""The error on held-out episodes: the score of a run that has no world to be played in."""
+"""The error on held-out episodes: the score of a run that has no environment to be played in."""
 
 import json
 from dataclasses import replace
@@ -105,12 +105,12 @@ def test_many_steps_are_foretold_at_some_of_them_evenly_spread(payday, monkeypat
 # Runs.
 
 
-def without_world(payday: Dataset) -> Dataset:
+def without_environment(payday: Dataset) -> Dataset:
     return replace(payday, environment=None)
 
 
-def test_a_run_without_a_world_is_scored_on_what_it_held_out(payday, tmp_path):
-    run = train(without_world(payday), SMALL, tmp_path / "run")
+def test_a_run_without_an_environment_is_scored_on_what_it_held_out(payday, tmp_path):
+    run = train(without_environment(payday), SMALL, tmp_path / "run")
     assert run.config.data.held_out == 0.1
     assert run.dataset["episodes"] == 54
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -132,12 +132,12 @@ def test_what_is_held_out_teaches_nothing(payday, tmp_path):
     changed = payday.actions["value"].copy()
     changed[rows] = 1 - changed[rows]
     config = replace(SMALL, training=replace(SMALL.training, evaluate_every=0))
-    other = replace(without_world(payday), actions={"value": changed})
-    a, b = train(without_world(payday), config, tmp_path / "a"), train(other, config, tmp_path / "b")
+    other = replace(without_environment(payday), actions={"value": changed})
+    a, b = train(without_environment(payday), config, tmp_path / "a"), train(other, config, tmp_path / "b")
     assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
 
 
-def test_with_a_world_nothing_is_held_out_unless_asked_for(payday, tmp_path):
+def test_with_an_environment_nothing_is_held_out_unless_asked_for(payday, tmp_path):
     config = replace(SMALL, evaluation=replace(SMALL.evaluation, target_return=(5.0,), episodes=1))
     run = train(payday, config, tmp_path / "all")
     assert (run.config.data.held_out, run.dataset["episodes"]) == (0.0, 60)
@@ -148,7 +148,7 @@ def test_with_a_world_nothing_is_held_out_unless_asked_for(payday, tmp_path):
 
 
 def test_a_run_that_held_out_goes_on_as_it_was_begun(payday, tmp_path):
-    data, training = without_world(payday), replace(SMALL.training, schedule="constant")
+    data, training = without_environment(payday), replace(SMALL.training, schedule="constant")
     config, short = replace(SMALL, training=training), replace(SMALL, training=replace(training, steps=2))
     whole = train(data, config, tmp_path / "whole")
     train(data, short, tmp_path / "cut")
@@ -160,7 +160,7 @@ def test_a_run_that_held_out_goes_on_as_it_was_begun(payday, tmp_path):
 
 
 def test_a_score_of_another_kind_is_not_compared(payday, tmp_path, capsys, monkeypatch):
-    """A run whose world is not here has errors for scores; where the world is here later, returns are."""
+    """A run whose environment is not here has errors for scores; where the environment is here later, returns are."""
     evaluation = replace(SMALL.evaluation, target_return=(5.0,), episodes=1)
     longer = replace(SMALL, training=replace(SMALL.training, steps=6), evaluation=evaluation)
     with monkeypatch.context() as without:
@@ -186,7 +186,7 @@ def recorded(tmp_path):
     return tmp_path / "door.npz"
 
 
-def test_the_commands_report_the_error_where_there_is_no_world(recorded, tmp_path, capsys):
+def test_the_commands_report_the_error_where_there_is_no_environment(recorded, tmp_path, capsys):
     folder = tmp_path / "run"
     small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "2", "--batch-size", "4"]
     assert main(["train", str(recorded), "--output", str(folder), "--evaluate-every", "1", *small]) == 0
@@ -211,7 +211,7 @@ def test_the_commands_report_the_error_where_there_is_no_world(recorded, tmp_pat
 
 
 def test_a_run_of_arrays_says_where_to_measure(payday, tmp_path, capsys):
-    train(without_world(payday), SMALL, tmp_path / "run")
+    train(without_environment(payday), SMALL, tmp_path / "run")
     assert main(["evaluate", str(tmp_path / "run")]) == 2
     assert (
         "dataset payday/coins-v0 came from Python: measure it there (dt.validation), or --dataset names"
@@ -286,7 +286,7 @@ def test_data_is_named_for_a_run_of_arrays_and_for_none_that_is_played(payday, t
     train(payday, played, tmp_path / "played")
     assert main(["evaluate", str(tmp_path / "played"), "--dataset", "coins.npz"]) == 2
     assert "is played in Payday-v0, --dataset is for runs without an environment" in capsys.readouterr().err
-    train(without_world(payday), SMALL, tmp_path / "run")
+    train(without_environment(payday), SMALL, tmp_path / "run")
     arrays = {"observations": payday.observations["value"], "actions": payday.actions["value"]}
     np.savez(tmp_path / "coins.npz", **arrays, rewards=payday.rewards, lengths=payday.lengths)
     assert main(["evaluate", str(tmp_path / "run"), "--dataset", str(tmp_path / "coins.npz")]) == 0

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.simulate.environments import EnvironmentSpec, MissingWorldError, WorldError, Worlds, import_environments
+from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, MissingEnvError, import_environments
 
 
 class Scripted(gymnasium.Env):
-    """Pays the rewards it was made with, one a step; the observation is drawn from the world's own seed."""
+    """Pays the rewards it was made with, one a step; the observation is drawn from the environment's own seed."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     action_space = spaces.Discrete(3)
@@ -49,7 +49,9 @@ def canary(tmp_path, monkeypatch):
     sung = tmp_path / "sung"
     (tmp_path / "canary_module.py").write_text(f"open({str(sung)!r}, 'w').close()")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("envs.simulate.environments._imported", [])  # what later worlds in processes would import too
+    monkeypatch.setattr(
+        "envs.simulate.environments._imported", []
+    )  # what later environments in processes would import too
     yield sung
     sys.modules.pop("canary_module", None)
 
@@ -69,7 +71,7 @@ def test_what_the_caller_asks_for_wins_over_what_was_recorded(scripted):
 
 @pytest.mark.parametrize("identity", ["Nowhere-v0", "CartPole", "CartPole-v99", "", "no/such:CartPole-v1"])
 def test_an_unknown_id_is_refused(identity):
-    with pytest.raises(WorldError, match=f"environment {identity}: not registered; .*--environment"):
+    with pytest.raises(EnvError, match=f"environment {identity}: not registered; .*--environment"):
         EnvironmentSpec(identity).make()
 
 
@@ -82,17 +84,17 @@ def test_an_unknown_id_is_refused(identity):
     ],
 )
 def test_one_that_cannot_be_made_is_named_with_the_reason(scripted, error, words):
-    with pytest.raises(WorldError, match=rf"\Aenvironment Scripted-v0: {words}\Z"):
+    with pytest.raises(EnvError, match=rf"\Aenvironment Scripted-v0: {words}\Z"):
         EnvironmentSpec(scripted, {"error": error}).make()
 
 
 def test_an_unknown_argument_is_refused(scripted):
-    with pytest.raises(WorldError, match=r"environment Scripted-v0: .*wheels"):
+    with pytest.raises(EnvError, match=r"environment Scripted-v0: .*wheels"):
         EnvironmentSpec(scripted, {"wheels": 4}).make()
 
 
 def test_an_id_never_imports_a_module(canary):
-    with pytest.raises(WorldError, match="canary_module:Env-v0"):
+    with pytest.raises(EnvError, match="canary_module:Env-v0"):
         EnvironmentSpec("canary_module:Env-v0").make()
     assert not canary.exists()
     import_environments("canary_module")  # the canary does sing: the test can fail
@@ -100,7 +102,7 @@ def test_an_id_never_imports_a_module(canary):
 
 
 def test_a_module_that_is_not_there_is_refused():
-    with pytest.raises(WorldError, match=r"--import no_such_module: .*no_such_module"):
+    with pytest.raises(EnvError, match=r"--import no_such_module: .*no_such_module"):
         import_environments("no_such_module")
 
 
@@ -113,11 +115,11 @@ def test_a_module_that_is_not_there_is_refused():
     ],
 )
 def test_a_module_that_breaks_says_how_and_not_that_it_is_none(tmp_path, monkeypatch, code, words):
-    (tmp_path / "broken_worlds.py").write_text(code)
+    (tmp_path / "broken_environments.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(WorldError) as caught:
-        import_environments("broken_worlds")
-    assert str(caught.value) == f"--import broken_worlds: {words}"
+    with pytest.raises(EnvError) as caught:
+        import_environments("broken_environments")
+    assert str(caught.value) == f"--import broken_environments: {words}"
 
 
 def test_read_from_gymnasiums_own_json_and_from_ours():
@@ -140,41 +142,41 @@ def test_read_from_gymnasiums_own_json_and_from_ours():
     ids=lambda document: str(document)[:40],
 )
 def test_json_that_describes_no_environment_is_refused(document):
-    with pytest.raises(WorldError, match="not an environment's specification"):
+    with pytest.raises(EnvError, match="not an environment's specification"):
         EnvironmentSpec.from_json(document)
 
 
-def test_each_world_has_its_own_seed_and_clock():
-    with Worlds(Scripted, 3) as worlds:
-        first = [worlds.reset(world, seed)[0] for world, seed in enumerate([5, 7, 5])]
+def test_each_environment_has_its_own_seed_and_clock():
+    with Environments(Scripted, 3) as environments:
+        first = [environments.reset(env, seed)[0] for env, seed in enumerate([5, 7, 5])]
         assert (first[0] == first[2]).all()
         assert (first[0] != first[1]).all()
-        assert (worlds.step(0, 0).observation == worlds.step(2, 0).observation).all()
-        assert (worlds.step(1, 1).terminated, len(worlds)) == (True, 3)
-        worlds.reset(0, 0)
-        assert worlds.step(0, 2).truncated
+        assert (environments.step(0, 0).observation == environments.step(2, 0).observation).all()
+        assert (environments.step(1, 1).terminated, len(environments)) == (True, 3)
+        environments.reset(0, 0)
+        assert environments.step(0, 2).truncated
 
 
 @pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, np.float32("nan")])
-def test_a_reward_that_is_not_finite_is_named_with_world_and_step(reward):
-    with Worlds(lambda: Scripted([1.0, 1.0, reward]), 2) as worlds:
+def test_a_reward_that_is_not_finite_is_named_with_environment_and_step(reward):
+    with Environments(lambda: Scripted([1.0, 1.0, reward]), 2) as environments:
         for _ in range(2):  # the second time the clock starts anew
-            worlds.reset(0, 0), worlds.reset(1, 0)
-            worlds.step(0, 0), worlds.step(1, 0), worlds.step(1, 0)
-            with pytest.raises(WorldError, match=r"world 1, seed 0, step 3: reward -?(nan|inf)"):
-                worlds.step(1, 0)
+            environments.reset(0, 0), environments.reset(1, 0)
+            environments.step(0, 0), environments.step(1, 0), environments.step(1, 0)
+            with pytest.raises(EnvError, match=r"environment 1, seed 0, step 3: reward -?(nan|inf)"):
+                environments.step(1, 0)
 
 
-def test_every_world_is_closed():
+def test_every_environment_is_closed():
     made = []
-    with Worlds(lambda: made.append(Scripted()) or made[-1], 3):
+    with Environments(lambda: made.append(Scripted()) or made[-1], 3):
         assert [env.closed for env in made] == [False] * 3
     assert [env.closed for env in made] == [True] * 3
 
 
 def test_frames_per_second_are_the_environments_own():
-    assert Worlds(lambda: gymnasium.make("CartPole-v1"), 1).about.frames_per_second == 50
-    assert Worlds(Scripted, 1).about.frames_per_second == 30
+    assert Environments(lambda: gymnasium.make("CartPole-v1"), 1).about.frames_per_second == 50
+    assert Environments(Scripted, 1).about.frames_per_second == 30
 
 
 class Failing(gymnasium.Env):
@@ -184,7 +186,7 @@ class Failing(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         if seed == 13:
-            raise RuntimeError("no thirteenth world")
+            raise RuntimeError("no thirteenth environment")
         self.steps = 0
         return 0, {}
 
@@ -195,14 +197,14 @@ class Failing(gymnasium.Env):
         return 0, 0.0, False, False, {}
 
 
-def test_what_a_world_raises_is_named_with_world_and_step():
-    with Worlds(Failing, 3) as worlds:
-        with pytest.raises(WorldError, match=r"\Aworld 1, reset with seed 13: no thirteenth world\Z"):
-            worlds.reset(1, 13)
-        worlds.reset(2, 0)
-        worlds.step(2, 0)
-        with pytest.raises(WorldError, match=r"\Aworld 2, seed 0, step 2: the motor burnt\Z"):
-            worlds.step(2, 0)
+def test_what_an_environment_raises_is_named_with_environment_and_step():
+    with Environments(Failing, 3) as environments:
+        with pytest.raises(EnvError, match=r"\Aenvironment 1, reset with seed 13: no thirteenth environment\Z"):
+            environments.reset(1, 13)
+        environments.reset(2, 0)
+        environments.step(2, 0)
+        with pytest.raises(EnvError, match=r"\Aenvironment 2, seed 0, step 2: the motor burnt\Z"):
+            environments.step(2, 0)
 
 
 def test_the_step_limit_is_the_specs_own_or_the_registered_one():
@@ -212,10 +214,10 @@ def test_the_step_limit_is_the_specs_own_or_the_registered_one():
 
 
 def test_a_recorded_render_mode_is_dropped_and_wrappers_are_named_but_never_put_on():
-    world = gymnasium.wrappers.ClipReward(
+    env = gymnasium.wrappers.ClipReward(
         gymnasium.make("CartPole-v1", render_mode="rgb_array", sutton_barto_reward=True), -1, 1
     )
-    spec = EnvironmentSpec.from_json(world.spec.to_json())
+    spec = EnvironmentSpec.from_json(env.spec.to_json())
     assert spec.kwargs == {"sutton_barto_reward": True}
     assert spec.left_out == ("ClipReward",)
     made = spec.make()
@@ -224,24 +226,30 @@ def test_a_recorded_render_mode_is_dropped_and_wrappers_are_named_but_never_put_
     assert EnvironmentSpec.from_json(spec.to_json()) == spec  # a run's environment is the same one without them
 
 
-def test_worlds_that_were_made_are_closed_when_a_later_one_cannot_be():
+def test_environments_that_were_made_are_closed_when_a_later_one_cannot_be():
     made = []
 
     def make():
         if len(made) == 2:
-            raise MissingWorldError("no third world")
+            raise MissingEnvError("no third environment")
         made.append(Scripted())
         return made[-1]
 
-    with pytest.raises(MissingWorldError, match="no third world"):
-        Worlds(make, 3)
+    with pytest.raises(MissingEnvError, match="no third environment"):
+        Environments(make, 3)
     assert [env.closed for env in made] == [True] * 2
 
 
 def test_a_picture_that_cannot_be_taken_is_named(monkeypatch):
     monkeypatch.setattr(Scripted, "render", lambda self: 1 / 0)
-    with Worlds(Scripted, 1) as worlds, pytest.raises(WorldError, match=r"world 0, no picture: division by zero"):
-        worlds.render(0)
+    with (
+        Environments(Scripted, 1) as environments,
+        pytest.raises(EnvError, match=r"environment 0, no picture: division by zero"),
+    ):
+        environments.render(0)
     monkeypatch.setattr(Scripted, "render", lambda self: None)
-    with Worlds(Scripted, 1) as worlds, pytest.raises(WorldError, match=r"no picture: its render\(\) returns NoneType"):
-        worlds.render(0)
+    with (
+        Environments(Scripted, 1) as environments,
+        pytest.raises(EnvError, match=r"no picture: its render\(\) returns NoneType"),
+    ):
+        environments.render(0)

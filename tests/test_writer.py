@@ -81,15 +81,15 @@ def test_pictures_are_written_without_loss(root):  # noqa: F811
     assert_equal_datasets(load("mine/pictures-v0"), source)
 
 
-def test_the_world_and_the_reference_returns_are_written(root, tmp_path, capsys):  # noqa: F811
+def test_the_environment_and_the_reference_returns_are_written(root, tmp_path, capsys):  # noqa: F811
     path = write_flat(tmp_path, "npz", actions=lambda old: (old[:, 0] > 0).astype(int))
     assert main(["import", str(path), "mine/cartpole-v0", "--environment", "CartPole-v1"]) == 0
     assert load("mine/cartpole-v0").environment == EnvironmentSpec("CartPole-v1", {}, 500)
-    world = minari.load_dataset("mine/cartpole-v0").recover_environment()
-    assert (world.spec.id, world.spec.max_episode_steps) == ("CartPole-v1", 500)
+    env = minari.load_dataset("mine/cartpole-v0").recover_environment()
+    assert (env.spec.id, env.spec.max_episode_steps) == ("CartPole-v1", 500)
 
 
-def test_a_world_that_is_not_here_is_written_by_name(root):  # noqa: F811
+def test_an_environment_that_is_not_here_is_written_by_name(root):  # noqa: F811
     unheard = EnvironmentSpec("Unheard-v0", {"size": 3}, 77)
     write_minari(replace(from_arrays(**numbers()), environment=unheard), "mine/unheard-v0")
     assert load("mine/unheard-v0").environment == unheard

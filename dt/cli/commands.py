@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dt.cli.options import Evaluate, ImportHuggingFace, Record, Train, TrainMany
-from dt.cli.sources import in_world, run_folder
+from dt.cli.sources import in_environment, run_folder
 from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
 from dt.evaluation import (
     FailedEpisodesError,
@@ -36,7 +36,7 @@ from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.datasets.writer import write_minari
 from envs.reading.fields import DataError
-from envs.simulate.environments import EnvironmentSpec, MissingWorldError
+from envs.simulate.environments import EnvironmentSpec, MissingEnvError
 from envs.simulate.rollout import Played
 from envs.simulate.scores import reference_in
 from transformer.config import ConfigError
@@ -50,11 +50,11 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
-    tell(describe_dataset(in_world(dataset, environment)))
+    tell(describe_dataset(in_environment(dataset, environment)))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
         scores = _score(run, config.evaluation, FINAL_SEED) if run.environment is not None else None
-    except MissingWorldError as error:
+    except MissingEnvError as error:
         tell(f"no returns: {error}")
         scores = None
     if run.config.data.held_out:
@@ -115,19 +115,19 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
 
 
 def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
-    """`dt evaluate`: returns of a trained run as table, JSON, picture and films. asked: the world, if not the run's."""
+    """`dt evaluate`: a trained run's returns as table, JSON, picture and films. asked: the environment, if given."""
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
-    if asked is None and not _has_world(run):
-        _ask_without_a_world(options, run)
+    if asked is None and not _has_environment(run):
+        _ask_without_an_environment(options, run)
         return
-    run = _in_world(run, asked)
+    run = _in_environment(run, asked)
     assert run.environment is not None
     if options.dataset:
         raise ConfigError(
             f"{run.folder}: is played in {run.environment.id}, --dataset is for runs without an environment"
         )
     if options.video:
-        check_camera(run.environment, options.config.world_timeout)
+        check_camera(run.environment, options.config.env_timeout)
     how: dict[str, Any] = {"temperature": options.config.temperature}
     how |= {"precision": options.precision, "cached": options.cached}
     policy = ReturnConditionedPolicy(run.model, **how)
@@ -138,27 +138,27 @@ def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
     if options.plot:
         plot_asked_against_achieved(scores.results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
     if options.video:
-        targets, timeout = [result.target_return for result in scores.results], options.config.world_timeout
+        targets, timeout = [result.target_return for result in scores.results], options.config.env_timeout
         for path in film(run, policy, targets, options.seed, options.video, timeout):
             tell(f"film          {path}")
     check_failures(scores.results)
 
 
-def _has_world(run: Run) -> bool:
-    """Whether a run can be played here. Where it held nothing out there is nothing else, and no world is an error."""
+def _has_environment(run: Run) -> bool:
+    """Whether a run's environment can be made here. Without held-out episodes a missing environment is an error."""
     if not run.config.data.held_out:
         return True
     if run.environment is None:
         return False
     try:
         check_environment(run.environment, run.model)
-    except MissingWorldError as error:
+    except MissingEnvError as error:
         tell(f"no returns: {error}")
         return False
     return True
 
 
-def _ask_without_a_world(options: Evaluate, run: Run) -> None:
+def _ask_without_an_environment(options: Evaluate, run: Run) -> None:
     """`dt evaluate` where there is nothing to play in: the error on held-out episodes, from the data itself."""
     usual, of_play = type(options)(run=options.run), ("plot", "video", "seed", "precision", "cached")
     said = [name for name in of_play if getattr(options, name) != getattr(usual, name)]
@@ -230,7 +230,7 @@ def record_episodes(options: Record, environment: EnvironmentSpec, command: str)
             chosen,
             environment,
             options.dataset_id,
-            world_timeout=options.config.world_timeout,
+            env_timeout=options.config.env_timeout,
             on_episode=lambda _: bar.update(),
             on_failure=failed.append,
         )
@@ -251,15 +251,15 @@ def import_model(options: ImportHuggingFace, published: Published) -> None:
     tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
 
 
-def _in_world(run: Run, environment: EnvironmentSpec | None) -> Run:
-    """The run in the world that was asked for, or in its own; its reference returns come along where they hold."""
+def _in_environment(run: Run, environment: EnvironmentSpec | None) -> Run:
+    """The run in the given environment, or in its own; its reference returns are kept where they hold."""
     if environment is None and run.environment is None:
         raise ConfigError(f"{run.folder}: the dataset names no environment; --environment ID does")
     if environment is None:
         return run
     reference = reference_in(environment, run.environment, run.reference)
     if run.reference is not None and reference is None:
-        tell(f"no normalised score: {environment.id} as asked for is not the world that its reference returns are of")
+        tell(f"no normalised score: {environment.id} as given is not the environment of its reference returns")
     return replace(run, environment=environment, reference=reference)
 
 
@@ -268,7 +268,7 @@ class Scores:
     """What a run earned at each target."""
 
     results: list[TargetResult]
-    sweep: list[TargetResult]  # what chose a target, on worlds of its own; empty where the user names targets
+    sweep: list[TargetResult]  # what chose a target, on environments of its own; empty where the user names targets
 
 
 def _play(run: Run, policy: ReturnConditionedPolicy, config: EvaluationConfig, seed: int) -> Scores:
@@ -276,7 +276,7 @@ def _play(run: Run, policy: ReturnConditionedPolicy, config: EvaluationConfig, s
     targets = config.named_targets or tuple(run.dataset["targets"])
     if not targets:
         raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
-    check_environment(run.environment, run.model, config.world_timeout)
+    check_environment(run.environment, run.model, config.env_timeout)
     if config.target_return != "auto":
         return Scores(_play_targets(run, policy, targets, config, seed), [])
     sweep = _play_targets(run, policy, targets, config, seed + SWEEP_OFFSET)
@@ -297,8 +297,8 @@ def _play_targets(
             targets,
             episodes=config.episodes,
             seed=seed,
-            num_worlds=config.num_worlds,
-            world_timeout=config.world_timeout,
+            num_envs=config.num_envs,
+            env_timeout=config.env_timeout,
             reference=run.reference,
             on_episode=lambda _: bar.update(),
         )
@@ -351,7 +351,7 @@ def _print_scores(scores: Scores, run: Run) -> None:
     show(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
     if scores.sweep:
         show(score_table(scores.sweep, None))
-        show(f"{best_target(scores.sweep):.5g} earned most; asked for on other worlds, beside the data's best:")
+        show(f"{best_target(scores.sweep):.5g} earned most; asked for on other environments, beside the data's best:")
     show(score_table(scores.results, run.reference))
     for failure in failures([*scores.sweep, *scores.results])[:20]:
         tell(f"failed        {failure}")

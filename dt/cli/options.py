@@ -10,7 +10,7 @@ from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldSettings:
+class EnvironmentSettings:
     """What the environment is made with, and where it comes from."""
 
     environment_kwargs: str | None = None
@@ -20,7 +20,7 @@ class WorldSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class World(WorldSettings):
+class EnvironmentOptions(EnvironmentSettings):
     """Where to play, if not in the registered environment that the dataset names."""
 
     environment: str | None = None
@@ -61,7 +61,7 @@ class Train:
     resume: bool = False
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
     reading: Reading = field(default_factory=Reading)
-    world: World = field(default_factory=World)
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     config: Config = field(default_factory=Config)
 
 
@@ -83,7 +83,7 @@ class TrainMany:
     minutes: float | None = None
     """Stop after so long, with a checkpoint of each run."""
     reading: Reading = field(default_factory=Reading)
-    world: World = field(default_factory=World)
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     config: Config = field(default_factory=Config)
 
 
@@ -96,7 +96,7 @@ class Evaluate:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint: the newest, or the one that scored best on the way."""
     seed: int = FINAL_SEED
-    """Episode i of each target starts from world seed SEED + i."""
+    """Episode i of each target starts from environment seed SEED + i."""
     dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
     """Where the data lies now that a run without an environment is measured on: as many, and in the order, as the run
     learned from. It must be the same data."""
@@ -113,7 +113,7 @@ class Evaluate:
     cached: bool = False
     """Play several times as fast by remembering keys and values: the window grows from half the context length to all
     of it and then begins anew with its last half, so the returns are another policy's."""
-    world: World = field(default_factory=World)
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
@@ -127,7 +127,7 @@ class Inspect:
     reading: Reading = field(default_factory=Reading)
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Also draw a dataset's returns into this file, whose name says the kind of picture: .png, .pdf, .svg, ..."""
-    world: World = field(default_factory=World)
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +139,14 @@ class ImportHuggingFace:
     output: Path
     """The run's folder, a new one."""
     context_length: int
-    """Steps that it was trained to see, K; 20 in the paper's Gym worlds."""
+    """Steps that it was trained to see, K; 20 in the paper's Gym environments."""
     return_scale: float
-    """What returns were divided by in its training; 1000 in the paper's Gym worlds."""
+    """What returns were divided by in its training; 1000 in the paper's Gym environments."""
     normalizer: Path | None = None
     """The states' mean and deviation in its training: a JSON file {"mean": [...], "std": [...]}."""
     dataset: str | None = None
     """Instead of --normalizer, the dataset that it was trained on: a Minari id, a folder or a file."""
-    world: World = field(default_factory=World)
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ class Import:
     dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
     """Its id from now on, such as mine/door-v0; one that exists is refused."""
     reading: Reading = field(default_factory=Reading)
-    world: World = field(default_factory=World)
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class Record:
     vec_normalize: Annotated[str | None, arg(metavar="FILE")] = None
     """What VecNormalize.save wrote, for a policy that was trained on observations so scaled; needs --trust."""
     seed: int = RECORDING_SEED
-    """Episode i, of each target where a run is asked for several, starts from world seed SEED + i; models are scored on
-    other ones."""
-    world: WorldSettings = field(default_factory=WorldSettings)
+    """Episode i (of each target, if a run is given several) starts from environment seed SEED + i. Models are scored on
+    other seeds."""
+    env: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     config: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -14,14 +14,14 @@ from dt.config import Config
 from dt.presets import PRESETS
 from transformer.config import ConfigError, require_known_values
 from transformer.runs import distributed
+from transformer.runs.command_line import option, parse
 from transformer.runs.console import show
-from transformer.text.cli import option, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done, 2 bad input, 3 training broke down, 4 done but for episodes whose worlds failed, 130 and 143 signals.
+    0 done, 2 bad input, 3 training broke down, 4 done but for episodes whose environments failed, 130 and 143 signals.
     """
     with distributed.signals_heeded():
         return _main(list(sys.argv[1:] if arguments is None else arguments))
@@ -41,22 +41,22 @@ def _main(arguments: list[str]) -> int:
             sources.import_data(command)
         elif isinstance(command, Train):
             with distributed.joined():
-                data, world = sources.training_data(command)
+                data, env = sources.training_data(command)
                 from dt.cli.commands import train_and_score
 
-                train_and_score(command, data, world)
+                train_and_score(command, data, env)
         elif isinstance(command, TrainMany):
-            datasets, world = sources.data_of_many(command)
+            datasets, env = sources.data_of_many(command)
             from dt.cli.commands import train_runs
 
-            train_runs(command, datasets, world)
+            train_runs(command, datasets, env)
         elif isinstance(command, Evaluate):
-            world = sources.check_request(command)
+            env = sources.check_request(command)
             from dt.cli.commands import ask
 
-            ask(command, world)
+            ask(command, env)
         elif isinstance(command, Record):
-            played = sources.recording_world(command)
+            played = sources.recording_environment(command)
             from dt.cli.commands import record_episodes
 
             record_episodes(command, played, shlex.join(["dt", *arguments]))
@@ -74,10 +74,10 @@ def _main(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         from envs.reading.readers import DataError
-        from envs.simulate.environments import WorldError
+        from envs.simulate.environments import EnvError
         from transformer.runs.checkpoint import CheckpointError
 
-        if isinstance(error, DataError | WorldError | CheckpointError):
+        if isinstance(error, DataError | EnvError | CheckpointError):
             return _refuse(error)
         from dt.evaluation import FailedEpisodesError
         from dt.policy import PolicyError
@@ -155,7 +155,7 @@ def _inspect(options: Inspect) -> int:
         check_place(options.plot)
     from dt.cli.sources import environment_of, load_each, seen_in
 
-    environment, datasets = environment_of(options.world), []
+    environment, datasets = environment_of(options.env), []
     try:
         for dataset in load_each(options.what, options.reading, environment):
             datasets.append(dataset)

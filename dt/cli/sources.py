@@ -1,4 +1,4 @@
-"""What a command's options say of data, worlds and places, checked before torch comes in: so a refusal is quick.
+"""What a command's options say of data, environments and places, checked before torch comes in: so a refusal is quick.
 
 `dt import`, which needs no torch at all, is done here.
 """
@@ -11,7 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dt.cli.options import Evaluate, Import, ImportHuggingFace, Reading, Record, Train, TrainMany, World, WorldSettings
+from dt.cli.options import (
+    EnvironmentOptions,
+    EnvironmentSettings,
+    Evaluate,
+    Import,
+    ImportHuggingFace,
+    Reading,
+    Record,
+    Train,
+    TrainMany,
+)
 from dt.config import Config
 from dt.learning.description import read_description, reading_in
 from dt.sharing.huggingface_config import Published, read_published
@@ -34,12 +44,12 @@ ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
 
 
 def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
-    """The datasets that `dt train` is given, as one, and the world that it is given beside them."""
+    """The datasets that `dt train` is given, as one, and the environment that it is given beside them."""
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
     if options.output is not None and not options.resume:
         _check_begun(options.output)
-    environment = world_to_play_in(options.world)
+    environment = environment_to_play_in(options.env)
     resumed = options.output if options.resume else None
     recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
     fraction = options.fraction or tuple(share for share, _ in recorded)
@@ -58,11 +68,11 @@ def _check_begun(folder: Path) -> None:
 
 
 def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | None]:
-    """The datasets that `dt train-many` is given, and the world that it is given beside them."""
+    """The datasets that `dt train-many` is given, and the environment that it is given beside them."""
     config, limit = options.config, options.minutes
     require(config.training.seed == 0, f"seed {config.training.seed}: train-many has --seeds")
     require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
-    environment = world_to_play_in(options.world)
+    environment = environment_to_play_in(options.env)
     datasets = [*load_each(options.dataset, options.reading, environment)]
     cells_of(datasets, config, options.seeds, options.output)
     return datasets, environment
@@ -112,17 +122,17 @@ def load_each(
 
 
 def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
-    """`in_world` for `dt inspect`, which makes that world and refuses one whose spaces are not the data's."""
+    """`in_environment` for `dt inspect`, which makes the environment and refuses one of other spaces."""
     if environment is not None:
-        world = environment.make()
-        world.close()
+        env = environment.make()
+        env.close()
         recorded = (dataset.observation_space, dataset.action_space)
-        check_spaces(environment, recorded, (world.observation_space, world.action_space))
-    return in_world(dataset, environment)
+        check_spaces(environment, recorded, (env.observation_space, env.action_space))
+    return in_environment(dataset, environment)
 
 
-def in_world(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
-    """A dataset as it is told of where the user names the world to play in: with its step limit and reference."""
+def in_environment(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+    """A dataset as it is told of where the user names the environment to play in: with its step limit and reference."""
     if environment is None:
         return dataset
     reference = reference_in(environment, dataset.environment, dataset.reference)
@@ -130,15 +140,15 @@ def in_world(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
 
 
 def check_request(options: Evaluate) -> EnvironmentSpec | None:
-    """Refuse what `dt evaluate` cannot write and what is no run; the world that it is given."""
-    _check_world_seed(options.seed)
+    """Refuse what `dt evaluate` cannot write and what is no run; the environment that it is given."""
+    _check_environment_seed(options.seed)
     _check_places(options)
-    environment = world_to_play_in(options.world)
+    environment = environment_to_play_in(options.env)
     _check_run(options.run)
     return environment
 
 
-def _check_world_seed(seed: int) -> None:
+def _check_environment_seed(seed: int) -> None:
     require(0 <= seed < 2**32, f"seed must be at least 0 and below 2^32, not {seed}")
 
 
@@ -164,21 +174,21 @@ def import_data(options: Import) -> None:
     from envs.datasets.writer import new_folder, write_minari
 
     new_folder(options.dataset_id)  # refused before anything is read
-    (dataset,) = load_each([options.source], options.reading, environment_of(options.world))
+    (dataset,) = load_each([options.source], options.reading, environment_of(options.env))
     for note in dataset.notes:
         tell(f"note          {note}")
     folder = write_minari(dataset, options.dataset_id)
     show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
 
 
-def recording_world(options: Record) -> EnvironmentSpec:
-    """The world that `dt record` plays in; a policy that is none, and what does not go with it, is refused."""
+def recording_environment(options: Record) -> EnvironmentSpec:
+    """The environment that `dt record` plays in; a policy that is none, and what does not go with it, is refused."""
     from envs.datasets.writer import new_folder
 
     new_folder(options.dataset_id)  # refused before anything is played
-    environment = EnvironmentSpec(options.environment, world_arguments(options.world))
+    environment = EnvironmentSpec(options.environment, environment_arguments(options.env))
     environment.require_registered()
-    _check_world_seed(options.seed)
+    _check_environment_seed(options.seed)
     config, policy = options.config, options.policy
     if config.target_return == "auto":
         raise ConfigError("--target-return auto chooses what is scored; a recording asks for returns that are named")
@@ -229,38 +239,38 @@ def published_model(options: ImportHuggingFace) -> Published:
         return_scale=options.return_scale,
         normalizer=options.normalizer,
         dataset=load(options.dataset) if options.dataset is not None else None,
-        environment=world_to_play_in(options.world),
+        environment=environment_to_play_in(options.env),
     )
 
 
-def environment_of(world: World) -> EnvironmentSpec | None:
-    """The world that the options name, None where they name none."""
-    kwargs = world_arguments(world)
-    if world.environment is None:
+def environment_of(env: EnvironmentOptions) -> EnvironmentSpec | None:
+    """The environment that the options name, None where they name none."""
+    kwargs = environment_arguments(env)
+    if env.environment is None:
         if kwargs:
             raise ConfigError("--environment-kwargs needs --environment")
         return None
-    return EnvironmentSpec(world.environment, kwargs)
+    return EnvironmentSpec(env.environment, kwargs)
 
 
-def world_to_play_in(world: World) -> EnvironmentSpec | None:
+def environment_to_play_in(env: EnvironmentOptions) -> EnvironmentSpec | None:
     """The same of a command that plays: one that is not registered is refused."""
-    environment = environment_of(world)
+    environment = environment_of(env)
     if environment is not None:
         environment.require_registered()
     return environment
 
 
-def world_arguments(world: WorldSettings) -> dict[str, Any]:
-    """What the options say a world is made with; the module that they name is imported first."""
-    if world.import_module:
-        import_environments(world.import_module)
+def environment_arguments(env: EnvironmentSettings) -> dict[str, Any]:
+    """What the options say an environment is made with; the module that they name is imported first."""
+    if env.import_module:
+        import_environments(env.import_module)
     try:
-        kwargs = json.loads(world.environment_kwargs or "{}")
+        kwargs = json.loads(env.environment_kwargs or "{}")
     except (ValueError, RecursionError):
-        raise ConfigError(f"--environment-kwargs: not JSON: {str(world.environment_kwargs)[:80]}") from None
+        raise ConfigError(f"--environment-kwargs: not JSON: {str(env.environment_kwargs)[:80]}") from None
     if not isinstance(kwargs, dict):
-        raise ConfigError(f"--environment-kwargs: not a JSON object: {str(world.environment_kwargs)[:80]}")
+        raise ConfigError(f"--environment-kwargs: not a JSON object: {str(env.environment_kwargs)[:80]}")
     return kwargs
 
 

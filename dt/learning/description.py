@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict
 from dt.config import Config
 from envs.reading.fields import DataError
 from envs.reading.options import ReadingOptions
-from envs.simulate.environments import EnvironmentSpec, WorldError
+from envs.simulate.environments import EnvError, EnvironmentSpec
 from transformer.config import ConfigError, misfit
 from transformer.runs.checkpoint import SCHEMA, CheckpointError, read_json
 
@@ -34,7 +34,7 @@ class DataDocument(TypedDict):
     maximum: NotRequired[float]
 
 
-class WorldDocument(TypedDict):
+class EnvironmentDocument(TypedDict):
     """Where a run is played, as `EnvironmentSpec.to_json`."""
 
     id: str
@@ -59,7 +59,7 @@ class RunDocument(TypedDict):
     observation_space: str
     action_space: str
     dataset: DataDocument
-    environment: WorldDocument | None
+    environment: EnvironmentDocument | None
     reference: ReferenceDocument | None
     imported: NotRequired[str]
     scored_by: NotRequired[str | None]
@@ -79,13 +79,13 @@ def read_description(path: Path) -> dict[str, Any]:
         environment_in(document)
         for part in document["dataset"].get("parts", ()):
             reading_in(part)
-    except (ConfigError, WorldError, DataError) as error:
+    except (ConfigError, EnvError, DataError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     return document
 
 
 def environment_in(document: dict[str, Any]) -> EnvironmentSpec | None:
-    """The world of a description, None where it names none."""
+    """The environment of a description, None where it names none."""
     return EnvironmentSpec.from_json(document["environment"]) if document["environment"] else None
 
 

@@ -29,7 +29,7 @@ from dt.model import DecisionTransformer, table_rows
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from dt.validation import HELD_OUT, HeldOutError, Validation, choose_episodes
 from envs.datasets.dataset import Dataset, Part
-from envs.simulate.environments import EnvironmentSpec, MissingWorldError, WorldError
+from envs.simulate.environments import EnvError, EnvironmentSpec, MissingEnvError
 from envs.simulate.scores import Reference, reference_in
 from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
 from transformer.config import ConfigError, TrainingConfig, require
@@ -131,14 +131,14 @@ def prepare(
     playable = environment is not None
     try:
         if environment is not None:
-            check_environment(environment, model, config.evaluation.world_timeout)
-    except MissingWorldError as error:
+            check_environment(environment, model, config.evaluation.env_timeout)
+    except MissingEnvError as error:
         if asked is not None:
             raise
         playable = False
         tell(f"no evaluation here: {error}")
     if not playable and config.evaluation.target_return:
-        tell("target_return: there is no world to ask for it in, --environment ID names one")
+        tell("target_return: there is no environment to ask for it in, --environment ID names one")
     reference = reference_in(environment, dataset.environment, dataset.reference)
     config = _with_held_out(config, old, 0.0 if playable or dataset.num_episodes == 1 else HELD_OUT)
     learned, held_out = choose_episodes(dataset, config.data, config.training.seed)
@@ -214,7 +214,7 @@ def _score_on_the_way(
     config: EvaluationConfig,
     step: int,
 ) -> dict[str, float]:
-    """What the log and the choice of the best need to know; nothing where the world or the policy fails.
+    """What the log and the choice of the best need to know; nothing where the environment or the policy fails.
 
     Where some episodes failed the others are logged, but there is no score: it would be compared with those of all.
     """
@@ -225,10 +225,10 @@ def _score_on_the_way(
             targets,
             episodes=config.episodes,
             seed=WAY_SEED,
-            num_worlds=config.num_worlds,
-            world_timeout=config.world_timeout,
+            num_envs=config.num_envs,
+            env_timeout=config.env_timeout,
         )
-    except (WorldError, PolicyError) as error:
+    except (EnvError, PolicyError) as error:
         tell(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation
         return {}
     achieved = [result.mean_return for result in results]
@@ -292,7 +292,7 @@ def describe(
     environment: EnvironmentSpec | None,
     reference: Reference | None,
 ) -> dict[str, Any]:
-    """What a run is, as JSON: enough to make its model and its world again."""
+    """What a run is, as JSON: enough to make its model and its environment again."""
     return {
         "schema": SCHEMA,
         "kind": "decision-transformer",

@@ -1,7 +1,7 @@
 """Decision Transformers that Hugging Face's library has trained, as runs: their folder in, a run's folder out.
 
 A `DecisionTransformerModel`'s files hold a network and no more. What a run knows besides is asked for: context length,
-return scale, the states' mean and deviation, the world. With these the run plays exactly what theirs plays.
+return scale, the states' mean and deviation, the environment. With these the run plays exactly what theirs plays.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ def import_huggingface(
 
     context_length, return_scale: as in its training. normalizer: a JSON file {"mean": [...], "std": [...]} of the
     states; or dataset: what it was trained on, which also names the run's targets. environment: where it plays; None
-    takes the dataset's own. Raises `ConfigError`, `CheckpointError` or `WorldError`, and then writes nothing.
+    takes the dataset's own. Raises `ConfigError`, `CheckpointError` or `EnvError`, and then writes nothing.
     """
     published = read_published(
         source,

@@ -37,12 +37,12 @@ def results_document(
     seed: int,
     temperature: float,
 ) -> dict[str, Any]:
-    """The JSON of `dt evaluate`, schema 1. `world` is what `EnvironmentSpec.from_json` makes the world again from."""
+    """The JSON of `dt evaluate`, schema 1. `environment_spec` is for `EnvironmentSpec.from_json`."""
     return {
         "schema": 1,
         "dataset": dataset,
         "environment": environment.id,
-        "world": {**environment.to_json(), "max_episode_steps": environment.step_limit},
+        "environment_spec": {**environment.to_json(), "max_episode_steps": environment.step_limit},
         "checkpoint": checkpoint,
         "seed": seed,
         "temperature": temperature,
@@ -53,7 +53,7 @@ def results_document(
 
 
 def held_out_document(result: Any, *, dataset: str, checkpoint: str, versions: dict[str, str]) -> dict[str, Any]:
-    """The JSON of `dt evaluate` where there is no world, schema 1."""
+    """The JSON of `dt evaluate` where there is no environment, schema 1."""
     return {
         "schema": 1,
         "dataset": dataset,

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from dt.evaluation import labels
 from dt.learning.training import Run
 from dt.policy import ReturnConditionedPolicy
-from envs.simulate.environments import EnvironmentSpec, Worlds
+from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Played, rollout
 from transformer.config import ConfigError
 
 
-def check_camera(environment: EnvironmentSpec, world_timeout: float | None = None) -> None:
-    """Raise `ConfigError` or `WorldError` unless films of this environment can be made here: one picture is taken."""
+def check_camera(environment: EnvironmentSpec, env_timeout: float | None = None) -> None:
+    """Raise `ConfigError` or `EnvError` unless films of this environment can be made here: one picture is taken."""
     if find_spec("imageio") is None or find_spec("imageio_ffmpeg") is None:
         raise ConfigError("--video needs imageio and ffmpeg: pip install 'imageio[ffmpeg]'")
-    with _filmed(environment, world_timeout) as worlds:
-        worlds.reset(0, seed=0)
-        worlds.render(0)
+    with _filmed(environment, env_timeout) as environments:
+        environments.reset(0, seed=0)
+        environments.render(0)
 
 
 def film(
@@ -30,9 +30,9 @@ def film(
     targets: Sequence[float],
     seed: int,
     folder: Path,
-    world_timeout: float | None = None,
+    env_timeout: float | None = None,
 ) -> list[Path]:
-    """Film the episode of this world seed at each target into `folder`, as MP4, from its reset on; returns the files.
+    """Film the episode of this seed at each target into `folder`, as MP4, from its reset on; returns the files.
 
     Each picture goes to its file as it is made; a film takes its name when it is complete.
     """
@@ -42,25 +42,29 @@ def film(
     targets = list(dict.fromkeys(targets))
     paths = [folder / f"target-{label}.mp4" for label in labels(targets)]
     folder.mkdir(parents=True, exist_ok=True)
-    with _filmed(run.environment, world_timeout) as worlds:
+    with _filmed(run.environment, env_timeout) as environments:
         for target, path in zip(targets, paths, strict=True):
             unfinished = path.with_name(f".{path.name}")
             try:
-                writer: Any = imageio.get_writer(unfinished, fps=worlds.about.frames_per_second, macro_block_size=8)
+                writer: Any = imageio.get_writer(
+                    unfinished, fps=environments.about.frames_per_second, macro_block_size=8
+                )
                 with writer:
-                    _play(worlds, policy, Job(seed, target), writer.append_data)
+                    _play(environments, policy, Job(seed, target), writer.append_data)
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)
     return paths
 
 
-def _filmed(environment: EnvironmentSpec, world_timeout: float | None) -> Worlds:
-    return Worlds(environment.maker(render_mode="rgb_array"), 1, world_timeout)
+def _filmed(environment: EnvironmentSpec, env_timeout: float | None) -> Environments:
+    return Environments(environment.maker(render_mode="rgb_array"), 1, env_timeout)
 
 
-def _play(worlds: Worlds, policy: ReturnConditionedPolicy, job: Job, show: Callable[[NDArray[Any]], None]) -> None:
-    def picture(world: int, _: Played) -> None:
-        show(worlds.render(world))
+def _play(
+    environments: Environments, policy: ReturnConditionedPolicy, job: Job, show: Callable[[NDArray[Any]], None]
+) -> None:
+    def picture(env: int, _: Played) -> None:
+        show(environments.render(env))
 
-    rollout(worlds, policy, [job], on_reset=picture, on_step=picture)
+    rollout(environments, policy, [job], on_reset=picture, on_step=picture)

@@ -1,6 +1,6 @@
 """Flat arrays in files: a dataset that was read and checked once is mapped into memory the next time.
 
-    CACHE/0f3a.../           named after what was asked for: the source's path, the spaces, the world
+    CACHE/0f3a.../           named after what was asked for: the source's path, the spaces, the environment
       dataset.json           what it is, and the source's files with size and time; written last
       0.bin 1.bin ...        one array each
 
@@ -290,7 +290,7 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
     observation_space, action_space = (space_from_json(document[f"{kind}_space"]) for kind in ("observation", "action"))
     seen, done = leaf_spaces(observation_space), leaf_spaces(action_space)
     finals = any(field == "final_observations" for field, _ in found)
-    world, reference = document["environment"], document["reference"]
+    env, reference = document["environment"], document["reference"]
     return {
         "name": str(document["name"]),
         "source": Path(document["source"]),
@@ -302,8 +302,8 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "rewards": found["rewards", None],
         **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
         "inferred": tuple(document["inferred"]),
-        "environment": EnvironmentSpec(**world, left_out=tuple(document["left_out"]), from_file=document["from_file"])
-        if world
+        "environment": EnvironmentSpec(**env, left_out=tuple(document["left_out"]), from_file=document["from_file"])
+        if env
         else None,
         "reference": Reference(**reference) if reference else None,
         "notes": tuple(document["notes"]),

@@ -36,7 +36,7 @@ def infer(values: Sequence[Any], field: str) -> Space[Any]:
     high = np.max([value.max(0, initial=0) for value in values], 0)
     if kind.kind == "f":
         reach = np.maximum(high, -low).max(initial=0)
-        bound = 1.0 if 0.5 < reach <= 1 else np.inf  # as most worlds have it
+        bound = 1.0 if 0.5 < reach <= 1 else np.inf  # as most environments have it
         return spaces.Box(-bound, bound, shape, kind.type)
     few = int(high.max(initial=0)) - int(low.min(initial=0)) < MOST_VALUES
     if few and shape in ((), (1,)):

@@ -60,8 +60,8 @@ def load(
     Minari's server.
 
     spaces: "observation_space" and "action_space", one or both, instead of what the file says.
-    environment: the world it is meant for, instead of the one that the file names. Spaces that a flat file does not
-    declare are this world's, or, without one, inferred from the numbers.
+    environment: the one that the data is meant for, instead of the file's. Spaces that a flat file does
+    not declare are this environment's, or, without one, inferred from the numbers.
     cache: what was read once lies in `envs.datasets.cache` as arrays that are mapped into memory, as long as the
     source's files have their size and time; "verify" hashes those arrays first, "off" reads the source and keeps
     nothing.
@@ -70,7 +70,7 @@ def load(
     refused.
     columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}; several
     make a vector, in that order. Fields that it does not name go by their usual names.
-    Raises `DataError` with the file, the episode and the field; `WorldError` where that world cannot be made.
+    Raises `DataError` with the file, the episode and the field; `EnvError` where that environment cannot be made.
     """
     if cache not in get_args(CacheUse):
         raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
@@ -127,13 +127,13 @@ def _read(
     """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
     if path.is_dir() and is_replay(path):
         header, episodes = read_replay(path, given)
-        header = with_actions(_in_world(header, environment), path)
+        header = with_actions(_in_environment(header, environment), path)
         return _dataset(*joined(header, episodes, folder, skip_bad), skip_bad)
     if path.is_dir():
         header, episodes = read_folder(path, given)
-        return _dataset(*joined(_in_world(header, environment), episodes, folder, skip_bad), skip_bad)
+        return _dataset(*joined(_in_environment(header, environment), episodes, folder, skip_bad), skip_bad)
     header, arrays = read_flat(path, given, options.columns)
-    return _dataset(*split(_in_world(header, environment), arrays), skip_bad)
+    return _dataset(*split(_in_environment(header, environment), arrays), skip_bad)
 
 
 def from_arrays(
@@ -159,7 +159,7 @@ def from_arrays(
     given = {key: array for key, array in arrays.items() if array is not None}
     fields = {field: given[key] for field, key in choose_all(name, given).items()}
     header = _header(name, observation_space, action_space)
-    return _dataset(*split(_in_world(header, environment), fields))
+    return _dataset(*split(_in_environment(header, environment), fields))
 
 
 def from_episodes(
@@ -178,7 +178,7 @@ def from_episodes(
     """
     arrays = flat_arrays(name, episodes)
     header = _header(name, observation_space, action_space)
-    return _dataset(*split(_in_world(header, environment), arrays))
+    return _dataset(*split(_in_environment(header, environment), arrays))
 
 
 # Where it lies, and what it is checked for.
@@ -222,8 +222,8 @@ def _header(name: str, observation_space: Space[Any] | None, action_space: Space
     return Header(name=name, source=name, spaces={key: space for key, space in given.items() if space is not None})
 
 
-def _in_world(header: Header, environment: EnvironmentSpec | None) -> Header:
-    """The header for a world that the user names; the recording's own goes first where it names one."""
+def _in_environment(header: Header, environment: EnvironmentSpec | None) -> Header:
+    """The header for an environment that the user names; the recording's own goes first where it names one."""
     if environment is None:
         return header
     if header.environment is None:
@@ -231,9 +231,9 @@ def _in_world(header: Header, environment: EnvironmentSpec | None) -> Header:
         header = replace(header, environment=environment, reference=reference)
     if all(name in header.spaces for name in SPACES):
         return header
-    world = environment.make()
-    world.close()
-    return replace(header, spaces={name: header.spaces.get(name, getattr(world, name)) for name in SPACES})
+    env = environment.make()
+    env.close()
+    return replace(header, spaces={name: header.spaces.get(name, getattr(env, name)) for name in SPACES})
 
 
 def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:

@@ -83,7 +83,7 @@ def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int
     A space that was inferred from the numbers of each is inferred anew from all of them.
 
     fractions: the share of each one's episodes, drawn by the seed, or one share for all of them; none takes all.
-    The world is the one that they name, if they do not name different ones; so are the reference returns.
+    The environment is the one that they name, if they do not name different ones; so are the reference returns.
     Raises `DataError` with the datasets' names.
     """
     if len(fractions) not in (0, 1, len(datasets)) or not datasets:
@@ -202,8 +202,8 @@ def _declared(array: NDArray[Any], leaf: Space[Any]) -> NDArray[Any]:
 
 def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
     first = datasets[0]
-    worlds = [each.environment for each in datasets if each.environment is not None]
-    agree = all(worlds[0].same_world(world) for world in worlds)
+    environments = [each.environment for each in datasets if each.environment is not None]
+    agree = all(environments[0].same_environment(env) for env in environments)
     told: dict[str, list[str]] = {}  # by note the datasets that it is told of
     for each in datasets:
         for note in each.notes:
@@ -214,7 +214,9 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
     if twice:
         named.append(f"the same data more than once, {twice}: its episodes count as often")
     if not agree:
-        named.append(f"recorded in different worlds, {_listed(world.id for world in worlds)}: --environment names one")
+        named.append(
+            f"recorded in different environments, {_listed(env.id for env in environments)}: --environment names one"
+        )
     references = {each.reference for each in datasets}
     finals = [each.final_observations for each in datasets]
     return Dataset(
@@ -230,7 +232,7 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
         offsets=_offsets(np.concatenate([each.lengths for each in datasets])),
         terminated=np.concatenate([each.terminated for each in datasets]),
         truncated=np.concatenate([each.truncated for each in datasets]),
-        environment=worlds[0] if worlds and agree else None,
+        environment=environments[0] if environments and agree else None,
         reference=first.reference if len(references) == 1 and agree else None,
         notes=tuple(named),
         loaded_from=tuple(path for each in datasets for path in each.loaded_from),

@@ -59,7 +59,7 @@ def is_replay(folder: Path) -> bool:
 def read_replay(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
     """The buffers of a folder, in the order of their numbers, each episode by episode.
 
-    given: spaces by name. Of actions none is declared: it is the world's, or `with_actions` infers it.
+    given: spaces by name. Of actions none is declared: it is the environment's, or `with_actions` infers it.
     """
     numbers = _numbers(folder)
     header = Header(
@@ -73,7 +73,7 @@ def read_replay(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
 
 
 def with_actions(header: Header, folder: Path) -> Header:
-    """The header with a space of actions, from the largest one of all, where neither user nor world declares it."""
+    """The header with an action space, inferred from the largest action if neither user nor environment declares it."""
     if "action_space" in header.spaces:
         return header
     highest = max(int(_column(folder, "action", number).max(initial=0)) for number in _numbers(folder))

@@ -96,7 +96,7 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
         return header, _hdf5_episodes(header, source)
     if layout in [*COLUMNAR]:  # it may be anything, a list too
         return header, _columnar_episodes(header, data, layout)
-    if missing := [name for name in SPACES if name not in metadata]:  # Minari would make the world to ask it
+    if missing := [name for name in SPACES if name not in metadata]:  # Minari would make the environment to ask it
         raise DataError(f"{path}: no {missing[0]}")
     return header, _public_episodes(header, data, layout)
 

@@ -17,7 +17,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.reading.fields import DataError as DataError  # which most take from here
-from envs.simulate.environments import EnvironmentSpec, WorldError
+from envs.simulate.environments import EnvError, EnvironmentSpec
 from envs.simulate.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, space_from_json
 
@@ -129,14 +129,14 @@ def parse_metadata(where: str, text: str) -> dict[str, Any]:
 
 
 def header_of(where: str, source: Path, metadata: dict[str, Any], given: Mapping[str, Space[Any]]) -> Header:
-    """What a recording's metadata says. Spaces are read here and never by building the world.
+    """What a recording's metadata says. Spaces are read here and never by building the environment.
 
     where: what an error names. given: spaces by name, instead of the metadata's own.
     """
     specification = metadata.get("eval_env_spec") or metadata.get("env_spec")
     try:
         environment = EnvironmentSpec.from_json(specification) if specification else None
-    except WorldError as error:
+    except EnvError as error:
         raise DataError(f"{where}: {error}") from None
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if isinstance(low, int | float) and isinstance(high, int | float) and -1e300 < low < high < 1e300:

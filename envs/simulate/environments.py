@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from envs.spaces import misfit, printable, reason, same_space, to_leaves
 
 
-class WorldError(ValueError):
+class EnvError(ValueError):
     """An environment that cannot be made or stepped; the message names it and the reason."""
 
 
-class MissingWorldError(WorldError):
+class MissingEnvError(EnvError):
     """An environment that cannot be made here: not registered, or something that it needs is not installed."""
 
 
@@ -48,20 +48,20 @@ class EnvironmentSpec:
         """
         self.require_registered()
         if self.from_file and (named := _outward(self.kwargs)):
-            raise MissingWorldError(
+            raise MissingEnvError(
                 f"environment {self.id}: its {named} comes from a file and names what lies outside it; if it is right,"
                 f" say it yourself with --environment and --environment-kwargs"
             )
         try:
             return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
         except Exception as error:  # an environment's own constructor may raise anything
-            raise MissingWorldError(f"environment {self.id}: {reason(error)}") from error
+            raise MissingEnvError(f"environment {self.id}: {reason(error)}") from error
 
     def require_registered(self) -> None:
-        """Raise `MissingWorldError` unless the id is registered here, or is one of this package's own games."""
+        """Raise `MissingEnvError` unless the id is registered here, or is one of this package's own games."""
         _register_atari(self.id)
         if ":" in self.id or self.id not in gymnasium.registry:
-            raise MissingWorldError(f"environment {self.id}: not registered; {_way_out(self.id)}")
+            raise MissingEnvError(f"environment {self.id}: not registered; {_way_out(self.id)}")
 
     def maker(self, **more: Any) -> Callable[[], gymnasium.Env[Any, Any]]:
         """`make`, to be called in this process or another one, where what is registered here is registered first."""
@@ -70,14 +70,14 @@ class EnvironmentSpec:
     @property
     def step_limit(self) -> int | None:
         """Steps after which an episode is cut: its own limit, or the registered one; None where there is neither."""
-        with contextlib.suppress(MissingWorldError):
+        with contextlib.suppress(MissingEnvError):
             _register_atari(self.id)
         if self.max_episode_steps is not None or self.id not in gymnasium.registry:
             return self.max_episode_steps
         return gymnasium.registry[self.id].max_episode_steps
 
-    def same_world(self, other: "EnvironmentSpec") -> bool:
-        """Whether both make the same world: one id, one set of arguments, one step limit wherever it is written."""
+    def same_environment(self, other: "EnvironmentSpec") -> bool:
+        """Whether both make the same environment: equal id, arguments and step limit, wherever the limit is written."""
         return (self.id, dict(self.kwargs), self.step_limit) == (other.id, dict(other.kwargs), other.step_limit)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class EnvironmentSpec:
     def from_json(document: Any) -> "EnvironmentSpec":
         """From `to_json`'s form, or from Gymnasium's own spec as JSON text, of which only so much is read.
 
-        A recorded render_mode is dropped: how a world was watched is no part of it, and a window may not open here.
+        A recorded render_mode is dropped: it is not part of the environment, and a window may not open here.
         """
         try:
             content = json.loads(document) if isinstance(document, str) else dict(document)
@@ -103,13 +103,13 @@ class EnvironmentSpec:
                 from_file=True,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise WorldError(f"not an environment's specification: {str(document)[:80]!r}") from None
+            raise EnvError(f"not an environment's specification: {str(document)[:80]!r}") from None
 
 
 def check_spaces(
     spec: EnvironmentSpec, recorded: tuple[Space[Any], Space[Any]], present: tuple[Space[Any], Space[Any]]
 ) -> None:
-    """Raise `WorldError` unless the data's spaces are the environment's.
+    """Raise `EnvError` unless the data's spaces are the environment's.
 
     recorded, present: the data's and the environment's, first of observations and then of actions.
     """
@@ -117,8 +117,10 @@ def check_spaces(
         difference = same_space(ours, theirs, unbounded_fits=kind == "observation")
         if difference:
             undeclared = same_space(ours, theirs, unbounded_fits=True) is None
-            remedy = f"; dt train --environment {spec.id} takes the world's for data that declares none" * undeclared
-            raise WorldError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}{remedy}")
+            remedy = (
+                f"; dt train --environment {spec.id} takes the environment's for data that declares none" * undeclared
+            )
+            raise EnvError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}{remedy}")
 
 
 def _register_atari(environment_id: str) -> None:
@@ -127,7 +129,7 @@ def _register_atari(environment_id: str) -> None:
         try:
             importlib.import_module("envs.atari")
         except ImportError as error:
-            raise MissingWorldError(
+            raise MissingEnvError(
                 f"environment {environment_id}: {reason(error)}: pip install ale-py opencv-python-headless"
             ) from None
 
@@ -167,14 +169,14 @@ def import_environments(module: str) -> None:
         unknown = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
         hint = " (a module's name, not a file's)" if unknown else ""
         why = f"it ended the program with {error.code}" if isinstance(error, SystemExit) else reason(error)
-        raise WorldError(f"--import {module}: {why}{hint}") from error
+        raise EnvError(f"--import {module}: {why}{hint}") from error
     _imported.append(module)
 
 
 def _add_namesake(name: str) -> None:
     """Run a package in the working folder that has the name of one of ours, and add its modules to ours.
 
-    Many projects keep their environments in a package `envs`, which is also the name of this one. Raises `WorldError`
+    Many projects keep their environments in a package `envs`, which is also the name of this one. Raises `EnvError`
     where another package of this name is loaded.
     """
     loaded, found = sys.modules.get(name), PathFinder.find_spec(name, [os.getcwd()])
@@ -183,12 +185,12 @@ def _add_namesake(name: str) -> None:
     folder = Path(__file__).parents[2] / name
     if loaded.__file__ is None or Path(loaded.__file__).parent != folder:
         if found.loader is not None:
-            raise WorldError(f"{loaded.__file__} has this name and is loaded; rename {found.origin}")
+            raise EnvError(f"{loaded.__file__} has this name and is loaded; rename {found.origin}")
         return
     path, own = [*loaded.__path__], [*(found.submodule_search_locations or ())]
     modules = {each.name for each in iter_modules([str(folder)])}
     if both := sorted(modules & {each.name for each in iter_modules(own)}):
-        raise WorldError(f"{name}.{both[0]} is a module of decision-transformer too; rename your {own[0]}")
+        raise EnvError(f"{name}.{both[0]} is a module of decision-transformer too; rename your {own[0]}")
     loaded.__path__ = [*path, *(each for each in own if each not in path)]
     if found.loader is not None and found.origin not in _namesakes:
         _namesakes.append(str(found.origin))
@@ -216,7 +218,7 @@ def _make_anywhere(
 
 @dataclass(frozen=True)
 class Step:
-    """What one world answered to an action."""
+    """What one environment answered to an action."""
 
     observation: Any
     reward: float
@@ -226,7 +228,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class About:
+class EnvInfo:
     """What an environment says of itself."""
 
     observation_space: Space[Any]
@@ -234,11 +236,11 @@ class About:
     frames_per_second: int
 
 
-class World:
+class LocalEnv:
     """One environment in this process. After a failure it is given up, and made anew at its next reset.
 
-    ask, then answer: a world in a process of its own (`envs.simulate.processes`) works between the two. Each failure
-    is a `WorldError` that says what went wrong; `Worlds` adds where.
+    ask, then answer: an environment in a process of its own (`envs.simulate.processes`) works between the two. Each
+    failure is an `EnvError` that says what went wrong; `Environments` adds where.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]):
@@ -259,7 +261,7 @@ class World:
         except Exception as error:  # an environment may raise anything
             if command != "render":
                 self.leave()  # whatever state it is in now, nobody else plays there
-            raise error if isinstance(error, WorldError) else WorldError(reason(error)) from error
+            raise error if isinstance(error, EnvError) else EnvError(reason(error)) from error
 
     def leave(self) -> None:
         """Close the environment. One that fails even at that has answered all that was asked."""
@@ -271,9 +273,9 @@ class World:
     def end(self) -> None:
         """Nothing is left after `leave`."""
 
-    def _about(self, environment: gymnasium.Env[Any, Any]) -> About:
+    def _about(self, environment: gymnasium.Env[Any, Any]) -> EnvInfo:
         rate = int(environment.metadata.get("render_fps") or 30)
-        return About(environment.observation_space, environment.action_space, rate)
+        return EnvInfo(environment.observation_space, environment.action_space, rate)
 
     def _reset(self, environment: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, Mapping[str, Any]]:
         observation, info = environment.reset(seed=seed)
@@ -282,118 +284,118 @@ class World:
     def _step(self, environment: gymnasium.Env[Any, Any], action: Any) -> Step:
         for name, array in to_leaves(environment.action_space, action).items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise WorldError(f"the policy's action {name} is not finite: {array}")  # a world would blame itself
+                raise EnvError(
+                    f"the policy's action {name} is not finite: {array}"
+                )  # an environment would blame itself
         observation, reward, terminated, truncated, info = environment.step(action)
         if np.asarray(reward).dtype.kind not in "fiub":  # float() would take a text
-            raise WorldError(f"reward {reward!r} is no number")
+            raise EnvError(f"reward {reward!r} is no number")
         earned = float(reward)
         if not math.isfinite(earned):
-            raise WorldError(f"reward {reward}")
+            raise EnvError(f"reward {reward}")
         observation = self._checked(environment, observation)
         return Step(observation, earned, bool(terminated), bool(truncated), _checked_info(info))
 
     def _render(self, environment: gymnasium.Env[Any, Any]) -> NDArray[Any]:
         picture = environment.render()
         if not isinstance(picture, np.ndarray):
-            raise WorldError(f"its render() returns {type(picture).__name__}")
+            raise EnvError(f"its render() returns {type(picture).__name__}")
         return picture
 
     def _checked(self, environment: gymnasium.Env[Any, Any], observation: Any) -> Any:
         wrong = misfit(environment.observation_space, observation)
         if wrong:
-            raise WorldError(f"observation {wrong}")
+            raise EnvError(f"observation {wrong}")
         return observation
 
 
 def _checked_info(info: Any) -> Mapping[str, Any]:
     if not isinstance(info, Mapping):
-        raise WorldError(f"info is {type(info).__name__}, no dictionary")
+        raise EnvError(f"info is {type(info).__name__}, no dictionary")
     return info
 
 
-class Worlds:
-    """N environments, each a `World`. A failure names world, seed and step, and stops nothing else.
+class Environments:
+    """N environments, each a `LocalEnv`. A failure names environment, seed and step, and stops nothing else.
 
     count: at least 1.
-    timeout: None plays in this process. A number of seconds plays each world in a process of its own, side by side: one
+    timeout: None plays in this process. A number of seconds plays each environment in a process of its own: one
     that takes longer for a step or a reset, or dies, has failed, and its process is ended.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], count: int, timeout: float | None = None):
-        self._worlds: list[Any] = []
+        self._environments: list[Any] = []
         self._seeds, self._elapsed = [0] * count, [0] * count
         try:
             for _ in range(count):
-                self._worlds.append(World(make) if timeout is None else _in_a_process(make, timeout))
-            for world in self._worlds:
-                world.ask("about")
-            abouts: list[About] = [world.answer() for world in self._worlds]
+                self._environments.append(LocalEnv(make) if timeout is None else _in_a_process(make, timeout))
+            for env in self._environments:
+                env.ask("about")
+            abouts: list[EnvInfo] = [env.answer() for env in self._environments]
         except BaseException:
             self.close()  # those that were made
             raise
         self.about = abouts[0]  # they are all made alike
 
     def __len__(self) -> int:
-        return len(self._worlds)
+        return len(self._environments)
 
-    def resets(self, seeds: Mapping[int, int]) -> dict[int, tuple[Any, Mapping[str, Any]] | WorldError]:
-        """Start an episode in each of these worlds: first observation and what is said beside it, or the failure."""
-        for world, seed in seeds.items():
-            self._seeds[world], self._elapsed[world] = seed, 0
-            self._worlds[world].ask("reset", seed)
-        return {world: self._answer(world, f"reset with seed {seed}") for world, seed in seeds.items()}
+    def resets(self, seeds: Mapping[int, int]) -> dict[int, tuple[Any, Mapping[str, Any]] | EnvError]:
+        """Start an episode in each of these environments; returns observation and info, or the failure."""
+        for env, seed in seeds.items():
+            self._seeds[env], self._elapsed[env] = seed, 0
+            self._environments[env].ask("reset", seed)
+        return {env: self._answer(env, f"reset with seed {seed}") for env, seed in seeds.items()}
 
-    def steps(self, actions: Mapping[int, Any]) -> dict[int, Step | WorldError]:
-        """Take one action in each of these worlds: what it answers, or its failure.
+    def steps(self, actions: Mapping[int, Any]) -> dict[int, Step | EnvError]:
+        """Take one action in each of these environments: what it answers, or its failure.
 
         What an environment raises is one, and an action or a reward that is not finite, and an observation that is
         not finite or not of the space.
         """
-        for world, action in actions.items():
-            self._elapsed[world] += 1
-            self._worlds[world].ask("step", action)
-        return {
-            world: self._answer(world, f"seed {self._seeds[world]}, step {self._elapsed[world]}") for world in actions
-        }
+        for env, action in actions.items():
+            self._elapsed[env] += 1
+            self._environments[env].ask("step", action)
+        return {env: self._answer(env, f"seed {self._seeds[env]}, step {self._elapsed[env]}") for env in actions}
 
-    def reset(self, world: int, seed: int) -> tuple[Any, Mapping[str, Any]]:
-        """`resets` of one world; its failure is raised."""
-        answer = self.resets({world: seed})[world]
-        if isinstance(answer, WorldError):
+    def reset(self, env: int, seed: int) -> tuple[Any, Mapping[str, Any]]:
+        """`resets` of one environment; its failure is raised."""
+        answer = self.resets({env: seed})[env]
+        if isinstance(answer, EnvError):
             raise answer
         return answer
 
-    def step(self, world: int, action: Any) -> Step:
-        """`steps` of one world; its failure is raised."""
-        answer = self.steps({world: action})[world]
-        if isinstance(answer, WorldError):
+    def step(self, env: int, action: Any) -> Step:
+        """`steps` of one environment; its failure is raised."""
+        answer = self.steps({env: action})[env]
+        if isinstance(answer, EnvError):
             raise answer
         return answer
 
-    def render(self, world: int) -> NDArray[Any]:
-        """The picture of one world that was made with render_mode "rgb_array": (height, width, 3)."""
-        self._worlds[world].ask("render")
-        answer = self._answer(world, "no picture")
-        if isinstance(answer, WorldError):
+    def render(self, env: int) -> NDArray[Any]:
+        """The picture of one environment that was made with render_mode "rgb_array": (height, width, 3)."""
+        self._environments[env].ask("render")
+        answer = self._answer(env, "no picture")
+        if isinstance(answer, EnvError):
             raise answer
         return answer
 
     def close(self) -> None:
         """Close every environment, and end every process."""
-        for world in self._worlds:
-            world.leave()
-        for world in self._worlds:
-            world.end()
+        for env in self._environments:
+            env.leave()
+        for env in self._environments:
+            env.end()
 
-    def _answer(self, world: int, where: str) -> Any:
+    def _answer(self, env: int, where: str) -> Any:
         try:
-            return self._worlds[world].answer()
-        except WorldError as error:
-            named = WorldError(f"world {world}, {where}: {error}")
+            return self._environments[env].answer()
+        except EnvError as error:
+            named = EnvError(f"environment {env}, {where}: {error}")
             named.__cause__ = error
             return named
 
-    def __enter__(self) -> "Worlds":
+    def __enter__(self) -> "Environments":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -401,6 +403,6 @@ class Worlds:
 
 
 def _in_a_process(make: Callable[[], gymnasium.Env[Any, Any]], timeout: float) -> Any:
-    from envs.simulate.processes import ProcessWorld  # what it needs takes a while to import, and few need it
+    from envs.simulate.processes import ProcessEnv  # what it needs takes a while to import, and few need it
 
-    return ProcessWorld(make, timeout)
+    return ProcessEnv(make, timeout)

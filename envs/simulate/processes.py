@@ -1,4 +1,4 @@
-"""A world in a process of its own, for environments that are slow, crash or hang: what is asked has a deadline."""
+"""An environment in a process of its own, for those that are slow, crash or hang: each request has a deadline."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 
 import envs
-from envs.simulate.environments import World, WorldError
+from envs.simulate.environments import EnvError, LocalEnv
 from envs.spaces import reason
 
 STARTING_SECONDS = 60.0
@@ -65,8 +65,8 @@ def _set_environment(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-class ProcessWorld:
-    """A `World` in another process. One that does not answer in `timeout` seconds is killed, and begun anew if asked.
+class ProcessEnv:
+    """A `LocalEnv` in another process. One that does not answer in `timeout` seconds is killed; a reset restarts it.
 
     make must be picklable, as `EnvironmentSpec.maker` is. What goes between the processes is pickled, by this very
     program, for itself.
@@ -77,7 +77,7 @@ class ProcessWorld:
         self._process: Any = None
 
     def ask(self, command: str, *arguments: Any) -> None:
-        """As `World.ask`; the process begins at once, in `answer` it is waited for."""
+        """As `LocalEnv.ask`; the process begins at once, in `answer` it is waited for."""
         new = self._process is None
         if new:
             self._begin()
@@ -86,24 +86,24 @@ class ProcessWorld:
             self._connection.send((command, arguments))
 
     def answer(self) -> Any:
-        """What the process answers; a failure there, its silence and its end are `WorldError`s."""
+        """What the process answers; a failure there, its silence and its end are `EnvError`s."""
         try:
             if not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
                 self._kill()
-                raise WorldError(f"no answer within {self._timeout:g} s, so its process was ended")
+                raise EnvError(f"no answer within {self._timeout:g} s, so its process was ended")
             answer = self._connection.recv()
         except (EOFError, OSError):
             self._process.join(LEAVING_SECONDS)
             code = self._process.exitcode
             self._kill()
             how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit status {code}"
-            raise WorldError(f"its process ended ({how})") from None
-        except WorldError:
+            raise EnvError(f"its process ended ({how})") from None
+        except EnvError:
             raise
         except Exception as error:  # an answer of a kind that only the other process knows
             self._kill()
-            raise WorldError(f"its answer cannot be read here: {reason(error)}") from error
-        if isinstance(answer, WorldError):
+            raise EnvError(f"its answer cannot be read here: {reason(error)}") from error
+        if isinstance(answer, EnvError):
             raise answer
         return answer
 
@@ -129,7 +129,7 @@ class ProcessWorld:
             with _safe_paths():
                 process.start()
         except Exception as error:  # what makes it cannot be pickled, which any type may say
-            raise WorldError(f"cannot be played in a process of its own: {reason(error)}") from error
+            raise EnvError(f"cannot be played in a process of its own: {reason(error)}") from error
         finally:
             theirs.close()
         self._process = process
@@ -160,21 +160,21 @@ def _serve(
     envs.__path__ += [folder for folder in packages if folder not in envs.__path__]
     os.setsid()  # Ctrl-C is for the one who asks; and what the environment begins can be ended with this process
     _end_with_the_parent()
-    world = World(make)
+    env = LocalEnv(make)
     with contextlib.suppress(EOFError, OSError):
         while (asked := connection.recv())[0] != "leave":
-            world.ask(asked[0], *asked[1])
+            env.ask(asked[0], *asked[1])
             try:
-                answer = world.answer()
-            except WorldError as error:
+                answer = env.answer()
+            except EnvError as error:
                 answer = error
             try:
                 connection.send(answer)
             except OSError:
                 raise
             except Exception as error:  # an environment's answer may hold what cannot be pickled
-                connection.send(WorldError(f"its answer cannot leave its process: {reason(error)}"))
-    world.leave()
+                connection.send(EnvError(f"its answer cannot leave its process: {reason(error)}"))
+    env.leave()
 
 
 def _end_with_the_parent() -> None:

@@ -1,4 +1,4 @@
-"""The one loop that steps worlds: evaluation, recording and tests all play their episodes here."""
+"""The one loop that steps environments: evaluation, recording and tests all play their episodes here."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 from gymnasium.spaces import Space
 
-from envs.simulate.environments import WorldError, Worlds
+from envs.simulate.environments import EnvError, Environments
 
 
 class CannotActError(ValueError):
-    """A policy cannot go on in some of its worlds: `reasons`, by world. It has taken in nothing of this step yet.
+    """A policy cannot act in some of its environments: `reasons`, by environment. Its state is as before this step.
 
-    Without reasons it is no world's matter: the policy is used wrongly.
+    Without reasons it is no environment's matter: the policy is used wrongly.
     """
 
     def __init__(self, message: str, reasons: Mapping[int, str] | None = None):
@@ -22,28 +22,28 @@ class CannotActError(ValueError):
 
 
 class Policy(Protocol):
-    """Chooses actions in several worlds at once; a world is known by its number."""
+    """Chooses actions in several environments at once; an environment is known by its number."""
 
-    def begin(self, world: int, request: Any, seed: int) -> None:
-        """An episode starts in this world, from this seed; `request` is what is asked of it, such as a target return.
+    def begin(self, env: int, request: Any, seed: int) -> None:
+        """An episode starts in this environment, from this seed; `request` is what it is asked for: a target return.
 
         A policy that draws numbers draws an episode's from the seed alone, so that it does not matter what plays
         beside it.
         """
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """An action for each world whose observation is given; infos: what those worlds said beside it.
+        """An action for each environment whose observation is given; infos: what those environments said beside it.
 
         Where it cannot act in some of them it raises `CannotActError`, and is asked again without these.
         """
 
-    def receive(self, world: int, reward: float) -> None:
-        """The reward that the last action in this world earned."""
+    def receive(self, env: int, reward: float) -> None:
+        """The reward that the last action in this environment earned."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to play: the seed of its world and what is asked of the policy."""
+    """One episode to play: the seed of its environment and what is asked of the policy."""
 
     seed: int
     request: Any = None
@@ -59,7 +59,7 @@ class Played:
     actions: list[Any] = field(default_factory=list)
     terminated: bool = False
     truncated: bool = False
-    failure: WorldError | None = None
+    failure: EnvError | None = None
 
     @property
     def total_return(self) -> float:
@@ -82,21 +82,21 @@ class RandomPolicy:
         self._action_space = action_space
         self._spaces: dict[int, Space[Any]] = {}
 
-    def begin(self, world: int, request: Any, seed: int) -> None:
+    def begin(self, env: int, request: Any, seed: int) -> None:
         """An episode whose actions have the request as their seed."""
-        self._spaces[world] = copy.deepcopy(self._action_space)
-        self._spaces[world].seed(request)
+        self._spaces[env] = copy.deepcopy(self._action_space)
+        self._spaces[env].seed(request)
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """A sample for each world."""
-        return {world: self._spaces[world].sample(mask=infos[world].get("action_mask")) for world in observations}
+        """A sample for each environment."""
+        return {env: self._spaces[env].sample(mask=infos[env].get("action_mask")) for env in observations}
 
-    def receive(self, world: int, reward: float) -> None:
+    def receive(self, env: int, reward: float) -> None:
         """Nothing to learn."""
 
 
 def rollout(
-    worlds: Worlds,
+    environments: Environments,
     policy: Policy,
     jobs: Sequence[Job],
     *,
@@ -106,13 +106,13 @@ def rollout(
     on_episode: Callable[[Played], None] | None = None,
     on_failure: Callable[[Played], None] | None = None,
 ) -> list[Played]:
-    """Play every job, as many at a time as there are worlds; a world that finishes takes the next job.
+    """Play every job, as many at a time as there are environments; an environment that finishes takes the next job.
 
-    on_reset and on_step are called with the world and its episode, after its reset and after each of its steps;
-    on_episode with each finished episode. A world that fails raises `WorldError`, and a policy that cannot go on in one
-    `CannotActError`; with on_failure that is called with the episode instead, whose `failure` says what happened, a
-    world that failed is made anew, and everything else goes on.
-    Returns the episodes in the order of the jobs, however they were spread over the worlds.
+    on_reset and on_step are called with the environment and its episode, after its reset and after each of its steps;
+    on_episode with each finished episode. An environment that fails raises `EnvError`, and a policy that cannot act in
+    one `CannotActError`. With on_failure, that is called with the episode instead: its `failure` says what happened,
+    an environment that failed is made again, and everything else goes on.
+    Returns the episodes in the order of the jobs, however they were spread over the environments.
     """
     played = [Played(job) for job in jobs]
     waiting = iter(played)
@@ -120,74 +120,74 @@ def rollout(
     observations: dict[int, Any] = {}
     infos: dict[int, Mapping[str, Any]] = {}
 
-    def fail(episode: Played, failure: WorldError) -> None:
+    def fail(episode: Played, failure: EnvError) -> None:
         episode.failure = failure
         if on_failure is None:
             raise failure
         on_failure(episode)
 
-    def start(world: int, episode: Played, observation: Any, info: Mapping[str, Any]) -> None:
-        observations[world], infos[world] = observation, info
-        policy.begin(world, episode.job.request, episode.job.seed)
-        playing[world] = episode
+    def start(env: int, episode: Played, observation: Any, info: Mapping[str, Any]) -> None:
+        observations[env], infos[env] = observation, info
+        policy.begin(env, episode.job.request, episode.job.seed)
+        playing[env] = episode
         if keep_trajectories:
             episode.observations.append(copy.deepcopy(observation))
         if on_reset:
-            on_reset(world, episode)
+            on_reset(env, episode)
 
     def start_all(idle: list[int]) -> None:
-        """The next jobs; a world whose reset fails takes another one."""
+        """The next jobs; an environment whose reset fails takes another one."""
         while starting := dict(zip(idle, waiting, strict=False)):
-            answers = worlds.resets({world: episode.job.seed for world, episode in starting.items()})
+            answers = environments.resets({env: episode.job.seed for env, episode in starting.items()})
             idle = []
-            for world, answer in answers.items():
-                if isinstance(answer, WorldError):
-                    fail(starting[world], answer)
-                    idle.append(world)
+            for env, answer in answers.items():
+                if isinstance(answer, EnvError):
+                    fail(starting[env], answer)
+                    idle.append(env)
                 else:
-                    start(world, starting[world], *answer)
+                    start(env, starting[env], *answer)
 
     def step_all(actions: Mapping[int, Any]) -> list[int]:
-        """One step in each world; returns the worlds whose episodes are over."""
-        for world, action in actions.items():
+        """One step in each environment; returns the environments whose episodes are over."""
+        for env, action in actions.items():
             if keep_trajectories:
-                playing[world].actions.append(copy.deepcopy(action))  # before the step, which may change it in place
+                playing[env].actions.append(copy.deepcopy(action))  # before the step, which may change it in place
         idle = []
-        for world, step in worlds.steps(actions).items():
-            episode = playing[world]
-            if isinstance(step, WorldError):
+        for env, step in environments.steps(actions).items():
+            episode = playing[env]
+            if isinstance(step, EnvError):
                 fail(episode, step)
-                idle.append(world)
+                idle.append(env)
                 continue
-            policy.receive(world, step.reward)
-            observations[world], infos[world] = step.observation, step.info
+            policy.receive(env, step.reward)
+            observations[env], infos[env] = step.observation, step.info
             episode.rewards.append(step.reward)
             episode.terminated, episode.truncated = step.terminated, step.truncated
             if keep_trajectories:
-                episode.observations.append(copy.deepcopy(step.observation))  # some worlds reuse it
+                episode.observations.append(copy.deepcopy(step.observation))  # some environments reuse it
             if on_step:
-                on_step(world, episode)
+                on_step(env, episode)
             if step.terminated or step.truncated:
-                idle.append(world)
+                idle.append(env)
                 if on_episode:
                     on_episode(episode)
         return idle
 
     def give_up(error: CannotActError) -> list[int]:
-        """End the episodes that the policy cannot go on with; returns their worlds."""
+        """End the episodes that the policy cannot go on with; returns their environments."""
         if on_failure is None or not error.reasons:
             raise error
-        for world, reason in error.reasons.items():
-            fail(playing[world], WorldError(f"world {world}, seed {playing[world].job.seed}, {reason}"))
+        for env, reason in error.reasons.items():
+            fail(playing[env], EnvError(f"environment {env}, seed {playing[env].job.seed}, {reason}"))
         return list(error.reasons)
 
-    start_all(list(range(len(worlds))))
+    start_all(list(range(len(environments))))
     while playing:
         try:
             idle = step_all(policy.choose(observations, infos))
         except CannotActError as error:
             idle = give_up(error)
-        for world in idle:
-            del playing[world], observations[world], infos[world]
+        for env in idle:
+            del playing[env], observations[env], infos[env]
         start_all(idle)
     return played

@@ -38,18 +38,18 @@ def reference_for(environment: str | None) -> Reference | None:
 
 
 def reference_in(
-    world: EnvironmentSpec | None, recorded_in: EnvironmentSpec | None, reference: Reference | None
+    env: EnvironmentSpec | None, recorded_in: EnvironmentSpec | None, reference: Reference | None
 ) -> Reference | None:
-    """The reference that holds in `world` for data recorded in `recorded_in`, whose own is `reference`.
+    """The reference that holds in `environment` for data recorded in `recorded_in`, whose own is `reference`.
 
-    In any other world than the data's own it does not hold. Data that names no world is played in one of the user's
-    choosing: without a reference of its own it takes what is known of that world, as it is registered.
+    In any other environment than the data's own it does not hold. Data that names no environment is played in one of
+    the user's choosing: without a reference of its own it takes what is known of that environment, as it is registered.
     """
-    if world is None or (recorded_in is not None and world.same_world(recorded_in)):
+    if env is None or (recorded_in is not None and env.same_environment(recorded_in)):
         return reference
     if recorded_in is not None:
         return None
-    return reference or (reference_for(world.id) if not world.kwargs else None)
+    return reference or (reference_for(env.id) if not env.kwargs else None)
 
 
 def scored_as_d4rl(dataset: str, reference: Reference) -> bool:

@@ -4,12 +4,11 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
+from tyro.conf import Positional, subcommand
 
 from transformer.config import (
     CharactersConfig,
@@ -20,7 +19,8 @@ from transformer.config import (
     require_seed,
 )
 from transformer.runs import distributed
-from transformer.runs.console import help_to_anyone, tell, write
+from transformer.runs.command_line import option, parse
+from transformer.runs.console import tell, write
 from transformer.runs.outputs import check_folder
 
 
@@ -66,7 +66,7 @@ class Generate:
     """What the text begins with."""
     new_tokens: int = 500
     """Tokens to write; for a character model, characters."""
-    samples: int = 1
+    num_samples: int = 1
     """Texts to write."""
     temperature: float = 0.8
     """Below 1 the likely tokens become likelier; 0 always takes the likeliest."""
@@ -92,7 +92,7 @@ class Translate:
     """A file with one sentence a line; also gzipped."""
     reference: Path | None = None
     """The right translations of the input, one a line; their BLEU and its signature go to standard error."""
-    beams: int = 5
+    num_beams: int = 5
     """Translations kept side by side in the search; 1 is greedy."""
     length_penalty: float = 1.0
     """A translation's log-probability is divided by its length to this power; above 1 favours longer ones."""
@@ -150,41 +150,12 @@ def _run(command: Any, name: str) -> int:
     programs: Any = {
         TrainCharacters: (_train_characters, "lower width, num_layers, context_length or batch_size"),
         TrainTranslator: (_train_translator, "lower width, num_layers, context_length or batch_size"),
-        Generate: (_generate, "lower samples or new_tokens"),
-        Translate: (_translate, "lower beams, or give fewer sentences at a time"),
+        Generate: (_generate, "lower num_samples or new_tokens"),
+        Translate: (_translate, "lower num_beams, or give fewer sentences at a time"),
     }
     program, advice = programs[type(command)]
     with named_exhaustion(name, advice):
         return program(command)
-
-
-def parse(commands: Any, program: str, arguments: Sequence[str], description: str) -> Any:
-    """What a command line says, as one of these dataclasses; help and refusals are told as a program of this name.
-
-    An option that is said twice raises `ConfigError`: one of the two would be lost without a word.
-    """
-    options = [word for word in takewhile(lambda word: word != "--", arguments) if word.startswith("--")]
-    said = [word.split("=", 1)[0].replace("_", "-").replace("--no-", "--", 1) for word in options]
-    if twice := next((name for name in said if said.count(name) > 1), None):
-        raise ConfigError(f"{twice} stands there twice; say it once, with all its values")
-    with help_to_anyone():
-        return tyro.cli(
-            commands,
-            prog=program,
-            args=arguments,
-            description=description,
-            config=(OmitArgPrefixes, OmitSubcommandPrefixes),
-        )
-
-
-def option(arguments: Sequence[str], name: str) -> str | None:
-    """What the command line gives for --name, before anything is parsed."""
-    for i, argument in enumerate(arguments):
-        if argument == f"--{name}" and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-    return None
 
 
 def _refuse(error: Exception | str, code: int = 2) -> int:
@@ -267,7 +238,7 @@ def _generate(options: Generate) -> int:
     from transformer.text.programs import load_text_run
 
     require(options.new_tokens >= 1, f"new_tokens must be at least 1, not {options.new_tokens}")
-    require(options.samples >= 1, f"samples must be at least 1, not {options.samples}")
+    require(options.num_samples >= 1, f"num_samples must be at least 1, not {options.num_samples}")
     require_seed(options.seed)
     try:
         sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
@@ -279,7 +250,7 @@ def _generate(options: Generate) -> int:
     require(bool(prompt), "prompt is empty")
     generator = torch.Generator().manual_seed(options.seed)
     assert isinstance(run.model, LanguageModel)
-    texts = generate(run.model, [prompt] * options.samples, options.new_tokens, sampling, generator=generator)
+    texts = generate(run.model, [prompt] * options.num_samples, options.new_tokens, sampling, generator=generator)
     write("\n---\n".join(run.tokenizer.decode(text) for text in texts))
     return 0
 
@@ -291,7 +262,7 @@ def _translate(options: Translate) -> int:
     from transformer.text.programs import bleu, draw_alignment, load_text_run, translate
     from transformer.translation import EncoderDecoder
 
-    require(1 <= options.beams <= MAX_BEAMS, f"beams must be from 1 to {MAX_BEAMS}, not {options.beams}")
+    require(1 <= options.num_beams <= MAX_BEAMS, f"num_beams must be from 1 to {MAX_BEAMS}, not {options.num_beams}")
     penalty = options.length_penalty
     require(0 <= penalty <= MAX_LENGTH_PENALTY, f"length_penalty must be from 0 to {MAX_LENGTH_PENALTY}, not {penalty}")
     if options.plot:
@@ -309,7 +280,7 @@ def _translate(options: Translate) -> int:
         run.model,
         run.tokenizer,
         sentences,
-        beams=options.beams,
+        beams=options.num_beams,
         length_penalty=options.length_penalty,
     )
     drawn = [pair for pair in zip(sentences, translations, strict=True) if pair[0].strip()]

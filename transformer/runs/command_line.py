@@ -1,0 +1,52 @@
+"""A command line read into dataclasses, the same for every program of this project."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
+
+from transformer.config import ConfigError
+from transformer.runs.console import help_to_anyone
+
+RENAMED = {
+    "--num-worlds": "--num-envs",
+    "--world-timeout": "--env-timeout",
+    "--beams": "--num-beams",
+    "--samples": "--num-samples",
+}
+"""Options by the names that they had before. No command may have an option by one of these names again."""
+
+
+def parse(commands: Any, program: str, arguments: Sequence[str], description: str) -> Any:
+    """A command line as one of these dataclasses; help and errors name this program.
+
+    An option that is given twice raises `ConfigError`, since one of the two would be lost in silence; so does an
+    option by a name that it had before.
+    """
+    options = [word for word in takewhile(lambda word: word != "--", arguments) if word.startswith("--")]
+    names = [word.split("=", 1)[0].replace("_", "-").replace("--no-", "--", 1) for word in options]
+    for name in names:
+        if name in RENAMED:
+            raise ConfigError(f"{name}: this option is now called {RENAMED[name]}")
+        if names.count(name) > 1:
+            raise ConfigError(f"{name} is given twice; give it once, with all its values")
+    with help_to_anyone():
+        return tyro.cli(
+            commands,
+            prog=program,
+            args=arguments,
+            description=description,
+            config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+        )
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of --name on the command line, before anything is parsed; None if it is not there."""
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
