@@ -10,6 +10,7 @@ Minari dataset of it. Stable-Baselines3 (`pip install ".[record]"`) is needed he
 import atexit
 import copy
 import platform
+import warnings
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +66,7 @@ class ExperienceRecorder(BaseCallback):
         self._running: list[_Running] = []
         self._finished: list[dict[str, Any]] = []
         self._steps = self._held = self._parts = self._unfinished = 0
+        self._flush_at = PART_STEPS  # steps held that are next written
 
     def __enter__(self) -> Self:
         return self
@@ -95,8 +97,12 @@ class ExperienceRecorder(BaseCallback):
             learner._last_original_obs = learner.get_vec_normalize_env().get_original_obs()
 
     def _on_step(self) -> bool:
-        if self._held >= PART_STEPS:
-            self._flush()
+        if self._held >= self._flush_at:
+            try:
+                self._flush()
+            except DataError as error:  # training is worth more than a part; `close` tries again, and raises
+                self._flush_at = self._held + PART_STEPS
+                warnings.warn(f"{error}; the experience is kept in memory", RuntimeWarning, stacklevel=2)
         return True
 
     def _listen(self, env: Any) -> None:
@@ -173,11 +179,12 @@ class ExperienceRecorder(BaseCallback):
             environment=_environment(self._env),
             name=self.folder.name,
         )
-        self._steps += self._held
-        write_folder(self.folder / PART.format(self._parts), replace(dataset, told=self._told()))
+        steps = self._steps + self._held
+        write_folder(self.folder / PART.format(self._parts), replace(dataset, told=self._told(steps)))
         self._finished, self._held, self._parts = [], 0, self._parts + 1
+        self._steps, self._flush_at = steps, PART_STEPS
 
-    def _told(self) -> dict[str, Any]:
+    def _told(self, steps: int) -> dict[str, Any]:
         learner = type(self.model)
         name = f"{learner.__module__.split('.')[0]}.{learner.__name__}"
         packages = ("stable-baselines3", "gymnasium", "torch", "numpy")
@@ -188,7 +195,7 @@ class ExperienceRecorder(BaseCallback):
                 "learner": name,
                 "seed": self.model.seed,
                 "num_envs": self._env.num_envs,
-                "steps": self._steps,
+                "steps": steps,
                 "unfinished_episodes": self._unfinished,
                 "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             },

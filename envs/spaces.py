@@ -1,5 +1,6 @@
 """A Gymnasium space as named leaves: each leaf is one plain array, whatever the space around it."""
 
+import errno
 import json
 import math
 from collections.abc import Mapping
@@ -30,6 +31,13 @@ class SpaceError(ValueError):
 def reason(error: BaseException) -> str:
     """What an exception says, in one line; its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, in words; that the disk is full is said as such."""
+    text = error.strerror or reason(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"the disk is full: {text}" if full else text
 
 
 def printable(text: str) -> str:

@@ -34,7 +34,7 @@ from dt.validation import Validation, choose_episodes, error_table
 from envs.datasets.dataset import Dataset, Part
 from envs.datasets.loading import load
 from envs.datasets.selection import join
-from envs.datasets.writer import write_minari
+from envs.datasets.writer import keep_elsewhere, write_minari
 from envs.reading.fields import DataError
 from envs.simulate.environments import EnvironmentSpec, MissingEnvError
 from envs.simulate.rollout import Played
@@ -237,12 +237,26 @@ def record_episodes(options: Record, environment: EnvironmentSpec, command: str)
     recorded = {"command": command, **dataset.told["recorded"]}
     if failed:
         recorded["failed_episodes"] = [str(episode.failure) for episode in failed]
-    folder = write_minari(replace(dataset, told={**dataset.told, "recorded": recorded}), options.dataset_id)
+    folder = _write_recording(replace(dataset, told={**dataset.told, "recorded": recorded}), options.dataset_id)
     show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
     for episode in failed[:20]:
         tell(f"failed        {episode.failure}")
     if failed:
         raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
+
+
+def _write_recording(dataset: Dataset, dataset_id: str) -> Path:
+    """Write what was played under its id; where that fails it is kept elsewhere, and the error says where."""
+    try:
+        return write_minari(dataset, dataset_id)
+    except DataError as error:
+        kept = keep_elsewhere(dataset)
+        if kept is None:
+            raise
+        raise DataError(
+            f"{error}. The {dataset.num_episodes} episodes are kept in {kept}; when there is room: "
+            f"dt import {kept} {dataset_id}"
+        ) from error
 
 
 def import_model(options: ImportHuggingFace, published: Published) -> None:

@@ -1,6 +1,10 @@
 """A dataset written as Minari's, which `minari.load_dataset` and everything that builds on it can open."""
 
 import copy
+import io
+import os
+import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +19,7 @@ from envs.datasets.temporary import temporary_folder
 from envs.reading.minari_folders import REPEATED
 from envs.reading.readers import OWN_METADATA, PACKAGED, DataError, minari_root
 from envs.simulate.environments import EnvironmentSpec
-from envs.spaces import nested, reason
+from envs.spaces import nested, os_reason, reason
 
 
 def write_minari(dataset: Dataset, dataset_id: str) -> Path:
@@ -23,23 +27,47 @@ def write_minari(dataset: Dataset, dataset_id: str) -> Path:
 
     Numbers keep their types, pictures stay as they are (no JPEG). Minari's layout holds T + 1 observations an episode:
     where the final one was never recorded, the last is repeated, the metadata says so and `load` drops it again.
-    An id that is none or is taken raises `DataError`.
+    An id that is none or is taken raises `DataError`, and so does a disk that is full.
     """
     namespace, folder = new_folder(dataset_id), minari_root() / dataset_id
-    minari_root().mkdir(parents=True, exist_ok=True)
-    with _complete(minari_root()) as temporary:
-        _fill(temporary / "data", dataset, dataset_id)
-        if namespace:
-            _make_namespace(namespace)
-        temporary.rename(folder)
+    try:
+        minari_root().mkdir(parents=True, exist_ok=True)
+        with _complete(minari_root()) as temporary:
+            _fill(temporary / "data", dataset, dataset_id)
+            if namespace:
+                _make_namespace(namespace)
+            temporary.rename(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({os_reason(error)})") from error
     return folder
 
 
+def keep_elsewhere(dataset: Dataset) -> Path | None:
+    """Write a dataset where there is room: among the system's temporary files, or in the current folder.
+
+    For what was played at some cost and cannot be written where it should be. Returns its folder; None without room.
+    """
+    for place in (Path(tempfile.gettempdir()), Path.cwd()):
+        folder = place / f"decision-transformer-kept-{secrets.token_hex(4)}"
+        try:
+            write_folder(folder, dataset)
+            return folder
+        except DataError:
+            continue
+    return None
+
+
 def write_folder(folder: Path, dataset: Dataset) -> None:
-    """Write a dataset in Minari's layout into a new folder anywhere, which is there completely or not at all."""
-    with _complete(folder.parent) as temporary:
-        _fill(temporary / "data", dataset, dataset.name)
-        temporary.rename(folder)
+    """Write a dataset in Minari's layout into a new folder anywhere, which is there completely or not at all.
+
+    A disk that is full raises `DataError`.
+    """
+    try:
+        with _complete(folder.parent) as temporary:
+            _fill(temporary / "data", dataset, dataset.name)
+            temporary.rename(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({os_reason(error)})") from error
 
 
 @contextmanager
@@ -87,7 +115,60 @@ def _fill(folder: Path, dataset: Dataset, dataset_id: str) -> None:
     if dataset.reference is not None and dataset.reference.source == OWN_METADATA:
         metadata |= {"ref_min_score": dataset.reference.minimum, "ref_max_score": dataset.reference.maximum}
     storage.update_metadata(metadata)
-    storage.update_episodes(_episodes(dataset))
+    with _FileForHDF5(storage._file_path, "r+") as file:
+        storage._file_path = file  # what h5py opens instead of the path
+        storage.update_episodes(_until(file, _episodes(dataset)))
+        file.require_written()
+
+
+class _FileForHDF5(io.FileIO):
+    """A file whose writes never fail: where one does, HDF5 crashes the process when it closes the file.
+
+    The first failure is kept, and `require_written` raises it. What could not be written is read back as zeros.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = self.failure or error
+            self.seek(len(rest), io.SEEK_CUR)
+        return size
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as many bytes as are asked for."""
+        wanted = memoryview(buffer).cast("B")
+        found = super().readinto(wanted) or 0
+        wanted[found:] = bytes(len(wanted) - found)
+        return len(wanted)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's size."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def require_written(self) -> None:
+        """Raise the first `OSError` of a write, or of what the disk says at last."""
+        if self.failure is None:
+            os.fsync(self.fileno())
+        else:
+            raise self.failure
+
+
+def _until(file: _FileForHDF5, episodes: Iterator[Any]) -> Iterator[Any]:
+    """The episodes, until one could not be written."""
+    for episode in episodes:
+        if file.failure is None:
+            yield episode
 
 
 def _episodes(dataset: Dataset) -> Iterator[Any]:

@@ -1,0 +1,115 @@
+"""Disks that are full or read-only, no home folder, no fcntl: nothing that was played is lost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import QUICK, recorded, run, trained  # noqa: F401
+
+from dt.cli import main
+from envs import DataError, load
+from envs.datasets import writer
+from envs.datasets.writer import keep_elsewhere, write_folder, write_minari
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Minari's root for this test."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    return tmp_path / "minari"
+
+
+# A full disk. RLIMIT_FSIZE stands in for it: a file that would become larger cannot be written.
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.argv[1:] = sys.argv[2:]
+import conftest
+from dt.cli import main
+code = main(sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+sys.exit(code)
+"""
+
+
+def on_a_full_disk(limit, *command, cwd=None):
+    """A command in a process of its own, in which no file can have more bytes than this."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    words = [sys.executable, "-c", FULL, str(limit), *map(str, command)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, env=env, cwd=cwd)
+
+
+def numbers(path, steps=600):
+    rng = np.random.default_rng(0)
+    arrays = {"observations": rng.normal(size=(steps, 6)), "actions": rng.uniform(-1, 1, (steps, 2))}
+    np.savez(path, **arrays, rewards=rng.normal(size=steps), lengths=np.full(steps // 10, 10))
+    return path
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000, 100_000, 500_000])
+def test_an_import_onto_a_full_disk_is_refused_in_one_line(root, tmp_path, limit):
+    done = on_a_full_disk(limit, "import", numbers(tmp_path / "small.npz"), "mine/cut-v0")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"dt: {root / 'mine/cut-v0'}: cannot be written (")
+    assert not list(root.glob("*"))
+
+
+@pytest.mark.parametrize("limit", [2_000, 40_000])
+def test_what_was_recorded_onto_a_full_disk_is_not_lost(root, tmp_path, monkeypatch, limit):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    done = on_a_full_disk(limit, "record", "Payday-v0", "mine/recorded-v0", "--policy", "random", "--episodes", "30")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "cannot be written" in done.stderr  # nowhere, here: the limit is on each file
+
+
+def test_a_recording_is_kept_where_there_is_room(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    filled = writer._fill
+
+    def full(folder, *arguments):
+        if root in folder.parents:
+            raise OSError(28, os.strerror(28))
+        filled(folder, *arguments)
+
+    monkeypatch.setattr(writer, "_fill", full)
+    assert main(["record", "Payday-v0", "mine/recorded-v0", "--policy", "random", "--episodes", "7"]) == 2
+    (kept,) = tmp_path.glob("decision-transformer-kept-*")
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"the disk is full: {os.strerror(28)}" in line
+    assert line.endswith(f"The 7 episodes are kept in {kept}; when there is room: dt import {kept} mine/recorded-v0")
+    monkeypatch.setattr(writer, "_fill", filled)
+    assert main(["import", str(kept), "mine/recorded-v0"]) == 0
+    assert load("mine/recorded-v0").num_episodes == 7
+
+
+def test_without_room_anywhere_nothing_is_left_behind(payday, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(writer, "_fill", full)
+    assert keep_elsewhere(payday) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_at_the_end_is_noticed(payday, tmp_path, monkeypatch):
+    """A disk may say only when it is flushed that it has taken nothing."""
+
+    def fails(descriptor):
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(DataError, match="cannot be written"):
+        write_folder(tmp_path / "data", payday)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_that_hdf5_writes_holds_what_is_written(payday, root):
+    assert load(write_minari(payday, "mine/whole-v0")).fingerprint == payday.fingerprint
