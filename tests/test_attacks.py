@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +12,8 @@ from test_cli import QUICK, run, trained  # noqa: F401
 from test_nobody_gets_in import rewrite, text_run  # noqa: F401
 
 from dt.cli import main
+from envs import EnvironmentSpec, load
+from envs.simulate.environments import MissingWorldError
 from transformer.runs.checkpoint import LOCK, replace_text, write_json
 from transformer.text.cli import main as text_main
 
@@ -135,3 +138,127 @@ def test_odd_results_do_not_keep_a_run_from_being_inspected(run, document, capsy
     assert main(["inspect", str(run)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "not the results of an evaluation" in line]
     assert len(lines) == 2
+
+
+# Entries of the cache.
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A file that is in the cache, and the folder of its entry."""
+    monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    rng, steps = np.random.default_rng(0), 60_000
+    path = tmp_path / "big.npz"
+    arrays = {"observations": rng.normal(size=(steps, 6)), "actions": rng.uniform(-1, 1, (steps, 2))}
+    np.savez(path, **arrays, rewards=rng.normal(size=steps), lengths=np.full(600, 100), truncated=np.ones(600, bool))
+    os.utime(path, (1e9, 1e9))
+    load(path)
+    (entry,) = (tmp_path / "cache").iterdir()
+    return path, entry
+
+
+def edited(entry, change):
+    document = json.loads((entry / "dataset.json").read_text())
+    change(document)
+    (entry / "dataset.json").write_text(json.dumps(document))
+
+
+def array_of(document, field):
+    return next(each for each in document["arrays"] if each["field"] == field)
+
+
+def overwrite(field, make):
+    """Change the numbers of one array of an entry."""
+
+    def attack(entry):
+        document = json.loads((entry / "dataset.json").read_text())
+        stored = array_of(document, field)
+        path = entry / stored["file"]
+        make(np.fromfile(path, stored["type"])).tofile(path)
+
+    return attack
+
+
+def typed(field, kind, shape=None):
+    def change(document):
+        array_of(document, field).update({"type": kind} | ({} if shape is None else {"shape": shape}))
+
+    return lambda entry: edited(entry, change)
+
+
+def replaced(make):
+    """Something else in place of an entry's dataset.json."""
+
+    def attack(entry):
+        (entry / "dataset.json").unlink()
+        make(entry / "dataset.json")
+
+    return attack
+
+
+ENTRIES = {
+    "addresses of objects": typed("observations", "|O"),
+    "addresses of objects in the rewards": typed("rewards", "|O"),
+    "records": typed("observations", "f4,f4"),
+    "times": typed("rewards", "<M8[s]"),
+    "complex numbers": typed("rewards", "<c8", [60_000]),
+    "a type that is no text": typed("rewards", ["<f8"]),
+    "a shape past 64 bits": typed("rewards", "<f8", [2**33, 2**33, 2**33]),
+    "a shape below zero": typed("rewards", "<f8", [-60_000]),
+    "two axes of rewards": typed("rewards", "<f8", [30_000, 2]),
+    "fewer rewards": overwrite("rewards", lambda x: x[:-1]),
+    "offsets that fall": overwrite("offsets", lambda x: x[::-1].copy()),
+    "offsets below zero": overwrite("offsets", lambda x: x - 5),
+    "offsets past the end": overwrite("offsets", lambda x: x * 2),
+    "episodes of no steps": overwrite("offsets", lambda x: np.where(x == 100, 0, x)),
+    "actions in place of observations": typed("observations", "<f8", [60_000, 2, 3]),
+    "a pipe": replaced(os.mkfifo),
+    "a link": replaced(lambda path: path.symlink_to("/dev/zero")),
+    "a folder": replaced(os.mkdir),
+    "endless nesting": lambda entry: (entry / "dataset.json").write_text("[" * 100_000),
+    "no object": lambda entry: (entry / "dataset.json").write_text("5"),
+    "another space": lambda entry: edited(entry, lambda d: d.update(observation_space='{"type": "Discrete", "n": 3}')),
+}
+
+
+@pytest.mark.parametrize("attack", ENTRIES.values(), ids=ENTRIES)
+def test_an_entry_of_the_cache_that_does_not_hold_together_is_made_again(cached, attack):
+    path, entry = cached
+    expected = load(path, cache="off")
+    attack(entry)
+    found = load(path)
+    assert "fingerprint" in vars(found)
+    assert [*vars(found)] == [*vars(load(path))]
+    del vars(found)["fingerprint"]  # it is computed from the numbers, and not believed
+    assert found.fingerprint == expected.fingerprint
+    assert found.notes == expected.notes
+    assert (entry / "dataset.json").is_file()
+
+
+def test_an_entry_of_another_user_is_not_read(cached, monkeypatch):
+    path, entry = cached
+    expected = load(path, cache="off")
+    overwrite("rewards", lambda x: x + 1)(entry)
+    if os.geteuid() == 0:  # whose files all trust
+        os.chown(entry, 1, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 2)
+    found = load(path)
+    assert found.fingerprint == expected.fingerprint
+    assert found.notes[-1].endswith(f"{entry} belongs to another user")
+    assert main(["inspect", str(path)]) == 0
+
+
+def test_an_environment_of_an_entry_is_a_files_whatever_it_says(cached):
+    path, entry = cached
+    outward = {"id": "Payday-v0", "kwargs": {"limit": "../elsewhere"}, "max_episode_steps": None}
+    edited(entry, lambda document: document.update(environment=outward, left_out=[], from_file=False))
+    with pytest.raises(MissingWorldError, match="comes from a file"):
+        load(path).environment.make()
+
+
+def test_the_users_own_environment_is_trusted_from_the_cache_as_without(cached):
+    path, _ = cached
+    spec = EnvironmentSpec("Payday-v0", {"limit": "../elsewhere"})
+    spaces_ = {"observation_space": load(path).observation_space, "action_space": load(path).action_space}
+    for _ in range(2):
+        assert not load(path, environment=spec, spaces=spaces_).environment.from_file

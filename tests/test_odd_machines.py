@@ -113,3 +113,86 @@ def test_a_write_that_fails_at_the_end_is_noticed(payday, tmp_path, monkeypatch)
 
 def test_the_file_that_hdf5_writes_holds_what_is_written(payday, root):
     assert load(write_minari(payday, "mine/whole-v0")).fingerprint == payday.fingerprint
+
+
+# A cache that may be read and not written.
+
+
+@pytest.fixture
+def big(tmp_path, monkeypatch):
+    """A file that is large enough for the cache, and a cache of its own where it is."""
+    monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    path = numbers(tmp_path / "big.npz", 60_000)
+    os.utime(path, (1e9, 1e9))
+    assert load(path).fingerprint == load(path).fingerprint
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    return path
+
+
+def nothing_can_be_written_in(folder, monkeypatch, code=30):
+    """Files cannot be made below this folder: EROFS, ENOSPC, ...; root may write where permissions say no."""
+    made = os.open
+
+    def refuse(path, flags, *arguments, **options):
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(folder)):
+            raise OSError(code, os.strerror(code), path)
+        return made(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.parametrize("code", [13, 28, 30], ids=["no permission", "full", "read-only"])
+def test_what_is_cached_is_read_and_trained_on_without_writing_there(big, tmp_path, monkeypatch, code, capsys):
+    before = sorted((tmp_path / "cache").rglob("*"))
+    nothing_can_be_written_in(tmp_path / "cache", monkeypatch, code)
+    assert main(["inspect", str(big)]) == 0
+    assert main(["train", str(big), "--output", str(tmp_path / "run"), *QUICK]) == 0
+    assert "not cached" not in capsys.readouterr().out
+    assert sorted((tmp_path / "cache").rglob("*")) == before
+
+
+def test_without_room_for_scratch_files_arrays_are_in_memory(big, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    nothing_can_be_written_in(tmp_path, monkeypatch, 28)
+    assert main(["inspect", str(big)]) == 0
+
+
+def test_a_cache_that_was_never_filled_and_cannot_be_is_done_without(big, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path / "big.npz" / "inside-of-a-file"))
+    assert main(["inspect", str(big)]) == 0
+    assert "not cached" in capsys.readouterr().out
+
+
+# No home folder: a container's process under a number that has no name.
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    def unknown(*_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "DECISION_TRANSFORMER_CACHE", "MINARI_DATASETS_PATH", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RuntimeError):
+        Path.home()
+
+
+def test_without_a_home_a_file_is_read_and_not_cached(homeless, tmp_path, capsys):
+    assert main(["inspect", str(numbers(tmp_path / "big.npz", 60_000))]) == 0
+    out = capsys.readouterr().out
+    assert "not cached: this user has no home folder; DECISION_TRANSFORMER_CACHE names a place" in out
+
+
+@pytest.mark.parametrize("command", [["inspect", "some/thing-v0"], ["import", "big.npz", "mine/x-v0"]], ids=str)
+def test_without_a_home_minaris_root_must_be_named(homeless, tmp_path, monkeypatch, command, capsys):
+    monkeypatch.chdir(tmp_path)
+    numbers(tmp_path / "big.npz")
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("this user has no home folder for Minari's datasets; MINARI_DATASETS_PATH names one")
+
+
+def test_without_a_home_a_run_is_trained_and_played(homeless, recorded, tmp_path, capsys):  # noqa: F811
+    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "2"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--episodes", "1", "--target-return", "2"]) == 0

@@ -12,7 +12,9 @@ than memory.
 
 import hashlib
 import json
+import math
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -32,7 +34,7 @@ from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference
 from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
 
-FORMAT = 5
+FORMAT = 6
 """Version of the layout above, and of what a reader makes of a file."""
 
 SMALLEST = 4 << 20
@@ -53,17 +55,18 @@ class CacheError(Exception):
 
 
 def cache_folder() -> Path:
-    """Where entries are."""
+    """Where entries are. A user without a home folder, as in a container, raises `CacheError`."""
     named = os.environ.get("DECISION_TRANSFORMER_CACHE")
     if named:
         return Path(named)
-    if sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "decision-transformer"
+    places = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
+    variable, below_home = places.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    if root := os.environ.get(variable):
+        return Path(root) / "decision-transformer"
+    try:
+        return Path.home() / below_home / "decision-transformer"
+    except RuntimeError:
+        raise CacheError("this user has no home folder; DECISION_TRANSFORMER_CACHE names a place") from None
 
 
 # Arrays.
@@ -126,13 +129,25 @@ def array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def room(shape: tuple[int, ...], kind: Any, beside: NDArray[Any]) -> NDArray[Any]:
-    """An array to fill; a nameless file backs it where one backs `beside`, which may be larger than memory."""
+    """An array to fill; a nameless file backs it where one backs `beside`, which may be larger than memory.
+
+    The file is in the cache's folder, or among the system's temporary files where that one is full or read-only.
+    Without room in either the array is in memory.
+    """
     if not isinstance(beside, np.memmap) or 0 in shape:
         return np.empty(shape, kind)
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (cache_folder, lambda: Path(tempfile.gettempdir())):
+        try:
+            place().mkdir(parents=True, exist_ok=True)
+            return _nameless(place(), shape, kind)
+        except (CacheError, OSError):
+            continue
+    return np.empty(shape, kind)
+
+
+def _nameless(folder: Path, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
     with tempfile.TemporaryFile(dir=folder) as file:
-        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        size = math.prod(shape) * np.dtype(kind).itemsize
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now and no crash later
         return np.memmap(file, kind, "r+", shape=shape)
@@ -188,14 +203,19 @@ class Entry:
         """A `Dataset`'s fields and its fingerprint; None where there is no entry, or none that can be used.
 
         verify: hash it all, instead of looking at sizes alone.
+        Raises `CacheError` where another user made the entry: its numbers could be anything.
         """
         try:
+            for path in (self.folder, *self.folder.iterdir()):
+                _require_own(path)
             document = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
             if (document["format"], document["version"], document["files"]) != (*_versions(), self.files):
                 return None
             arrays = [_opened(self.folder, each, verify) for each in document["arrays"]]
-            return _fields(document, arrays), str(document["fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            fields = _fields(document, arrays)
+            _check_arrays(fields)
+            return fields, str(document["fingerprint"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             return None  # whatever is wrong with it, it is made anew
 
     @contextmanager
@@ -255,14 +275,40 @@ def _stored(folder: Path, field: str, leaf: str | None, values: NDArray[Any]) ->
 
 
 def _opened(folder: Path, stored: Mapping[str, Any], verify: bool) -> tuple[str, str | None, NDArray[Any]]:
-    path, kind, shape = folder / Path(stored["file"]).name, np.dtype(stored["type"]), tuple(stored["shape"])
-    if path.stat().st_size != int(np.prod(shape)) * kind.itemsize:
+    path, kind, shape = folder / Path(stored["file"]).name, np.dtype(str(stored["type"])), tuple(stored["shape"])
+    if kind.kind not in "biuf":  # bytes taken for the addresses of objects would crash the process
+        raise ValueError(f"{path}: type {kind}")
+    if min(shape) < 0 or path.stat().st_size != math.prod(shape) * kind.itemsize:
         raise ValueError(f"{path}: not of its size")
     if verify:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != stored["sha256"]:
                 raise ValueError(f"{path}: damaged")
     return stored["field"], stored["leaf"], array(path, kind, shape)
+
+
+def _require_own(path: Path) -> None:
+    """Raise `CacheError` where a path is another user's, and `ValueError` where it is no plain file or folder."""
+    status = path.lstat()
+    if hasattr(os, "geteuid") and status.st_uid not in (0, os.geteuid()):
+        raise CacheError(f"{path} belongs to another user")
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise ValueError(f"{path}: a link, a pipe or a device")
+
+
+def _check_arrays(fields: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless the arrays are those of episodes, one after the other, in these spaces."""
+    offsets, ends = fields["offsets"], (fields["terminated"], fields["truncated"])
+    if offsets.ndim != 1 or offsets.dtype != np.int64 or offsets[0] != 0 or (np.diff(offsets) < 1).any():
+        raise ValueError("offsets that do not rise")
+    steps, episodes = int(offsets[-1]), len(offsets) - 1
+    if fields["rewards"].shape != (steps,) or any(x.shape != (episodes,) or x.dtype != bool for x in ends):
+        raise ValueError("rewards or ends of other episodes")
+    for name, rows in (("observations", steps), ("actions", steps), ("final_observations", episodes)):
+        space = fields["action_space" if name == "actions" else "observation_space"]
+        for leaf, part in leaf_spaces(space).items():
+            if fields[name] is not None and fields[name][leaf].shape != (rows, *(part.shape or ())):
+                raise ValueError(f"{name}/{leaf} of another shape")
 
 
 def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,7 +323,6 @@ def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
         "inferred": list(fields["inferred"]),
         "environment": environment and environment.to_json(),
         "left_out": environment and list(environment.left_out),
-        "from_file": environment and environment.from_file,
         "reference": reference and vars(reference),
         "notes": list(fields["notes"]),
         "told": dict(fields["told"]),
@@ -302,7 +347,7 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "rewards": found["rewards", None],
         **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
         "inferred": tuple(document["inferred"]),
-        "environment": EnvironmentSpec(**env, left_out=tuple(document["left_out"]), from_file=document["from_file"])
+        "environment": EnvironmentSpec(**env, left_out=tuple(document["left_out"]), from_file=True)
         if env
         else None,
         "reference": Reference(**reference) if reference else None,

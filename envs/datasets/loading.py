@@ -100,20 +100,27 @@ def _cached(
     options: ReadingOptions,
 ) -> tuple[Dataset, str | None]:
     """A file or folder as the cache has it, or read and put there; its fingerprint where that is known."""
-    entry = Entry.of(path, given, environment, skip_bad, options.to_json()) if cache != "off" else None
-    if entry is None:
-        return _read(path, given, environment, skip_bad, options), None
-    if found := entry.read(verify=cache == "verify"):
-        return Dataset(**found[0]), found[1]
     try:
+        entry = Entry.of(path, given, environment, skip_bad, options.to_json()) if cache != "off" else None
+        if entry is None:
+            return _read(path, given, environment, skip_bad, options), None
+        if found := entry.read(verify=cache == "verify"):
+            return _named_by_user(Dataset(**found[0]), environment), found[1]
         with entry.building() as folder:
             dataset = _read(path, given, environment, skip_bad, options, folder)
             if entry.keep(folder, vars(dataset), dataset.fingerprint) and (found := entry.read()):
-                return Dataset(**found[0]), found[1]
+                return _named_by_user(Dataset(**found[0]), environment), found[1]
             return dataset, dataset.fingerprint  # what is mapped lives on without a name
     except CacheError as error:
         dataset = _read(path, given, environment, skip_bad, options)
         return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
+
+
+def _named_by_user(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+    """A dataset from the cache with the user's own environment, whose arguments are trusted, where it has that one."""
+    if environment is None or dataset.environment != environment:
+        return dataset
+    return replace(dataset, environment=replace(environment, left_out=dataset.environment.left_out))
 
 
 def _read(

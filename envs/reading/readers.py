@@ -80,8 +80,13 @@ class RecordedEpisode:
 
 
 def minari_root() -> Path:
-    """Where Minari keeps its datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    """Where Minari keeps its datasets. A user without a home folder, as in a container, raises `DataError`."""
+    if named := os.environ.get("MINARI_DATASETS_PATH"):
+        return Path(named)
+    try:
+        return Path.home() / ".minari" / "datasets"
+    except RuntimeError:
+        raise DataError("this user has no home folder for Minari's datasets; MINARI_DATASETS_PATH names one") from None
 
 
 def spaces_from_json(text: str) -> dict[str, Space[Any]]:
