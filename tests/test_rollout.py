@@ -1,5 +1,6 @@
 """The one loop that steps environments: the same episodes however many play at once, all kept as they were."""
 
+import math
 from collections import Counter
 
 import gymnasium
@@ -62,7 +63,7 @@ class Planned:
         return np.array([told % 7 + self.earned(env)])
 
     def earned(self, env):
-        return sum(reward * (i + 1) for i, reward in enumerate(self.rewards[env])) % 1  # their order counts
+        return math.fsum(reward * (i + 1) for i, reward in enumerate(self.rewards[env])) % 1  # their order counts
 
     def receive(self, env, reward):
         self.rewards[env].append(reward)

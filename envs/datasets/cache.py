@@ -347,9 +347,7 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "rewards": found["rewards", None],
         **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
         "inferred": tuple(document["inferred"]),
-        "environment": EnvironmentSpec(**env, left_out=tuple(document["left_out"]), from_file=True)
-        if env
-        else None,
+        "environment": EnvironmentSpec(**env, left_out=tuple(document["left_out"]), from_file=True) if env else None,
         "reference": Reference(**reference) if reference else None,
         "notes": tuple(document["notes"]),
         "told": document["told"],
