@@ -13,7 +13,7 @@ from test_nobody_gets_in import rewrite, text_run  # noqa: F401
 
 from dt.cli import main
 from envs import EnvironmentSpec, load
-from envs.simulate.environments import MissingWorldError
+from envs.simulate.environments import MissingEnvError
 from transformer.runs.checkpoint import LOCK, replace_text, write_json
 from transformer.text.cli import main as text_main
 
@@ -252,7 +252,7 @@ def test_an_environment_of_an_entry_is_a_files_whatever_it_says(cached):
     path, entry = cached
     outward = {"id": "Payday-v0", "kwargs": {"limit": "../elsewhere"}, "max_episode_steps": None}
     edited(entry, lambda document: document.update(environment=outward, left_out=[], from_file=False))
-    with pytest.raises(MissingWorldError, match="comes from a file"):
+    with pytest.raises(MissingEnvError, match="comes from a file"):
         load(path).environment.make()
 
 
