@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test torture check wheel reproducible audit oldest newest clean
+.PHONY: demo test torture check docs wheel reproducible audit oldest newest clean
 
 demo: .venv/demo.done
 	$(BIN)/dt train hopper/replay-v0 --preset demo --output $(RUN)
@@ -20,6 +20,10 @@ check: .venv/dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# the site, into build/site; warnings are errors (strict in mkdocs.yml). The variable silences an advertisement
+docs: .venv/docs.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 wheel: .venv/dev.done
 	$(BIN)/python -m build --outdir dist .
@@ -54,7 +58,7 @@ newest:
 	.newest/bin/python -m pytest
 
 clean:
-	rm -rf .venv .oldest .newest dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .oldest .newest dist build .pytest_cache .mypy_cache .ruff_cache
 
 .venv/torch.done: Makefile
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed: make PYTHON=python3.12'"
@@ -72,4 +76,8 @@ clean:
 
 .venv/dev.done: .venv/test.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+.venv/docs.done: .venv/torch.done pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	touch $@
