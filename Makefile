@@ -21,9 +21,9 @@ check: .venv/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# the site, into build/site; warnings are errors (strict in mkdocs.yml). The variable silences an advertisement
+# the site, into build/site; warnings are errors (strict in mkdocs.yml), which --quiet would hide from mkdocs too
 docs: .venv/docs.done
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 wheel: .venv/dev.done
 	$(BIN)/python -m build --outdir dist .
