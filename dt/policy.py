@@ -17,7 +17,7 @@ from dt.encoders import is_image
 from dt.model import DecisionTransformer, last_step
 from dt.units import Units, encoded
 from envs.simulate.rollout import CannotActError
-from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves
+from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves, value_error
 from transformer.attention import RaggedCache
 from transformer.blocks import BlockCache, twin_for_reading
 
@@ -189,7 +189,7 @@ class ReturnConditionedPolicy:
         self.model, self.rows, self.temperature = twin_for_reading(model.eval()), rows, temperature
         self.device = model.return_scale.device
         leaves = leaf_spaces(model.observation_space)
-        self._images = {name for name, leaf in leaves.items() if is_image(leaf)}
+        self._observation_spaces, self._images = leaves, {name for name, leaf in leaves.items() if is_image(leaf)}
         self._units = model.units
         self._observations = _empty_rows(model.observation_space, self._units.observations)
         self._actions = _empty_rows(model.action_space, self._units.actions)
@@ -307,8 +307,8 @@ class ReturnConditionedPolicy:
         for name, row in state.items():
             if row.shape != self._observations[name].shape:
                 raise SpaceError(f"observation {name}: shape {row.shape}, expected {self._observations[name].shape}")
-            if not np.isfinite(row).all():
-                raise SpaceError(f"observation {name} is not finite: {row}")
+            if wrong := value_error(name, self._observation_spaces[name], row):
+                raise SpaceError(f"observation {wrong}")
         free, state = action_mask is None, encoded(state, self._units.observations)
         return state, self._anything if free else allowed_choices(self.model.action_space, action_mask)
 

@@ -188,17 +188,26 @@ def misfit(space: Space[Any], value: Any) -> str | None:
             return f"{name}: shape {array.shape}, expected {leaf.shape}"
         if array.dtype.kind not in _CASTS[kind]:
             return f"{name}: dtype {array.dtype}, expected {leaf.dtype}"
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            return f"{name} is not finite: {array}"
-        counts, start = choices(leaf)
-        if len(counts):
-            chosen = np.ravel(array) - start
-            if (chosen < 0).any() or (chosen >= counts).any():
-                return f"{name}: {array} is none of {leaf}"
-        elif kind in "iu" and array.dtype != leaf.dtype:
-            ends = np.iinfo(leaf.dtype)
-            if (array < ends.min).any() or (array > ends.max).any():
-                return f"{name}: {array} does not fit {leaf.dtype}"
+        if wrong := value_error(name, leaf, array):
+            return wrong
+    return None
+
+
+def value_error(name: str, leaf: Space[Any], array: NDArray[Any]) -> str | None:
+    """None where the numbers fit a leaf, whatever their type; else why not: NaN, no such choice, too large."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        return f"{name} is not finite: {array}"
+    kind, (counts, start) = np.dtype(leaf.dtype).kind, choices(leaf)
+    if kind in "iub" and array.dtype.kind == "f" and (array != np.rint(array)).any():
+        return f"{name}: {array} is none of {leaf}"
+    if len(counts):
+        chosen = np.ravel(array) - start
+        if (chosen < 0).any() or (chosen >= counts).any():
+            return f"{name}: {array} is none of {leaf}"
+    elif kind in "iu" and array.dtype != leaf.dtype:
+        ends = np.iinfo(leaf.dtype)
+        if (array < ends.min).any() or (array > ends.max).any():
+            return f"{name}: {array} does not fit {leaf.dtype}"
     return None
 
 

@@ -1,5 +1,6 @@
 """Environments made from plain data, and several stepped side by side."""
 
+import copy
 import json
 import sys
 
@@ -78,9 +79,12 @@ def test_an_unknown_id_is_refused(identity):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (ValueError("no floor\nand no walls"), "no floor"),
+        (ValueError("no floor\nand no walls"), "ValueError: no floor"),
+        (SystemExit(0), "it ended the program with 0"),
+        (KeyError("HOPPER_DATA"), "KeyError: 'HOPPER_DATA'"),
+        (GeneratorExit(), "GeneratorExit"),
         (AssertionError(), "AssertionError"),
-        (OSError("no such drawing"), "no such drawing"),
+        (OSError("no such drawing"), "OSError: no such drawing"),
     ],
 )
 def test_one_that_cannot_be_made_is_named_with_the_reason(scripted, error, words):
@@ -110,8 +114,10 @@ def test_a_module_that_is_not_there_is_refused():
     ("code", "words"),
     [
         ("import sys; sys.exit(3)", "it ended the program with 3"),
-        ("import not_there_either", "No module named 'not_there_either'"),
-        ("1 / 0", "division by zero"),
+        ("import not_there_either", "ModuleNotFoundError: No module named 'not_there_either'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise KeyError('SIM_HOME')", "KeyError: 'SIM_HOME'"),
+        ("raise GeneratorExit", "GeneratorExit"),
     ],
 )
 def test_a_module_that_breaks_says_how_and_not_that_it_is_none(tmp_path, monkeypatch, code, words):
@@ -120,6 +126,141 @@ def test_a_module_that_breaks_says_how_and_not_that_it_is_none(tmp_path, monkeyp
     with pytest.raises(EnvError) as caught:
         import_environments("broken_environments")
     assert str(caught.value) == f"--import broken_environments: {words}"
+
+
+@pytest.mark.parametrize(
+    ("module", "instead"),
+    [
+        ("./my_games.py", "my_games"),
+        ("my_games.py", "my_games"),
+        ("games/doors.py", "games.doors"),
+        (".doors", "doors"),
+        ("..", "my_environments"),
+        ("2048.py", "my_environments"),
+        ("", "my_environments"),
+    ],
+)
+def test_a_file_is_no_modules_name_and_the_message_has_it(module, instead):
+    with pytest.raises(EnvError) as caught:
+        import_environments(module)
+    assert str(caught.value) == f"--import {module}: expected a module's name, such as {instead}"
+
+
+class Closing(Scripted):
+    """Ends the program when it is closed."""
+
+    def close(self):
+        raise self.closing
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), BaseException("no"), ValueError("no")])
+def test_one_that_ends_the_program_when_it_is_closed_has_played_all_the_same(error, monkeypatch):
+    monkeypatch.setattr(Closing, "closing", error, raising=False)
+    with Environments(Closing, 2) as environments:
+        environments.reset(0, 0)
+        assert environments.step(0, 0).reward == 1.0
+
+
+def test_the_users_own_interrupt_is_no_environments_failure(monkeypatch):
+    def interrupted(self, action):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scripted, "step", interrupted)
+    with Environments(Scripted, 1) as environments:
+        environments.reset(0, 0)
+        with pytest.raises(KeyboardInterrupt):
+            environments.step(0, 0)
+
+
+class Growing(gymnasium.Env):
+    """Its observation space grows at its first reset; the third observation is of the new part."""
+
+    def __init__(self, space, grown, seen, in_place=False):
+        self.observation_space, self.action_space = copy.deepcopy(space), spaces.Discrete(2)
+        self.grown, self.seen, self.in_place = grown, seen, in_place
+
+    def reset(self, *, seed=None, options=None):
+        if self.in_place:
+            vars(self.observation_space).update(vars(self.grown))
+        else:
+            self.observation_space = self.grown
+        self.elapsed = 0
+        return self.seen[0], {}
+
+    def step(self, action):
+        self.elapsed += 1
+        return self.seen[self.elapsed], 1.0, False, False, {}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    ("space", "grown", "seen", "message"),
+    [
+        (spaces.Discrete(4), spaces.Discrete(100), (1, 2, 50), "value: 50 is none of Discrete(4)"),
+        (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([9, 9]), ([1, 2], [0, 0], [3, 0]), "value: [3 0] is none"),
+        (
+            spaces.Box(0, 1, (1,)),
+            spaces.Box(0, 1, (2,)),
+            ([0.0], [1.0], [0.0, 0.0]),
+            "value: shape (2,), expected (1,)",
+        ),
+    ],
+)
+def test_an_environment_that_grows_fails_where_it_leaves_its_first_space(space, grown, seen, message, in_place):
+    seen = [np.asarray(each, space.dtype) for each in seen]
+    with Environments(lambda: Growing(space, grown, seen, in_place), 1) as environments:
+        for _ in range(2):  # the second one is made again, and the first one's space still counts
+            environments.reset(0, 0)
+            environments.step(0, 0)
+            with pytest.raises(EnvError) as caught:
+                environments.step(0, 0)
+            said = str(caught.value)
+            assert said.startswith(f"environment 0, seed 0, step 2: observation {message}")
+            assert said.endswith(f"; the environment has changed its space to {grown}")
+
+
+@pytest.mark.parametrize("reward", [2, 2.0, np.float32(2), np.array(2.0), np.array([2.0]), [2.0], ((2,),), np.int8(2)])
+def test_one_number_is_a_reward_in_whatever_form_it_comes(reward):
+    with Environments(lambda: Scripted([reward]), 1) as environments:
+        environments.reset(0, 0)
+        earned = environments.step(0, 0).reward
+    assert (earned, type(earned)) == (2.0, float)
+
+
+class OldReset(Scripted):
+    def reset(self, **options):
+        return super().reset(**options)[0]
+
+
+class OldStep(Scripted):
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or truncated, info
+
+
+def wrapped(kind):
+    """As `gymnasium.make` makes it, whose wrappers unpack what they are given."""
+    return lambda: gymnasium.wrappers.TimeLimit(kind(), 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (OldReset, "reset() returned ndarray, expected (observation, info)"),
+        (wrapped(OldReset), "reset() returned ndarray, expected (observation, info)"),
+        (OldStep, "step() returned 4 values, expected (observation, reward, terminated, truncated, info)"),
+        (wrapped(OldStep), "ValueError: not enough values to unpack (expected 5, got 4); reset() must return"),
+    ],
+)
+def test_the_old_api_of_gym_is_named(make, message):
+    def play():
+        with Environments(make, 1) as environments:
+            environments.reset(0, 0)
+            environments.step(0, 0)
+
+    with pytest.raises(EnvError) as caught:
+        play()
+    assert message in str(caught.value)
 
 
 def test_read_from_gymnasiums_own_json_and_from_ours():
@@ -199,11 +340,13 @@ class Failing(gymnasium.Env):
 
 def test_what_an_environment_raises_is_named_with_environment_and_step():
     with Environments(Failing, 3) as environments:
-        with pytest.raises(EnvError, match=r"\Aenvironment 1, reset with seed 13: no thirteenth environment\Z"):
+        with pytest.raises(
+            EnvError, match=r"\Aenvironment 1, reset with seed 13: RuntimeError: no thirteenth environment\Z"
+        ):
             environments.reset(1, 13)
         environments.reset(2, 0)
         environments.step(2, 0)
-        with pytest.raises(EnvError, match=r"\Aenvironment 2, seed 0, step 2: the motor burnt\Z"):
+        with pytest.raises(EnvError, match=r"\Aenvironment 2, seed 0, step 2: RuntimeError: the motor burnt\Z"):
             environments.step(2, 0)
 
 
@@ -244,7 +387,7 @@ def test_a_picture_that_cannot_be_taken_is_named(monkeypatch):
     monkeypatch.setattr(Scripted, "render", lambda self: 1 / 0)
     with (
         Environments(Scripted, 1) as environments,
-        pytest.raises(EnvError, match=r"environment 0, no picture: division by zero"),
+        pytest.raises(EnvError, match=r"environment 0, no picture: ZeroDivisionError: division by zero"),
     ):
         environments.render(0)
     monkeypatch.setattr(Scripted, "render", lambda self: None)

@@ -123,7 +123,9 @@ def test_where_every_episode_of_an_environment_fails_there_is_no_result(run, tmp
     command = ["evaluate", str(run), "--environment", "Hostile-v0", *harmed("raises", 0), "--episodes", "1"]
     assert main([*command, "--target-return", "2", "--json", str(tmp_path / "none.json")]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("every episode failed; the first: environment 0, seed 0, step 3: the motor burnt")
+    assert last.endswith(
+        "every episode failed; the first: environment 0, seed 0, step 3: RuntimeError: the motor burnt"
+    )
     assert not (tmp_path / "none.json").exists()
 
 

@@ -1,5 +1,7 @@
 """Acting: the window a policy shows its model is the training data's, and a return does not depend on company."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -270,6 +272,20 @@ def test_what_a_policy_cannot_do_is_said(model):
         PolicyError, match=r"environment 0, step 13: past the model's table of 13 timesteps; .*--max-timesteps"
     ):
         policy.act(np.zeros(5))
+
+
+@pytest.mark.parametrize("seen", [[3, 0], [-1, 0], [0, 9], [0.5, 0.0]])
+def test_a_choice_that_the_model_does_not_know_is_refused(dataset, seen):
+    """The row of a different number would be read without a word."""
+    space = spaces.MultiDiscrete([2, 3])
+    rows = np.random.default_rng(0).integers(0, [2, 3], (dataset.num_steps, 2))
+    known = replace(dataset, observation_space=space, observations={"value": rows})
+    policy = ReturnConditionedPolicy(small_model("single", known))
+    policy.reset(1.0)
+    policy.act(np.array([1, 2]))
+    with pytest.raises(PolicyError, match="environment 0, step 1: observation value"):
+        policy.act(np.array(seen))
+    policy.act(np.array([0, 2]))  # nothing of the refused one was taken in
 
 
 def test_an_environment_that_does_not_fit_is_refused(model):

@@ -58,6 +58,10 @@ def burn(answer):
     raise RuntimeError("the motor burnt")
 
 
+def raise_(error):
+    raise error
+
+
 def put(place, value):
     return lambda answer: answer.__setitem__(place, value)
 
@@ -80,6 +84,12 @@ HARMS = {
     "begets": lambda answer: subprocess.run(["sleep", BEGOTTEN]),
     "dies": lambda answer: os._exit(7),
     "crashes": lambda answer: os.kill(os.getpid(), signal.SIGSEGV),
+    "exits": lambda answer: sys.exit(0),
+    "generator": lambda answer: raise_(GeneratorExit()),
+    "base": lambda answer: raise_(BaseException("no ordinary\nerror")),
+    "key": lambda answer: raise_(KeyError("HOPPER_DATA")),
+    "list": put(1, [1.0, 2.0]),
+    "none": put(1, None),
 }
 JOBS = [Job(seed, seed) for seed in (2, 3, 4, 5)]
 TIMEOUT = 20.0
@@ -100,7 +110,13 @@ def unharmed():
 
 
 SAID = {
-    "raises": "step 3: the motor burnt",
+    "raises": "step 3: RuntimeError: the motor burnt$",
+    "exits": "step 3: it ended the program with 0$",
+    "generator": "step 3: GeneratorExit$",
+    "base": "step 3: BaseException: no ordinary$",
+    "key": "step 3: KeyError: 'HOPPER_DATA'$",
+    "list": r"step 3: reward: shape \(2,\), expected one number$",
+    "none": "step 3: reward None is no number$",
     "observation": r"step 3: observation value is not finite: \[ 0. nan\]",
     "reward": "step 3: reward inf",
     "text": "step 3: reward '1.0' is no number",
@@ -108,7 +124,7 @@ SAID = {
     "dtype": "step 3: observation value: dtype <U1, expected float64",
     "nothing": r"step 3: observation value: shape \(\), expected",
     "info": "step 3: info is NoneType",
-    "four": "step 3: not enough values",
+    "four": r"step 3: step\(\) returned 4 values, expected \(observation, reward, terminated, truncated, info\)",
 }
 
 
@@ -124,8 +140,8 @@ def test_a_failure_is_named_and_the_other_episodes_are_as_they_were(harm, unharm
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        ("reset", "environment 0, reset with seed 3: no such start"),
-        ("raises", "environment 0, seed 3, step 3: the motor burnt"),
+        ("reset", "environment 0, reset with seed 3: RuntimeError: no such start"),
+        ("raises", "environment 0, seed 3, step 3: RuntimeError: the motor burnt"),
     ],
 )
 def test_an_environment_that_failed_takes_the_next_episode(harm, said, unharmed):
@@ -163,7 +179,8 @@ def test_processes_play_the_same_episodes_and_failures_in_them_are_named(unharme
     """One call for all: what is raised there, what cannot be sent, death by exit and by a signal."""
     assert [episode.rewards for episode in play(None, timeout=TIMEOUT)[0]] == unharmed
     said = {
-        "raises": "the motor burnt",
+        "raises": "RuntimeError: the motor burnt",
+        "exits": "it ended the program with 0",
         "secret": "its answer cannot leave its process",
         "dies": r"its process ended \(exit status 7\)",
         "crashes": r"its process ended \(signal SIGSEGV\)",

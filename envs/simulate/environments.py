@@ -1,11 +1,13 @@
 """N environments stepped side by side, in this process or in others: each an instance of its own with its own seed."""
 
 import contextlib
+import copy
 import functools
 import importlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,8 +56,10 @@ class EnvironmentSpec:
             )
         try:
             return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
-        except Exception as error:  # an environment's own constructor may raise anything
-            raise MissingEnvError(f"environment {self.id}: {reason(error)}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # an environment's own constructor may raise anything, and end the program too
+            raise MissingEnvError(f"environment {self.id}: {raised(error)}") from error
 
     def require_registered(self) -> None:
         """Raise `MissingEnvError` unless the id is registered here, or is one of this package's own games."""
@@ -160,17 +164,26 @@ _imported: list[str] = []
 
 def import_environments(module: str) -> None:
     """Import a module of the user's that registers environments."""
+    if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
+        raise EnvError(f"--import {module}: expected a module's name, such as {_module_name(module)}")
     if os.getcwd() not in sys.path:  # where `python -m` would look first, and an installed command does not
         sys.path.insert(0, os.getcwd())
     try:
         _add_namesake(module.partition(".")[0])
         importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # a module of the user's may raise anything, and end the program too
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module of the user's may raise anything, and end the program too
         unknown = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
-        hint = " (a module's name, not a file's)" if unknown else ""
-        why = f"it ended the program with {error.code}" if isinstance(error, SystemExit) else reason(error)
-        raise EnvError(f"--import {module}: {why}{hint}") from error
+        hint = ". The working folder and the installed packages were searched" if unknown else ""
+        raise EnvError(f"--import {module}: {raised(error)}{hint}") from error
     _imported.append(module)
+
+
+def _module_name(text: str) -> str:
+    """What a file's name would be as a module's."""
+    name = re.sub(r"\W+", ".", text.removesuffix(".py")).strip(".")
+    return name if name and all(part.isidentifier() for part in name.split(".")) else "my_environments"
 
 
 def _add_namesake(name: str) -> None:
@@ -246,6 +259,7 @@ class LocalEnv:
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]):
         self._make = make
         self._environment: gymnasium.Env[Any, Any] | None = None
+        self._spaces: tuple[Space[Any], Space[Any]] | None = None
 
     def ask(self, command: str, *arguments: Any) -> None:
         """What to do next: "about", "reset" with a seed, "step" with an action, "render"."""
@@ -254,45 +268,61 @@ class LocalEnv:
     def answer(self) -> Any:
         """Do what was asked."""
         command, arguments = self._asked
-        if self._environment is None:
-            self._environment = self._make()
         try:
-            return getattr(self, f"_{command}")(self._environment, *arguments)
-        except Exception as error:  # an environment may raise anything
+            environment = self._made()
+            return getattr(self, f"_{command}")(environment, *arguments)
+        except KeyboardInterrupt:  # the user's, and nothing that an environment raises
+            raise
+        except BaseException as error:  # an environment may raise anything, and end the program too
             if command != "render":
-                self.leave()  # whatever state it is in now, nobody else plays there
-            raise error if isinstance(error, EnvError) else EnvError(reason(error)) from error
+                self.leave()  # its state is unknown: no other episode is played in it
+            raise error if isinstance(error, EnvError) else EnvError(raised(error)) from error
 
     def leave(self) -> None:
         """Close the environment. One that fails even at that has answered all that was asked."""
         environment, self._environment = self._environment, None
         if environment is not None:
-            with contextlib.suppress(Exception):
+            try:
                 environment.close()
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # as in `answer`
+                return
 
     def end(self) -> None:
         """Nothing is left after `leave`."""
+
+    def _made(self) -> gymnasium.Env[Any, Any]:
+        """The environment. Its spaces are those of the first one that was made: one that changes them fails."""
+        if self._environment is None:
+            self._environment = self._make()
+        if self._spaces is None:
+            self._spaces = copy.deepcopy((self._environment.observation_space, self._environment.action_space))
+        return self._environment
 
     def _about(self, environment: gymnasium.Env[Any, Any]) -> EnvInfo:
         rate = int(environment.metadata.get("render_fps") or 30)
         return EnvInfo(environment.observation_space, environment.action_space, rate)
 
     def _reset(self, environment: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, Mapping[str, Any]]:
-        observation, info = environment.reset(seed=seed)
+        answer = environment.reset(seed=seed)
+        if not isinstance(answer, tuple | list) or len(answer) != 2:
+            raise EnvError(f"reset() returned {type(answer).__name__}, expected (observation, info). {OLD_API}")
+        observation, info = answer
+        if not isinstance(info, Mapping) and misfit(environment.observation_space, answer) is None:
+            raise EnvError(f"reset() returned an observation, expected (observation, info). {OLD_API}")
         return self._checked(environment, observation), _checked_info(info)
 
     def _step(self, environment: gymnasium.Env[Any, Any], action: Any) -> Step:
-        for name, array in to_leaves(environment.action_space, action).items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise EnvError(
-                    f"the policy's action {name} is not finite: {array}"
-                )  # an environment would blame itself
-        observation, reward, terminated, truncated, info = environment.step(action)
-        if np.asarray(reward).dtype.kind not in "fiub":  # float() would take a text
-            raise EnvError(f"reward {reward!r} is no number")
-        earned = float(reward)
-        if not math.isfinite(earned):
-            raise EnvError(f"reward {reward}")
+        assert self._spaces is not None
+        for name, array in to_leaves(self._spaces[1], action).items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():  # an environment would blame itself
+                raise EnvError(f"the policy's action {name} is not finite: {array}")
+        answer = environment.step(action)
+        if isinstance(answer, tuple | list) and len(answer) == 4:
+            raise EnvError(f"step() returned 4 values, expected {STEP_RETURNS}. {OLD_API}")
+        observation, reward, terminated, truncated, info = answer
+        earned = _one_number(reward)
         observation = self._checked(environment, observation)
         return Step(observation, earned, bool(terminated), bool(truncated), _checked_info(info))
 
@@ -303,10 +333,40 @@ class LocalEnv:
         return picture
 
     def _checked(self, environment: gymnasium.Env[Any, Any], observation: Any) -> Any:
-        wrong = misfit(environment.observation_space, observation)
+        assert self._spaces is not None
+        wrong = misfit(self._spaces[0], observation)
         if wrong:
-            raise EnvError(f"observation {wrong}")
+            now = environment.observation_space
+            changed = "" if now == self._spaces[0] else f"; the environment has changed its space to {now}"
+            raise EnvError(f"observation {wrong}{changed}")
         return observation
+
+
+STEP_RETURNS = "(observation, reward, terminated, truncated, info)"
+OLD_API = "This is the API of gym before 0.26; gymnasium.Env says what the methods return now."
+
+
+def raised(error: BaseException) -> str:
+    """What an environment raised, in one line: the error's kind and the first line of its message."""
+    if isinstance(error, SystemExit):
+        return f"it ended the program with {error.code}"
+    kind, message = type(error).__name__, reason(error)
+    if isinstance(error, ValueError) and re.search(r"values to unpack \(expected [25]", message):
+        message += f"; reset() must return (observation, info), and step() {STEP_RETURNS}"
+    return message if message == kind or isinstance(error, EnvError) else f"{kind}: {message}"
+
+
+def _one_number(reward: Any) -> float:
+    """A reward, also as an array or a list of one number."""
+    number = np.asarray(reward)
+    if number.dtype.kind not in "fiub":  # float() would take a text
+        raise EnvError(f"reward {reward!r} is no number")
+    if number.size != 1:
+        raise EnvError(f"reward: shape {number.shape}, expected one number")
+    earned = float(number.reshape(()))
+    if not math.isfinite(earned):
+        raise EnvError(f"reward {earned}")
+    return earned
 
 
 def _checked_info(info: Any) -> Mapping[str, Any]:
