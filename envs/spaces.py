@@ -12,7 +12,10 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 MOST_NUMBERS = 1 << 22
-"""Numbers in one leaf of a space that a file declares: a picture of 1024 x 1024 x 4."""
+"""Numbers in all leaves of a space that a file declares: a picture of 1024 x 1024 x 4."""
+
+MOST_LEAVES = 1 << 12
+"""Leaves of a space that a file declares: to make a hundred thousand takes half a minute."""
 
 Leaves = dict[str, NDArray[Any]]
 """One array for each leaf of a space, by the leaf's name."""
@@ -296,29 +299,39 @@ def _completed(content: Mapping[str, Any]) -> dict[str, Any]:
         )
     elif full["type"] == "Box":
         full = {"dtype": "float32", "shape": np.shape(full["low"]), **full}
-        full |= {name: np.broadcast_to(full[name], full["shape"]).tolist() for name in ("low", "high")}
+        full |= {name: np.broadcast_to(full[name], full["shape"]) for name in ("low", "high")}
     elif full["type"] == "MultiDiscrete":
-        full = {"dtype": "int64", "start": np.zeros_like(full["nvec"]).tolist(), **full}
+        full = {"dtype": "int64", "start": np.zeros_like(full["nvec"]), **full}
     elif full["type"] == "Discrete":
         full = {"start": 0, **full}
     return full
 
 
 def _check_declared(content: Any) -> None:
-    """Refuse a description that asks for more numbers than `MOST_NUMBERS`, or for a type that is no number's."""
-    shape = [content.get("shape", ()), content.get("n", ())]
-    sizes = [math.prod(each) for each in shape if isinstance(each, list | tuple)]
-    if content["type"] == "MultiBinary" and isinstance(content["n"], int):
-        sizes.append(content["n"])
-    if max(sizes) > MOST_NUMBERS:
-        raise ValueError(f"{max(sizes)} numbers, at most {MOST_NUMBERS} are taken")
-    if content["type"] != "Text" and np.dtype(content.get("dtype", "int64")).kind not in "biuf":
-        raise ValueError(f"dtype {content['dtype']!r}")
-    if content["type"] not in (*_EXAMPLES, "Text"):
-        raise ValueError(f"type {content['type']!r}")
-    inside = content.get("subspaces", ())
-    for part in inside.values() if isinstance(inside, dict) else inside:
-        _check_declared(part)
+    """Refuse a description of more than `MOST_NUMBERS` or `MOST_LEAVES` in all, or of a type that is not a number's."""
+    numbers, leaves, waiting = 0, 0, [content]
+    while waiting:
+        part = waiting.pop()
+        numbers += _declared_numbers(part)
+        leaves += 1
+        if numbers > MOST_NUMBERS:
+            raise ValueError(f"{numbers} numbers, expected at most {MOST_NUMBERS}")
+        if part["type"] != "Text" and np.dtype(part.get("dtype", "int64")).kind not in "biuf":
+            raise ValueError(f"dtype {part['dtype']!r}")
+        if part["type"] not in (*_EXAMPLES, "Text"):
+            raise ValueError(f"type {part['type']!r}")
+        inside = part.get("subspaces", ())
+        waiting += inside.values() if isinstance(inside, dict) else inside
+        if leaves + len(waiting) > MOST_LEAVES:
+            raise ValueError(f"more than {MOST_LEAVES} spaces in it")
+
+
+def _declared_numbers(part: Mapping[str, Any]) -> int:
+    """Numbers of one leaf; those that it lists, such as bounds, the file itself holds."""
+    sizes = [math.prod(map(abs, each)) for each in (part.get("shape"), part.get("n")) if isinstance(each, list | tuple)]
+    if part["type"] == "MultiBinary" and isinstance(part["n"], int):
+        sizes.append(part["n"])
+    return max(sizes, default=0 if "subspaces" in part else 1)
 
 
 def _same_bounds(a: spaces.Box, b: spaces.Box) -> bool:

@@ -3,17 +3,24 @@
 import json
 import os
 import tempfile
+import time
 
+import h5py
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from gymnasium import spaces
+from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from test_cli import QUICK, run, trained  # noqa: F401
+from test_datasets import FLAT, random_episodes, root, template, write  # noqa: F401
 from test_nobody_gets_in import rewrite, text_run  # noqa: F401
 
 from dt.cli import main
-from envs import EnvironmentSpec, load
+from envs import DataError, EnvironmentSpec, load
 from envs.simulate.environments import MissingEnvError
+from envs.spaces import SpaceError, leaf_spaces, space_from_json
 from transformer.runs.checkpoint import LOCK, replace_text, write_json
 from transformer.text.cli import main as text_main
 
@@ -262,3 +269,88 @@ def test_the_users_own_environment_is_trusted_from_the_cache_as_without(cached):
     spaces_ = {"observation_space": load(path).observation_space, "action_space": load(path).action_space}
     for _ in range(2):
         assert not load(path, environment=spec, spaces=spaces_).environment.from_file
+
+
+# Much that is declared in a few bytes: each part may be allowed, and all together are not.
+
+HALF = {"type": "Box", "dtype": "float64", "shape": [1024, 2048], "low": -1, "high": 1}
+SPACES_TOGETHER = {
+    "three leaves of half as much as all": {"type": "Dict", "subspaces": {f"k{i}": HALF for i in range(3)}},
+    "leaves within leaves": {
+        "type": "Tuple",
+        "subspaces": [HALF, {"type": "Dict", "subspaces": {"a": {"type": "Tuple", "subspaces": [HALF, HALF]}}}],
+    },
+    "bits": {"type": "Tuple", "subspaces": [{"type": "MultiBinary", "n": 3_000_000}] * 2},
+    "a hundred thousand leaves": {"type": "Tuple", "subspaces": [{"type": "Discrete", "n": 2}] * 100_000},
+    "a hundred thousand spaces of nothing": {
+        "type": "Tuple",
+        "subspaces": [{"type": "Tuple", "subspaces": []}] * 10**5,
+    },
+    "a shape below zero": {"type": "Tuple", "subspaces": [{**HALF, "shape": [-(2**20), -4]}, HALF, HALF]},
+}
+
+
+@pytest.mark.parametrize("space", SPACES_TOGETHER.values(), ids=SPACES_TOGETHER)
+def test_leaves_that_are_too_much_together_are_refused_at_once(space):
+    started = time.perf_counter()
+    with pytest.raises(SpaceError, match=r"expected at most 4194304|more than 4096 spaces in it"):
+        space_from_json(space)
+    assert time.perf_counter() - started < 2
+
+
+def test_a_space_as_large_as_allowed_is_one():
+    space = space_from_json({"type": "Tuple", "subspaces": [HALF, HALF]})
+    assert [leaf.shape for leaf in leaf_spaces(space).values()] == [(1024, 2048)] * 2
+
+
+def test_a_run_whose_spaces_are_too_much_together_is_refused(run, capsys):  # noqa: F811
+    def change(document):
+        document["observation_space"] = json.dumps(SPACES_TOGETHER["three leaves of half as much as all"])
+
+    rewrite(run, "run.json", change)
+    for command in (["inspect", run], ["evaluate", run]):
+        assert "expected at most 4194304" in said(capsys, command)
+
+
+def zeros(file, name, rows):
+    """An array of so many zeros in HDF5, of which none is stored."""
+    file.create_dataset(name, (rows, 7), np.float64, chunks=(1000, 7))
+
+
+def test_arrays_of_a_flat_file_that_are_too_much_together_are_refused(tmp_path):
+    rows = 1_000_000  # 56 MB each, of 64 that are allowed
+    with h5py.File(tmp_path / "flat.hdf5", "w") as file:
+        for name in ("observations", "actions", "next_observations"):
+            zeros(file, name, rows)
+        file["rewards"] = np.zeros(3)
+    with pytest.raises(DataError, match="with what is read before it: more than 64 MB"):
+        load(tmp_path / "flat.hdf5")
+
+
+def test_leaves_of_an_episode_that_are_too_much_together_are_refused(root):  # noqa: F811
+    names = [f"part{i}" for i in range(9)]
+    seen = spaces.Dict({name: spaces.Box(-1, 1, (7,), np.float64) for name in names})
+    identity = write("flat/parts-v0", random_episodes(seen, FLAT[1]), seen, FLAT[1])
+    with h5py.File(root / identity / "data" / "main_data.hdf5", "a") as file:
+        for name in names:
+            del file[f"episode_1/observations/{name}"]
+            zeros(file, f"episode_1/observations/{name}", 1_000_000)
+    with pytest.raises(DataError, match="with what is read before it: more than 64 MB"):
+        load(root / identity)
+
+
+@pytest.mark.parametrize("files", ["of one episode", "of several"])
+def test_files_of_a_folder_that_are_too_much_together_are_refused(root, files):  # noqa: F811
+    identity = write("flat/repeated-v0", random_episodes(*FLAT), *FLAT, data_format="parquet")
+    for episode in ("0", "1", "2"):
+        path = root / identity / "data" / episode / "part-0.parquet"
+        table = parquet.read_table(path, partitioning=None)
+        rows = pyarrow.concat_arrays(
+            [pyarrow.repeat(0, 700_000 if files == "of several" else 250_000), pyarrow.array([1])]
+        )  # the flags of one end
+        parquet.write_table(table.take(rows), path, compression="zstd")
+        if files == "of one episode":
+            for part in range(1, 4):
+                parquet.write_table(table.take(rows), path.with_name(f"part-{part}.parquet"), compression="zstd")
+    with pytest.raises(DataError, match=r"more than 64 MB, which no file of \d+ bytes should hold"):
+        load(root / identity)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from envs.datasets.cache import Column, pieces
 from envs.datasets.inference import infer, inferred_notes, is_whole
 from envs.reading.fields import ENDS, NEEDED, DataError, choose_all
-from envs.reading.readers import Header, RecordedEpisode, as_numbers
+from envs.reading.readers import Header, RecordedEpisode, as_numbers, most_bytes, too_much
 from envs.spaces import Leaves, choices, leaf_spaces, reason, to_leaves
 
 BESIDE = ("id", "infos")
@@ -48,6 +48,8 @@ def joined(
     seen, last, done = ({leaf: Column(folder) for leaf in kinds[name]} for name in _COLUMNS)
     rewards, lengths, ends = Column(folder), list[int](), list[list[bool]]()
     problems, left_out, labels = list[str](), list[str](), list[str]()
+    source = Path(header.source)
+    room = most_bytes(source)
     for episode in recorded:
         if isinstance(episode, DataError):
             found = list(episode.problems)
@@ -56,6 +58,9 @@ def joined(
         (left_out if skip_bad else problems).extend(found[: 1 if skip_bad else None])
         if isinstance(episode, DataError) or found or problems:
             continue  # the others are looked at, and none of it is kept
+        room -= episode.nbytes
+        if room < 0:
+            raise DataError(f"{source}: {episode.label}, with those before it: {too_much(source)}")
         for name, array in episode.observations.items():
             seen[name].append(array[:-1])
             last[name].append(array[-1:].copy())  # else the whole episode would stay in memory with it

@@ -27,6 +27,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         _check_free_lists(path)
     try:
         with h5py.File(path, "r") as file:
+            file.room = most_bytes(path)  # bytes of numbers that may still be read, all arrays together
             yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
@@ -78,7 +79,11 @@ def numbers_at(file: Any, path: Path, name: str) -> NDArray[Any]:
     node = node_at(file, path, name)
     if node.dtype.kind not in "biuf":  # said before anything is read
         raise DataError(f"{path}: {name}: type {node.dtype}, expected numbers")
-    return as_numbers(values_of(node, path, name), f"{path}: {name}")
+    numbers = as_numbers(values_of(node, path, name), f"{path}: {name}")
+    file.room -= numbers.nbytes
+    if file.room < 0:
+        raise DataError(f"{path}: {name}, with what is read before it: {too_much(path)}")
+    return numbers
 
 
 def values_of(node: Any, path: Path, name: str) -> NDArray[Any]:

@@ -265,7 +265,13 @@ def _columnar_episode(header: Header, folder: Path, layout: str) -> RecordedEpis
         raise DataError(f"{folder}: no .{layout} file in it")
     names.sort(key=lambda name: (len(name), name))  # part-2 before part-10
     read = _arrow_batches if layout == "arrow" else _parquet_batches
-    batches = [batch for name in names for batch in read(folder / name)]
+    batches, room = [], most_bytes(folder)
+    for name in names:
+        for batch in read(folder / name):
+            room -= batch.nbytes
+            if room < 0:
+                raise DataError(f"{folder / name}: {too_much(folder)}")
+            batches.append(batch)
 
     def arrays(name: str, space: Space[Any] | None) -> list[NDArray[Any]]:
         leaves = [list(_arrow_leaves(f"{folder}: {name}", space, column(batch, name))) for batch in batches]
@@ -309,15 +315,10 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:
-    """A Parquet file's record batches, as long as there are not too many of them: they are unpacked one by one."""
+    """A Parquet file's record batches, unpacked one by one: there may be too many of them."""
     from pyarrow import parquet
 
-    room = most_bytes(path)
-    for batch in parquet.ParquetFile(path).iter_batches(ROWS, columns=[*FIELDS_OF_EPISODES]):
-        room -= batch.nbytes
-        if room < 0:
-            raise DataError(f"{path}: {too_much(path)}")
-        yield batch
+    yield from parquet.ParquetFile(path).iter_batches(ROWS, columns=[*FIELDS_OF_EPISODES])
 
 
 def _is_compressed(metadata: bytes) -> bool:

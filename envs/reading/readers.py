@@ -177,13 +177,18 @@ def check_is_file(path: Path) -> None:
 
 
 def most_bytes(path: Path) -> int:
-    """Bytes of numbers that a file may hold once it is unpacked."""
-    return max(SMALL, MOST_GROWTH * path.stat().st_size)
+    """Bytes of numbers that a file, or all files of a folder together, may hold once they are unpacked."""
+    return max(SMALL, MOST_GROWTH * _size(path))
 
 
 def too_much(path: Path) -> str:
-    """What an error says of a file that declares more."""
-    return f"more than {most_bytes(path) >> 20} MB, which no file of {path.stat().st_size} bytes should hold"
+    """What an error says of a file or folder that holds more."""
+    return f"more than {most_bytes(path) >> 20} MB, which no file of {_size(path)} bytes should hold"
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def as_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
