@@ -114,6 +114,22 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
+    def require_rewards(self, dataset: str, rewards_from: str) -> None:
+        """Raise `ConfigError` where returns are needed and the dataset has no rewards.
+
+        rewards_from: as `envs.datasets.dataset.Dataset` has it.
+        """
+        rules = "--reward success or --reward last makes rewards"
+        require(
+            rewards_from != "none" or not self.model.hears_returns,
+            f"{dataset}: no rewards are recorded, so there is no return to condition on: --conditioning none clones "
+            f"the behaviour; {rules}",
+        )
+        require(
+            rewards_from != "none" or self.data.top_fraction == 1,
+            f"{dataset}: no rewards are recorded, so --top-fraction has no best episodes; {rules}",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, for a run's folder."""
         document = dataclasses.asdict(self)

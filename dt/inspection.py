@@ -18,14 +18,19 @@ from envs.spaces import Leaves, leaf_spaces
 FIRST_ACTIONS = 10
 """Actions that tell one policy from another, at most a quarter of an episode: so early all are shown much the same."""
 
+WITHOUT_REWARDS = (
+    "returns       none: no rewards are recorded, so a return means nothing here",
+    "to train      --conditioning none clones the behaviour; --reward success or --reward last makes rewards",
+)
+"""What is printed of returns where there are no rewards."""
+
 ENOUGH_EPISODES = 100
 """With fewer, first actions cannot be told from chance."""
 
 
 def describe_dataset(dataset: Dataset) -> str:
     """What one wants to know of a dataset before training."""
-    returns, lengths = dataset.returns, dataset.lengths
-    quantiles = " ".join(f"{np.quantile(returns, q):.1f}" for q in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1))
+    lengths = dataset.lengths
     lines = [
         f"dataset       {dataset.name} ({dataset.source})",
         f"environment   {_environment(dataset)}",
@@ -34,12 +39,7 @@ def describe_dataset(dataset: Dataset) -> str:
         f"episodes      {dataset.num_episodes}, {dataset.num_steps} steps, "
         f"lengths {lengths.min()} to {lengths.max()} (mean {lengths.mean():.0f})",
         f"ends          {int(dataset.terminated.sum())} terminated, {int(dataset.truncated.sum())} truncated",
-        f"returns       mean {returns.mean():.1f}; minimum, 10, 30, 50, 70, 90 %, maximum: {quantiles}",
-        return_histogram(returns),
-        f"policies      {_policies(dataset)}",
-        f"targets       {' '.join(f'{target:.5g}' for target in default_targets(returns))}",
-        f"return scale  {_return_scale(dataset)}",
-        f"score         {_score(dataset)}",
+        *(WITHOUT_REWARDS if dataset.rewards_from == "none" else _return_lines(dataset)),
     ]
     notes = list(dataset.notes)
     if dataset.environment is not None and dataset.environment.left_out:
@@ -48,6 +48,18 @@ def describe_dataset(dataset: Dataset) -> str:
             f"recorded with the wrappers {wrappers}, which are not put on: evaluation plays the plain environment"
         )
     return "\n".join(lines + [f"note          {note}" for note in notes])
+
+
+def _return_lines(dataset: Dataset) -> Iterator[str]:
+    """What the returns are, and what may be asked for."""
+    returns = dataset.returns
+    quantiles = " ".join(f"{np.quantile(returns, q):.1f}" for q in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1))
+    yield f"returns       mean {returns.mean():.1f}; minimum, 10, 30, 50, 70, 90 %, maximum: {quantiles}"
+    yield return_histogram(returns)
+    yield f"policies      {_policies(dataset)}"
+    yield f"targets       {' '.join(f'{target:.5g}' for target in default_targets(returns))}"
+    yield f"return scale  {_return_scale(dataset)}"
+    yield f"score         {_score(dataset)}"
 
 
 def return_histogram(returns: NDArray[np.float64], bins: int = 10, width: int = 40) -> str:

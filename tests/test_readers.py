@@ -726,7 +726,7 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
         ),
         (
             "episode,observation,action,reward\n0,1,1,1\n0,2,,\n1,1,1,1\n1,2,,\n",
-            "column 'action': nothing there (in each episode's last row: one of a final observation alone is no step",
+            "column 'action': nothing there (in each episode's last row: --last-row-is-final if it holds an",
         ),
         ("observation,action,reward\n1,1,1\n", "or lengths; what is one episode alone needs an episode too"),
     ],

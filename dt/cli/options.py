@@ -41,6 +41,11 @@ class Reading:
     columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
     """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
     episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
+    last_row_is_final: bool = False
+    """The last row of each episode holds an observation only. RLDS and OGBench are known to be so."""
+    reward: Literal["success", "last", "none"] | None = None
+    """Rewards of demonstrations that have none: 1 at each step at which the recorded success flag is true (success), or
+    at each episode's last step (last), else 0; or a recording without rewards as it is (none)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.reading.flat_files import READERS, is_flat
+from envs.reading.lerobot import is_lerobot
 from envs.reading.options import ReadingOptions
 from envs.reading.readers import declared_spaces, spaces_from_json
 from envs.simulate.environments import EnvironmentSpec, check_spaces, import_environments
@@ -53,8 +54,10 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
     resumed = options.output if options.resume else None
     recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
     fraction = options.fraction or tuple(share for share, _ in recorded)
-    parts = [*load_each(options.dataset, options.reading, environment, resumed)]
+    cloning = not options.config.model.hears_returns
+    parts = [*load_each(options.dataset, options.reading, environment, resumed, without_rewards=cloning)]
     dataset = join(parts, fraction, options.config.training.seed)
+    options.config.require_rewards(dataset.name, dataset.rewards_from)
     if options.output is None:
         _check_begun(run_folder(Path("runs"), dataset, options.config.training.seed))
     return dataset, environment
@@ -73,7 +76,10 @@ def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | N
     require(config.training.seed == 0, f"seed {config.training.seed}: train-many has --seeds")
     require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
     environment = environment_to_play_in(options.env)
-    datasets = [*load_each(options.dataset, options.reading, environment)]
+    cloning = not config.model.hears_returns
+    datasets = [*load_each(options.dataset, options.reading, environment, without_rewards=cloning)]
+    for dataset in datasets:
+        config.require_rewards(dataset.name, dataset.rewards_from)
     cells_of(datasets, config, options.seeds, options.output)
     return datasets, environment
 
@@ -106,16 +112,21 @@ def load_each(
     reading: Reading,
     environment: EnvironmentSpec | None = None,
     resumed: Path | None = None,
+    *,
+    without_rewards: bool = False,
 ) -> Iterator[Dataset]:
     """The datasets that a command is given, one after the other, read as its options say.
 
     resumed: a run whose spaces and reading options are used where the command gives none.
+    without_rewards: read recordings that have no rewards too.
     """
     if not sources:
         raise ConfigError("no dataset named")
     spaces, options = declared(reading.spaces, resumed), options_for(reading, sources)
     if resumed and not any(map(ReadingOptions.is_said, options)):
         options = [each for _, each in _recorded_parts(resumed, len(sources))] or options
+    if without_rewards:
+        options = [replace(each, reward=each.reward or "none") for each in options]
     how: dict[str, Any] = {"download": reading.download, "skip_bad_episodes": reading.skip_bad_episodes}
     for source, each in zip(sources, options, strict=True):
         yield load(source, spaces=spaces, environment=environment, **vars(each), **how)
@@ -284,17 +295,24 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
 
 
 def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions]:
-    """How each source is read; --columns is for flat files, a Minari dataset goes by its own names."""
+    """How each source is read; a Minari dataset goes by its own names and rows, whatever is said of flat files."""
     pairs = [each.partition("=") for each in reading.columns]
     for text, (field, sign, names) in zip(reading.columns, pairs, strict=True):
         if not (field and sign and names):
             raise ConfigError(f"--columns: {text!r}, expected FIELD=COLUMN or FIELD=COLUMN,COLUMN,...")
     if twice := [field for field, _, _ in pairs if [other for other, _, _ in pairs].count(field) > 1]:
         raise ConfigError(f"--columns: {twice[0]} twice; several columns are FIELD=COLUMN,COLUMN,...")
-    said = ReadingOptions.of(columns={field: names.split(",") for field, _, names in pairs})
-    if said.columns and not any(is_flat(Path(source)) for source in sources):
-        raise ConfigError(f"--columns is for files ({', '.join(READERS)}), and {' '.join(sources)} is none")
-    return [said if is_flat(Path(source)) else replace(said, columns={}) for source in sources]
+    said = ReadingOptions.of(
+        columns={field: names.split(",") for field, _, names in pairs},
+        last_row_is_final=reading.last_row_is_final,
+        reward=reading.reward,
+    )
+    flat = [is_flat(Path(source)) or is_lerobot(Path(source)) for source in sources]
+    for name, given in (("columns", said.columns), ("last-row-is-final", said.last_row_is_final)):
+        if given and not any(flat):
+            raise ConfigError(f"--{name} is for files ({', '.join(READERS)}), and {' '.join(sources)} is none")
+    fixed = replace(said, columns={}, last_row_is_final=False)
+    return [said if is_one else fixed for is_one in flat]
 
 
 def _recorded_parts(resumed: Path, datasets: int) -> list[tuple[float, ReadingOptions]]:

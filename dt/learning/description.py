@@ -20,6 +20,8 @@ class PartDocument(TypedDict):
     fingerprint: str
     fraction: float
     columns: NotRequired[dict[str, list[str]]]
+    last_row_is_final: NotRequired[bool]
+    reward: NotRequired[str]
 
 
 class DataDocument(TypedDict):

@@ -110,6 +110,7 @@ def prepare(
 
     at_step: resume from this step's checkpoint, 0 from the beginning; None from the newest.
     """
+    config.require_rewards(dataset.name, dataset.rewards_from)
     device = pick_device(config.training.device)
     asked = environment
     if at_step is not None:

@@ -125,8 +125,10 @@ def _episode_problems(where: str, episode: RecordedEpisode, kinds: Mapping[str, 
 def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     """Flat arrays, as `envs.from_arrays` has them, cut into episodes."""
     where = f"{header.source}"
-    rewards = _column(f"{where}: rewards", arrays["rewards"])  # (N,)
-    offsets, terminated, truncated = _ends(where, arrays, len(rewards))
+    if header.last_row_is_final:
+        header, arrays = without_final_rows(header, arrays)
+    offsets, terminated, truncated = _ends(where, arrays, _steps(where, arrays))
+    header, rewards = _rewards(header, arrays, offsets)  # (N,)
     if "step" in arrays:
         _check_order(f"{where}: step", _column(f"{where}: step", arrays["step"]), offsets, header.rows)
     if arrays.keys() & set(ENDS) == {"done"}:
@@ -160,6 +162,104 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
         "terminated": terminated,
         "truncated": truncated,
     }
+
+
+def without_final_rows(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, dict[str, Any]]:
+    """The same recording with observations of T + 1 rows, and all else of T, where each episode had T + 1 rows.
+
+    A success in the last row is one of the step before. An episode of one row has no step and is left out.
+    """
+    where, rows = f"{header.source}", _steps(f"{header.source}", arrays)
+    offsets, terminated, truncated = _ends(where, arrays, rows)
+    last, lengths = offsets[1:] - 1, np.diff(offsets) - 1
+    for (field, column), missing in header.missing.items():
+        if field in ("observations", "next_observations") and np.isin(last, missing).any():
+            row = int(np.intersect1d(last, missing)[0])
+            raise DataError(f"{where}: {place(offsets, row)}, row {in_file(row, header.rows)}, {column}: nothing there")
+    steps = np.setdiff1d(np.arange(rows), last)
+    kept = lengths > 0
+    if not kept.any():
+        raise DataError(f"{where}: each episode has one row, and the last row of each is an observation only")
+    found: dict[str, Any] = {"lengths": lengths[kept]}
+    if arrays.keys() & set(ENDS) == {"done"}:
+        found["done"] = terminated[kept]
+    else:
+        found |= {"terminated": terminated[kept], "truncated": truncated[kept]}
+    for field in arrays.keys() - {"lengths", "episode", "observations", "success", *ENDS}:
+        found[field] = _taken(f"{where}: {field}", arrays[field], rows, steps)
+    seen = np.delete(np.arange(rows), last[~kept])
+    found["observations"] = _taken(f"{where}: observations", arrays["observations"], rows, seen)
+    if "success" in arrays:
+        success = _flags(f"{where}: success", arrays["success"])
+        if len(success) == rows:
+            success[last[kept] - 1] |= success[last[kept]]
+            success = success[steps]
+        found["success"] = success
+    notes = header.notes
+    if not kept.all():
+        notes = (*notes, f"{int((~kept).sum())} of {len(kept)} episodes have one row, of an observation only: left out")
+    number = np.full(rows, -1)
+    number[steps] = np.arange(len(steps))
+    there = {name: number[missing] for name, missing in header.missing.items()}
+    header = replace(
+        header,
+        notes=notes,
+        rows=steps if header.rows is None else header.rows[steps],
+        missing={name: missing[missing >= 0] for name, missing in there.items() if (missing >= 0).any()},
+    )
+    return header, found
+
+
+def _taken(where: str, value: Any, rows: int, chosen: NDArray[np.int64]) -> Any:
+    """These rows of each array of a value that nests in any way."""
+    if isinstance(value, Mapping):
+        return {key: _taken(f"{where}/{key}", part, rows, chosen) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_taken(f"{where}/{i}", part, rows, chosen) for i, part in enumerate(value))
+    array = _array(where, value)
+    if array.ndim == 0 or len(array) != rows:
+        raise DataError(f"{where}: shape {array.shape}, expected {rows} rows")
+    return array[chosen]
+
+
+def _steps(where: str, arrays: Mapping[str, Any]) -> int:
+    """How many rows the recording has: those of its rewards, or where it has none of its actions."""
+    if "rewards" in arrays:
+        return len(_column(f"{where}: rewards", arrays["rewards"]))
+    rows = _rows(_arrays(f"{where}: actions", arrays["actions"]))
+    if rows == 0:
+        raise DataError(f"{where}: actions: no step in it")
+    return rows
+
+
+def _rewards(header: Header, arrays: Mapping[str, Any], offsets: NDArray[np.int64]) -> tuple[Header, NDArray[Any]]:
+    """The recorded rewards, or those that the user's rule makes; the header says where they are from."""
+    where, rule = f"{header.source}", header.reward
+    if rule in (None, "none") and "rewards" in arrays:
+        return header, _column(f"{where}: rewards", arrays["rewards"])
+    if rule in (None, "none"):
+        note = "no rewards are recorded: a return means nothing here"
+        return replace(header, notes=(*header.notes, note), rewards_from="none"), np.zeros(offsets[-1], np.float32)
+    note = f"rewards are made by the rule {rule!r}"
+    note += ", the recorded ones are not read" if "rewards" in arrays else ""
+    header = replace(header, notes=(*header.notes, note), rewards_from=str(rule))
+    if rule == "last":
+        return header, last_rewards(offsets)
+    if "success" not in arrays:
+        raise DataError(f"{where}: no success flag is read of it: --columns success=NAME names one, or --reward last")
+    success = _flags(f"{where}: success", arrays["success"])
+    if len(success) == len(offsets) - 1 != offsets[-1]:
+        return header, last_rewards(offsets) * success.repeat(np.diff(offsets))
+    if len(success) != offsets[-1]:
+        raise DataError(f"{where}: success: shape {success.shape}, expected {(int(offsets[-1]),)}")
+    return header, success.astype(np.float32)
+
+
+def last_rewards(offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """1 at each episode's last step, else 0: (N,)."""
+    rewards = np.zeros(offsets[-1], np.float32)
+    rewards[offsets[1:] - 1] = 1
+    return rewards
 
 
 def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:

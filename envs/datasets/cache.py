@@ -324,6 +324,7 @@ def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
         "environment": environment and environment.to_json(),
         "left_out": environment and list(environment.left_out),
         "reference": reference and vars(reference),
+        "rewards_from": fields["rewards_from"],
         "notes": list(fields["notes"]),
         "told": dict(fields["told"]),
     }
@@ -349,6 +350,7 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "inferred": tuple(document["inferred"]),
         "environment": EnvironmentSpec(**env, left_out=tuple(document["left_out"]), from_file=True) if env else None,
         "reference": Reference(**reference) if reference else None,
+        "rewards_from": str(document["rewards_from"]),
         "notes": tuple(document["notes"]),
         "told": document["told"],
     }

@@ -72,6 +72,7 @@ class Dataset:
     inferred: tuple[str, ...] = ()  # which of its spaces nobody declares: "observation_space", "action_space"
     environment: EnvironmentSpec | None = None
     reference: Reference | None = None
+    rewards_from: str = "recording"  # or the rule that made them, "success" or "last"; "none" where they are zeros
     notes: tuple[str, ...] = ()  # what is odd but legitimate, counted
     told: Mapping[str, Any] = field(default_factory=dict)  # what its metadata tells of how it was made: those of `TOLD`
     loaded_from: tuple[str, ...] = ()  # what `load` took; empty where arrays or episodes were handed over

@@ -19,6 +19,7 @@ from envs.datasets.assemble import (
     flat_arrays,
     in_file,
     joined,
+    last_rewards,
     left_out_notes,
     not_finite,
     place,
@@ -30,16 +31,20 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.selection import take
 from envs.reading.dqn_replay import is_replay, read_replay, with_actions
 from envs.reading.fields import DataError, choose_all
-from envs.reading.flat_files import is_flat, read_flat
+from envs.reading.flat_files import found_header, is_flat, read_flat
+from envs.reading.lerobot import is_lerobot, read_lerobot
 from envs.reading.minari_folders import read_folder
-from envs.reading.options import ReadingOptions
-from envs.reading.readers import PACKAGED, SPACES, Header, check_is_file, minari_root
+from envs.reading.options import ReadingOptions, RewardRule
+from envs.reading.readers import PACKAGED, SPACES, Header, Missing, check_is_file, minari_root
 from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import reference_in
 from envs.spaces import leaf_spaces, reason
 
 CacheUse = Literal["use", "verify", "off"]
 """What `load` may do with what it read and checked before."""
+
+RULED = "rewards are made by the rule 'last', the recorded ones are not read"
+"""A note on a dataset of episodes that come with rewards."""
 
 
 def load(
@@ -51,9 +56,11 @@ def load(
     cache: CacheUse = "use",
     skip_bad_episodes: bool = False,
     columns: Mapping[str, str | Iterable[str]] | None = None,
+    last_row_is_final: bool = False,
+    reward: RewardRule | None = None,
 ) -> Dataset:
-    """Read and check a dataset: a Minari id or folder, a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`), or a
-    folder of DQN replay files.
+    """Read and check a dataset: a Minari id or folder, a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`), a
+    LeRobot folder, or a folder of DQN replay files.
 
     An id is looked up among the datasets that ship with the package, then under Minari's own root (the environment
     variable MINARI_DATASETS_PATH, or ~/.minari/datasets). With `download`, an id that is not there is fetched from
@@ -70,17 +77,18 @@ def load(
     refused.
     columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}; several
     make a vector, in that order. Fields that it does not name go by their usual names.
+    last_row_is_final: the last row of each episode holds an observation only. Known of RLDS and OGBench.
+    reward: "success" or "last" make rewards where demonstrations have none, and "none" reads them without, as
+    `envs.reading.options.ReadingOptions` says.
     Raises `DataError` with the file, the episode and the field; `EnvError` where that environment cannot be made.
     """
     if cache not in get_args(CacheUse):
         raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
-    given, options = dict(spaces or {}), ReadingOptions.of(columns=columns)
+    given, options = dict(spaces or {}), ReadingOptions.of(columns, last_row_is_final=last_row_is_final, reward=reward)
     try:
         path = find(str(source), download)
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
             path = path.parent
-        if options.columns and path.is_dir():
-            raise DataError(f"{path}: a folder's fields have names of their own; columns are for flat files")
         dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes, options)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
@@ -132,15 +140,35 @@ def _read(
     folder: Path | None = None,
 ) -> Dataset:
     """A file or folder, read and checked; folder: for what comes episode by episode, files instead of memory."""
-    if path.is_dir() and is_replay(path):
+    if not path.is_dir():
+        header, arrays = read_flat(path, given, options)
+        return _dataset(*split(_in_environment(header, environment), arrays), skip_bad)
+    if is_lerobot(path):
+        found = read_lerobot(path, options)
+        header = found_header(path, found, given, options)
+        return _dataset(*split(_in_environment(header, environment), found.arrays), skip_bad)
+    _check_fixed_layout(path, options)
+    if is_replay(path):
         header, episodes = read_replay(path, given)
         header = with_actions(_in_environment(header, environment), path)
-        return _dataset(*joined(header, episodes, folder, skip_bad), skip_bad)
-    if path.is_dir():
+    else:
         header, episodes = read_folder(path, given)
-        return _dataset(*joined(_in_environment(header, environment), episodes, folder, skip_bad), skip_bad)
-    header, arrays = read_flat(path, given, options.columns)
-    return _dataset(*split(_in_environment(header, environment), arrays), skip_bad)
+        header = _in_environment(header, environment)
+    header, fields = joined(header, episodes, folder, skip_bad)
+    if options.reward == "last":
+        header = replace(header, rewards_from="last", notes=(*header.notes, RULED))
+        fields["rewards"] = last_rewards(fields["offsets"])
+    return _dataset(header, fields, skip_bad)
+
+
+def _check_fixed_layout(path: Path, options: ReadingOptions) -> None:
+    """Refuse what cannot be said of a folder whose layout fixes its names and rows."""
+    if options.columns:
+        raise DataError(f"{path}: a folder's fields have names of their own; columns are for flat files")
+    if options.last_row_is_final:
+        raise DataError(f"{path}: its layout says which observations are final; leave out --last-row-is-final")
+    if options.reward == "success":
+        raise DataError(f"{path}: no success flag is read of such a folder; --reward last rewards each last step")
 
 
 def from_arrays(
@@ -255,15 +283,14 @@ def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
         reference=header.reference,
         notes=header.notes,
         told=header.told,
+        rewards_from=header.rewards_from,
         **fields,
     )
     left = _without_bad(dataset, header) if skip_bad else dataset
     return _checked(left, header.missing if left is dataset else {}, header.rows)
 
 
-def _checked(
-    dataset: Dataset, missing: Mapping[str, NDArray[np.int64]], file_rows: NDArray[np.int64] | None
-) -> Dataset:
+def _checked(dataset: Dataset, missing: Missing, file_rows: NDArray[np.int64] | None) -> Dataset:
     """The dataset with what is odd about it noted; what is wrong with it raises `DataError`, all of it at once."""
     problems = [*_type_problems(dataset), *(fault.message(dataset, file_rows) for fault in _faults(dataset, missing))]
     if problems:
@@ -337,13 +364,13 @@ class _Fault:
         return [int(episode) for episode in np.unique(found)]
 
 
-def _faults(dataset: Dataset, missing: Mapping[str, NDArray[np.int64]]) -> Iterator[_Fault]:
+def _faults(dataset: Dataset, missing: Missing) -> Iterator[_Fault]:
     """What numbers are bad: those that are missing, not finite, or no choice of their space."""
-    for column, rows in missing.items():
+    for (_, column), rows in missing.items():
         bad = np.zeros(dataset.num_steps, np.bool_)
         bad[rows] = True
         at_ends = len(rows) == dataset.num_episodes > 1 and bool(bad[dataset.offsets[1:] - 1].all())
-        rest = " (in each episode's last row: one of a final observation alone is no step and must go)" * at_ends
+        rest = " (in each episode's last row: --last-row-is-final if it holds an observation only)" * at_ends
         yield _Fault(f"column {column!r}", None, bad, f"nothing there{rest}")
     if dataset.rewards.dtype.kind in "fiu" and (bad := not_finite(dataset.rewards)).any():
         yield _Fault("rewards", dataset.rewards, bad, "not finite")

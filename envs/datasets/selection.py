@@ -96,6 +96,11 @@ def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int
     datasets, shared = _sharing_spaces(datasets)
     for other in datasets[1:]:
         _check_same_spaces(datasets[0], other)
+        if other.rewards_from != datasets[0].rewards_from:
+            raise DataError(
+                f"{other.name}: its rewards are from {other.rewards_from!r}, those of {datasets[0].name} from "
+                f"{datasets[0].rewards_from!r}; --reward success or --reward last makes both by one rule"
+            )
     parts = tuple(Part.of(each, share) for each, share in zip(datasets, shares, strict=True))
     taken = [
         take(each, sample_episodes(each, share, seed), f"a fraction of {share:g}, drawn by seed {seed}")
@@ -232,6 +237,7 @@ def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
         offsets=_offsets(np.concatenate([each.lengths for each in datasets])),
         terminated=np.concatenate([each.terminated for each in datasets]),
         truncated=np.concatenate([each.truncated for each in datasets]),
+        rewards_from=first.rewards_from,
         environment=environments[0] if environments and agree else None,
         reference=first.reference if len(references) == 1 and agree else None,
         notes=tuple(named),

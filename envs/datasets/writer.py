@@ -29,6 +29,8 @@ def write_minari(dataset: Dataset, dataset_id: str) -> Path:
     where the final one was never recorded, the last is repeated, the metadata says so and `load` drops it again.
     An id that is none or is taken raises `DataError`, and so does a disk that is full.
     """
+    if dataset.rewards_from == "none":
+        raise DataError(f"{dataset.name}: it has no rewards, and Minari's datasets have; --reward success or last")
     namespace, folder = new_folder(dataset_id), minari_root() / dataset_id
     try:
         minari_root().mkdir(parents=True, exist_ok=True)

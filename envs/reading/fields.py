@@ -14,18 +14,28 @@ FIELDS = {
     "lengths": ("lengths",),
     "step": ("step", "timestep", "timesteps"),
     "next_observations": ("next_observations", "next_observation"),
+    "success": ("success", "next.success", "is_success"),
 }
 """What flat data holds, and the names that are known for each: ours and Gymnasium's first, then Minari's, D4RL's.
 
 `done` is Gym's old flag: terminated or truncated. `step`, a step's number in its episode, and `next_observations` show
-whether the rows are in order.
+whether the rows are in order. `success`, whether a step or an episode succeeded, is read for `reward="success"` only.
 """
 
-IN_ARRAYS = tuple(name for name in FIELDS if name != "step")
+IN_TABLES = tuple(name for name in FIELDS if name != "success")
+"""What is sought in tables."""
+
+IN_ARRAYS = tuple(name for name in IN_TABLES if name != "step")
 """What is sought in files that are no tables: arrays of steps there are often something else, such as a count."""
 
 NEEDED = ("observations", "actions", "rewards")
 """The fields that there is no dataset without."""
+
+NO_REWARDS = (
+    "; if none were recorded, --reward success or --reward last makes them, and --conditioning none trains without "
+    "(--reward none reads it so)"
+)
+"""What to do about a recording that has no rewards."""
 
 ENDS = ("terminated", "truncated", "done")
 """The flags that tell where an episode ends, and how."""
@@ -71,13 +81,18 @@ def named_columns(given: Mapping[str, str | Iterable[str]]) -> Columns:
 
 
 def choose(
-    where: str, names: Collection[str], fields: Iterable[str] = FIELDS, columns: Columns | None = None
+    where: str,
+    names: Collection[str],
+    fields: Iterable[str] = IN_TABLES,
+    columns: Columns | None = None,
+    optional: Collection[str] = (),
 ) -> dict[str, str]:
     """Which of these names holds each of the fields that are there; `DataError` where a needed one is not.
 
     Capitals and blanks around a name make no difference.
 
     columns: fields that are not to be sought, since the user says where they are; None where they are no file's.
+    optional: needed fields that may be missing after all.
     """
     in_file, columns = columns is not None, columns or {}
     taken = {name for each in columns.values() for name in each}
@@ -90,13 +105,14 @@ def choose(
             raise DataError(f"{where}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
         if found:
             chosen[wanted] = found[0]
-        elif wanted in NEEDED:
+        elif wanted in NEEDED and wanted not in optional:
             remedy = f"; --columns {wanted}=NAME,... says which" if in_file and names else ""
+            remedy += NO_REWARDS if in_file and wanted == "rewards" else ""
             raise DataError(f"{where}: no {wanted!r} in it, only {listed(sorted(names)) or 'nothing'}{remedy}")
     return chosen
 
 
-def choose_all(where: str, names: Collection[str], fields: Collection[str] = tuple(FIELDS)) -> dict[str, str]:
+def choose_all(where: str, names: Collection[str], fields: Collection[str] = IN_TABLES) -> dict[str, str]:
     """The same, and `DataError` for a name that is none of these fields: what Python hands over is not left alone."""
     chosen = choose(where, names, fields)
     if unknown := set(names) - set(chosen.values()):

@@ -3,7 +3,7 @@
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -13,20 +13,27 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.reading.conventions import Convention, convention_of, lengths_from_first_rows
+from envs.reading.d3rlpy import is_version_2, read_version_2
+from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
 from envs.reading.fields import (
     ENDS,
-    FIELDS,
     IN_ARRAYS,
+    IN_TABLES,
     NEEDED,
-    Columns,
     DataError,
     choose,
     listed,
     looks_like_an_end,
     looks_like_an_episode,
 )
+from envs.reading.found import Found, side_by_side
 from envs.reading.hdf5 import numbers_at, open_hdf5
+from envs.reading.lerobot import is_lerobot_table, read_lerobot_table
+from envs.reading.options import ReadingOptions
 from envs.reading.readers import Header, as_numbers, header_of, most_bytes, parse_metadata, too_much
+from envs.reading.robomimic import is_robomimic, read_robomimic
+from envs.reading.tianshou import is_tianshou, read_tianshou
 from envs.spaces import printable, reason
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
@@ -39,10 +46,10 @@ ROWS = 1 << 16
 """Rows of a table that are read at once."""
 
 
-def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> tuple[Header, dict[str, Any]]:
+def read_flat(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptions) -> tuple[Header, dict[str, Any]]:
     """A flat file as arrays by the names of `FIELDS`.
 
-    given: spaces by name, instead of the metadata's own. columns: which names of the file hold which field.
+    given: spaces by name, instead of the metadata's own.
     """
     if not is_flat(path):
         if path.suffix.lower() in PACKED:
@@ -50,11 +57,12 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> 
         raise DataError(
             f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
         )
-    arrays, unread = READERS[path.suffix.lower()](path, columns)
-    ends = [name for name in unread if looks_like_an_end(name)]
-    told = arrays.keys() & {"episode", "lengths"} or columns.keys() & ENDS
+    found = READERS[path.suffix.lower()](path, options)
+    arrays = found.arrays
+    ends = [name for name in found.unread if looks_like_an_end(name)]
+    told = arrays.keys() & {"episode", "lengths"} or options.columns.keys() & ENDS
     both = "done" in arrays or {"terminated", "truncated"} <= arrays.keys()
-    named = [name for name in unread if looks_like_an_episode(name)]
+    named = [name for name in found.unread if looks_like_an_episode(name)]
     if named and not told and not both:  # the same: an episode that was cut would go on in the next
         raise DataError(
             f"{path}: {named[0]!r} looks like the episodes' numbers and is not read: --columns 'episode={named[0]}' "
@@ -65,14 +73,28 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], columns: Columns) -> 
             f"{path}: {ends[0]!r} looks like an end of episodes and is not read: "
             "--columns says which are terminated, truncated or done"
         )
-    metadata = arrays.pop("metadata", None)
-    parsed = {} if metadata is None else parse_metadata(f"{path}: metadata", str(metadata))
-    header = header_of(f"{path}: metadata", path, parsed, given)
-    header = replace(header, missing=arrays.pop("missing", {}), rows=arrays.pop("rows", None))
-    notes = [f"not read: {listed([name or 'a column without a name' for name in unread])}"] if unread else []
-    notes += [INTERLEAVED] if header.rows is not None else []
-    notes += [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
-    return replace(header, notes=tuple(map(printable, notes))), arrays
+    odd = [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
+    found = replace(found, notes=[*found.notes, *odd])
+    return found_header(path, found, given, options), arrays
+
+
+def found_header(path: Path, found: Found, given: Mapping[str, Space[Any]], options: ReadingOptions) -> Header:
+    """What is known of a recording beside its arrays.
+
+    given: spaces by name, instead of the metadata's own.
+    """
+    parsed = {} if found.metadata is None else parse_metadata(f"{path}: metadata", found.metadata)
+    unread = [name or "a column without a name" for name in found.unread]
+    notes = [f"not read: {listed(unread)}"] if unread else []
+    notes += [INTERLEAVED] if found.rows is not None else []
+    return replace(
+        header_of(f"{path}: metadata", path, parsed, given),
+        missing=found.missing,
+        rows=found.rows,
+        last_row_is_final=found.last_row_is_final or options.last_row_is_final,
+        reward=options.reward,
+        notes=tuple(map(printable, [*notes, *found.notes])),
+    )
 
 
 def is_flat(path: Path) -> bool:
@@ -85,15 +107,29 @@ def flat_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_flat(path) and path.name != "main_data.hdf5")
 
 
-def _read_npz(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
+def _chosen(
+    path: Path, names: Sequence[str], fields: Sequence[str], options: ReadingOptions, tables: bool = False
+) -> tuple[dict[str, tuple[str, ...]], Convention | None]:
+    """By field the names that hold it: as the user says, as a library has them, or the usual ones."""
+    convention = convention_of(str(path), names, options, tables=tables)
+    columns = convention.columns if convention else options.columns
+    if options.reward == "success":
+        fields = (*fields, "success")
+    optional = ("rewards",) if options.reward or (convention and convention.no_rewards) else ()
+    usual = choose(str(path), names, fields, columns, optional)
+    return {**{field: (name,) for field, name in usual.items()}, **columns}, convention
+
+
+def _read_npz(path: Path, options: ReadingOptions) -> Found:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: cannot be read as .npz (no zip file)")
     try:
         with np.load(path, allow_pickle=False) as file:
-            usual = choose(str(path), file.files, IN_ARRAYS, columns)
-            chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
+            chosen, convention = _chosen(path, file.files, IN_ARRAYS, options)
             if "metadata" in file.files:
                 chosen["metadata"] = ("metadata",)
+            if convention and convention.first_rows:
+                chosen["first_rows"] = (convention.first_rows,)
             arrays, room = {}, most_bytes(path)
             for field, names in chosen.items():
                 for name in names:
@@ -102,22 +138,34 @@ def _read_npz(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
                     room -= _declared_bytes(path, file.zip, name)
                     if room < 0:
                         raise DataError(f"{path}: {name}: {too_much(path)}")
-                arrays[field] = _side_by_side(path, field, [np.asarray(file[name]) for name in names])
-            return arrays, _unread(file.files, chain.from_iterable(chosen.values()))
+                arrays[field] = side_by_side(f"{path}: {field}", [np.asarray(file[name]) for name in names])
+            return _found(file.files, chosen, arrays, convention, path)
     except DataError:
         raise
     except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
         raise DataError(f"{path}: cannot be read as .npz ({reason(error)})") from None
 
 
-def _side_by_side(path: Path, field: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    """One array as it is; several, each (N,) or (N, k), as one vector a step: (N, K)."""
-    if len(arrays) == 1:
-        return arrays[0]
-    shapes = [array.shape for array in arrays]
-    if any(len(shape) not in (1, 2) or shape[0] != shapes[0][0] for shape in shapes):
-        raise DataError(f"{path}: {field}: shapes {', '.join(map(str, shapes))} do not make one vector a step")
-    return np.column_stack(arrays)
+def _found(
+    names: Sequence[str],
+    chosen: Mapping[str, tuple[str, ...]],
+    arrays: dict[str, Any],
+    convention: Convention | None,
+    path: Path,
+) -> Found:
+    """What was read of a file of arrays."""
+    metadata, first = arrays.pop("metadata", None), arrays.pop("first_rows", None)
+    if convention and convention.check:
+        convention.check(str(path), arrays)
+    if first is not None and convention:
+        arrays["lengths"] = lengths_from_first_rows(f"{path}: {convention.first_rows}", first, len(arrays["rewards"]))
+    return Found(
+        arrays=arrays,
+        unread=_unread(names, chain.from_iterable(chosen.values())),
+        notes=[convention.note] if convention and convention.note else [],
+        last_row_is_final=convention is not None and convention.last_row_is_final,
+        metadata=None if metadata is None else str(metadata),
+    )
 
 
 def _declared_bytes(path: Path, archive: Any, name: str) -> int:
@@ -139,21 +187,33 @@ def _declared_bytes(path: Path, archive: Any, name: str) -> int:
     return size
 
 
-def _read_hdf5(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
-    """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone."""
+def _read_hdf5(path: Path, options: ReadingOptions) -> Found:
+    """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone.
+
+    Layouts of other libraries have readers of their own.
+    """
     with open_hdf5(path) as file:
         names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
-        usual = choose(str(path), names, IN_ARRAYS, columns)
-        chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
+        by_path = any("/" in name for wanted in options.columns.values() for name in wanted if name.startswith("data/"))
+        if is_robomimic(file, path) and not by_path:
+            return read_robomimic(file, path, options)
+        if is_version_2(names) and not options.columns:
+            return read_version_2(file, path, names)
+        if is_tianshou(file, path):
+            return read_tianshou(file, path, options.columns)
+        chosen, convention = _chosen(path, names, IN_ARRAYS, options)
         arrays = {
-            field: _side_by_side(path, field, [numbers_at(file, path, name) for name in each])
+            field: side_by_side(f"{path}: {field}", [numbers_at(file, path, name) for name in each])
             for field, each in chosen.items()
         }
-        return arrays, _unread(names, chain.from_iterable(chosen.values()))
+        return _found(names, chosen, arrays, convention, path)
 
 
-def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]]:
-    """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists."""
+def _read_table(path: Path, options: ReadingOptions) -> Found:
+    """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists.
+
+    Parquet of LeRobot's frames, and with a row for each episode, has readers of its own.
+    """
     is_csv = path.suffix.lower() == ".csv"
     try:
         import pyarrow
@@ -165,11 +225,18 @@ def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]
         if twice := {name for name in names if names.count(name) > 1}:
             raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
         stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
-        chosen = choose(str(path), stems, FIELDS, columns)
-        if "step" in chosen and not _is_of_numbers(schema, chosen["step"]):
+        if not is_csv and is_lerobot_table(names):
+            return read_lerobot_table(path, options)
+        chosen, convention = _chosen(path, stems, IN_TABLES, options, tables=True)
+        said = convention.columns if convention else options.columns
+        if "step" in chosen and "step" not in said and not _is_of_numbers(schema, chosen["step"][0]):
             del chosen["step"]  # a date, which says nothing of the rows' order that could be relied on
-        found = {field: _columns_of(path, names, stem, field) for field, stem in chosen.items()}
-        found |= {field: _columns_named(path, names, each) for field, each in columns.items()}
+        found = {
+            field: _columns_named(path, names, each) if field in said else _columns_of(path, names, each[0], field)
+            for field, each in chosen.items()
+        }
+        if not is_csv and is_row_an_episode(path, schema, found):
+            return read_episode_rows(path, schema, found)
         read = [name for each in found.values() for name in ([each] if isinstance(each, str) else each)]
         if not is_csv:
             table = _read_parquet(path, table, read)
@@ -181,13 +248,22 @@ def _read_table(path: Path, columns: Columns) -> tuple[dict[str, Any], list[str]
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
-    missing: dict[str, NDArray[np.int64]] = {}
+    missing: dict[tuple[str, str], NDArray[np.int64]] = {}
     arrays: dict[str, Any] = {field: _values(path, table, each, field, missing) for field, each in found.items()}
+    if convention and convention.check:
+        convention.check(str(path), arrays)
     rows = _together(path, arrays)
     if rows is not None:
-        arrays = {**{field: values[rows] for field, values in arrays.items()}, "rows": rows}
+        arrays = {field: values[rows] for field, values in arrays.items()}
         missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
-    return {**arrays, "missing": missing}, _unread(names, read)
+    return Found(
+        arrays=arrays,
+        unread=_unread(names, read),
+        notes=[convention.note] if convention and convention.note else [],
+        last_row_is_final=convention is not None and convention.last_row_is_final,
+        missing=missing,
+        rows=rows,
+    )
 
 
 def _read_csv(path: Path) -> Any:
@@ -305,7 +381,7 @@ def _columns_named(path: Path, names: list[str], wanted: tuple[str, ...]) -> str
 
 
 def _values(
-    path: Path, table: Any, columns: str | list[str], field: str, missing: dict[str, NDArray[np.int64]]
+    path: Path, table: Any, columns: str | list[str], field: str, missing: dict[tuple[str, str], NDArray[np.int64]]
 ) -> NDArray[Any]:
     """A field's column, or several of them side by side: (N,) or (N, K). missing: gets the rows where nothing is."""
     if not isinstance(columns, str):
@@ -315,7 +391,7 @@ def _values(
     if len(nothing) and field not in (*NEEDED, "next_observations"):  # where episodes end is not known then
         raise DataError(f"{path}: row {nothing[0] + 1}, column {columns!r}: nothing there")
     if len(nothing):
-        missing[columns] = nothing
+        missing[field, columns] = nothing
     return values
 
 

@@ -23,7 +23,8 @@ from envs.reading.readers import (
     Header,
     RecordedEpisode,
     as_numbers,
-    check_is_file,
+    check_all_inside,
+    check_inside,
     header_of,
     most_bytes,
     read_metadata,
@@ -74,14 +75,14 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     """
     data = folder / "data" if (folder / "data").is_dir() else folder
     path = data / "metadata.json"
-    _check_inside(path, folder)
+    check_inside(path, folder)
     metadata = read_metadata(path)
     layout = metadata.get("data_format", "hdf5")
     source = data / "main_data.hdf5" if layout == "hdf5" else data
     if layout == "hdf5":
-        _check_inside(source, folder)
+        check_inside(source, folder)
     else:
-        _check_all_inside(data, data)
+        check_all_inside(data, data)
     for name in SPACES:
         if name not in metadata and name not in given:
             raise DataError(f"{path}: no {name}")
@@ -426,24 +427,6 @@ def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDA
             raise DataError(f"{where}: row {row}: a picture of shape {found}, expected {shape}")
         pictures.append(picture)
     return np.stack(pictures) if pictures else np.empty((0, *shape), np.uint8)
-
-
-def _check_inside(path: Path, folder: Path) -> None:
-    """Refuse a file of a dataset's folder that is a link to what lies outside, or no file at all."""
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{path}: a link to what lies outside {folder}, expected the data itself")
-    if not path.is_dir():
-        check_is_file(path)
-
-
-def _check_all_inside(below: Path | str, folder: Path) -> None:
-    """The same for all that a folder holds: what is no link lies where the folder does, and need not be resolved."""
-    with os.scandir(below) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _check_all_inside(entry.path, folder)
-            elif not entry.is_file(follow_symlinks=False):
-                _check_inside(Path(entry.path), folder)
 
 
 def _short(value: Any) -> str:

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
-from envs.reading.fields import Columns, named_columns
+from envs.reading.fields import Columns, DataError, named_columns
+
+RewardRule = Literal["success", "last", "none"]
+"""What stands for rewards where a recording of demonstrations has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +15,20 @@ class ReadingOptions:
     """How a source is to be read, beyond what its format says; `load` and the command line use the same names.
 
     columns: by field the names that hold it in the file; several make a vector.
+    last_row_is_final: the last row of each episode holds an observation only.
+    reward: "success" is 1 at each step at which the recording's success flag is true, else 0. "last" is 1 at each
+    episode's last step, else 0. "none" reads a recording that has no rewards, as zeros.
     """
 
     columns: Columns = field(default_factory=dict)
+    last_row_is_final: bool = False
+    reward: RewardRule | None = None
+
+    def __post_init__(self) -> None:
+        if self.reward not in (None, *get_args(RewardRule)):
+            raise DataError(f"reward: {str(self.reward)[:40]!r}, expected one of {', '.join(get_args(RewardRule))}")
+        if not isinstance(self.last_row_is_final, bool):
+            raise DataError(f"last_row_is_final: {str(self.last_row_is_final)[:40]!r}, expected True or False")
 
     @staticmethod
     def of(columns: Mapping[str, str | Iterable[str]] | None = None, **options: Any) -> "ReadingOptions":

@@ -17,6 +17,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.reading.fields import DataError as DataError  # which most take from here
+from envs.reading.options import RewardRule
 from envs.simulate.environments import EnvError, EnvironmentSpec
 from envs.simulate.scores import Reference, reference_for
 from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, space_from_json
@@ -41,6 +42,10 @@ MOST_METADATA = 16 << 20
 """Characters of metadata: the bounds of a picture's space may need a few millions."""
 
 
+Missing = Mapping[tuple[str, str], NDArray[np.int64]]
+"""By field and column the rows of a table in which nothing is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What is known of a recording beside its numbers."""
@@ -56,8 +61,11 @@ class Header:
     repeats_final: bool = False  # the final observations are no observations: they fill up Minari's layout
     notes: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)  # those of `TOLD`
-    missing: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # of a table's columns the rows of no number
+    missing: Missing = field(default_factory=dict)  # of a table
     rows: NDArray[np.int64] | None = None  # of a table whose rows were put in another order, the row of each step
+    last_row_is_final: bool = False  # the last row of each episode holds an observation only
+    reward: RewardRule | None = None  # what the user says of rewards
+    rewards_from: str = "recording"  # as `Dataset` has it
     labels: tuple[str, ...] = ()  # what the file calls each episode, where some were left out
 
 
@@ -174,6 +182,24 @@ def check_is_file(path: Path) -> None:
     """Refuse a pipe or a device, which may never end."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: neither a file nor a folder")
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a file of a dataset's folder that is a link to what lies outside, or no file at all."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{path}: a link to what lies outside {folder}, expected the data itself")
+    if not path.is_dir():
+        check_is_file(path)
+
+
+def check_all_inside(below: Path | str, folder: Path) -> None:
+    """The same for all that a folder holds: what is no link lies where the folder does, and need not be resolved."""
+    with os.scandir(below) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                check_all_inside(entry.path, folder)
+            elif not entry.is_file(follow_symlinks=False):
+                check_inside(Path(entry.path), folder)
 
 
 def most_bytes(path: Path) -> int:

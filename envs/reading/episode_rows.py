@@ -1,0 +1,88 @@
+"""Parquet with a row for each episode, whose fields are lists: Hugging Face's `decision_transformer_gym_replay`.
+
+    observations   list of T (or T + 1) lists of numbers
+    actions        list of T lists
+    rewards, dones lists of T
+
+A row is an episode where its actions are lists of lists, or its rewards lists of other than one number.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.reading.arrow import column_of, is_list, lengths_of, numbers_of, read_columns
+from envs.reading.fields import ENDS, DataError
+from envs.reading.found import Budget, Found, side_by_side
+
+PER_STEP = ("observations", "actions", "rewards", "next_observations", "success")
+"""The fields that a row has lists of."""
+
+
+def is_row_an_episode(path: Path, schema: Any, chosen: Mapping[str, Any]) -> bool:
+    """Whether a row holds a whole episode: its actions are lists of lists, or its rewards lists not all of one number.
+
+    Rewards that are lists of one number each are the (N, 1) of replay buffers, a row a step.
+    chosen: by field the name of its column, or a list of names.
+    """
+    kinds = {name: schema.field(each).type for name, each in chosen.items() if isinstance(each, str)}
+    actions, rewards = kinds.get("actions"), kinds.get("rewards")
+    nested = actions is not None and is_list(actions) and is_list(actions.value_type)
+    if rewards is None:
+        return nested
+    if nested or not is_list(rewards):
+        return nested and is_list(rewards)
+    column = column_of(read_columns(path, [chosen["rewards"]], Budget(path, path.stat().st_size)), chosen["rewards"])
+    return bool((lengths_of(f"{path}: column {chosen['rewards']!r}", column) != 1).any())
+
+
+def read_episode_rows(path: Path, schema: Any, chosen: Mapping[str, str | list[str]]) -> Found:
+    """All episodes, in the order of their rows. chosen: by field its column, or several."""
+    columns = {field: [each] if isinstance(each, str) else each for field, each in chosen.items()}
+    names = [name for wanted in columns.values() for name in wanted]
+    table = read_columns(path, list(dict.fromkeys(names)), Budget(path, path.stat().st_size))
+    if table.num_rows == 0:
+        raise DataError(f"{path}: no row in it")
+    clock = columns["rewards" if "rewards" in columns else "actions"][0]
+    lengths = lengths_of(f"{path}: column {clock!r}", column_of(table, clock))
+    if (lengths == 0).any():
+        raise DataError(f"{path}: column {clock!r}: row {int((lengths == 0).argmax()) + 1}: no step in it")
+    arrays: dict[str, Any] = {}
+    for name, wanted in columns.items():
+        if name not in (*PER_STEP, *ENDS):
+            continue
+        parts = [_per_step(path, table, each, name, lengths, clock) for each in wanted]
+        arrays[name] = side_by_side(f"{path}: {name}", parts)
+    return Found(arrays={**arrays, "lengths": lengths}, unread=[name for name in schema.names if name not in names])
+
+
+def _per_step(path: Path, table: Any, name: str, field: str, lengths: Any, clock: str) -> Any:
+    """A column's numbers, all episodes one after the other: (N, ...), or (E,) of a flag for each episode."""
+    where = f"{path}: column {name!r}"
+    column = column_of(table, name)
+    if not is_list(column.type):
+        if field in ENDS or field == "success":
+            return numbers_of(where, column)
+        raise DataError(f"{where}: type {column.type}, expected a list for each episode, as {clock!r} has them")
+    found = lengths_of(where, column)
+    more = int(field == "observations" and len(found) > 0 and found[0] == lengths[0] + 1)
+    if (odd := found != lengths + more).any():
+        row = int(odd.argmax())
+        raise DataError(f"{where}: row {row + 1}: {found[row]} steps, expected {int(lengths[row]) + more}")
+    try:
+        return numbers_of(where, column.flatten())
+    except DataError as error:  # its row is a step's there
+        raise DataError(_by_episode(where, str(error), np.cumsum(found))) from None
+
+
+def _by_episode(where: str, message: str, ends: Any) -> str:
+    """An error that names a step of all episodes, with the row of the file and the step in it instead."""
+    rest = message.removeprefix(f"{where}: row ")
+    number, sign, why = rest.partition(": ")
+    if rest == message or not sign:
+        return message
+    step = int(number) - 1
+    row = int(np.searchsorted(ends, step, side="right"))
+    return f"{where}: row {row + 1}, step {step - (int(ends[row - 1]) if row else 0)}: {why}"
