@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.simulate.environments import EnvError, Environments, EnvironmentSpec
+from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, import_environments
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 
 
@@ -206,6 +206,55 @@ def test_one_that_hangs_is_ended_and_the_others_are_kept(harm, unharmed):
     assert [played[i].rewards for i in (0, 2, 3)] == [unharmed[i] for i in (0, 2, 3)]
     assert not any(alive(process) for process in processes)
     assert not begotten()
+
+
+class Slow(Hostile):
+    """Takes its time to be made, or for a reset."""
+
+    def __init__(self, making=0.0, resetting=0.0):
+        time.sleep(making)
+        super().__init__()
+        self.resetting = resetting
+
+    def reset(self, *, seed=None, options=None):
+        time.sleep(self.resetting)
+        return super().reset(seed=seed)
+
+
+def test_each_reset_that_hangs_is_ended_when_its_time_is_over():
+    """Also those of processes that are new: the time for making the environment is not the reset's."""
+    started, failed = time.monotonic(), []
+    with Environments(functools.partial(Slow, 0.0, 1000.0), 2, 0.5) as environments:
+        rollout(environments, RandomPolicy(Hostile.action_space), JOBS, on_failure=failed.append)
+    assert time.monotonic() - started < 40  # 60 s more for each but the first two where starting counted
+    assert len(failed) == 4
+    assert all("no answer within 0.5 s, so its process was ended" in str(episode.failure) for episode in failed)
+
+
+def test_making_an_environment_may_take_longer_than_a_step():
+    with Environments(functools.partial(Slow, 1.5), 1, 0.5) as environments:
+        environments.reset(0, 2)
+        assert not environments.step(0, 1).terminated
+
+
+LAMBDAS = """
+import gymnasium, test_processes
+gymnasium.register("Lambda-v0", lambda **kwargs: test_processes.Hostile(**kwargs), disable_env_checker=True)
+"""
+
+
+def test_an_environment_that_is_registered_by_a_lambda_plays_in_a_process(tmp_path, monkeypatch, unharmed):
+    (tmp_path / "lambdas_of_mine.py").write_text(LAMBDAS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("envs.simulate.environments._imported", [])
+    import_environments("lambdas_of_mine")
+    with Environments(EnvironmentSpec("Lambda-v0").maker(), 1, TIMEOUT) as environments:
+        played = rollout(environments, RandomPolicy(Hostile.action_space), JOBS[:1])
+    assert [episode.rewards for episode in played] == unharmed[:1]
+    monkeypatch.setattr("envs.simulate.environments._imported", [])
+    with pytest.raises(EnvError, match="environment Lambda-v0: not registered; --import MODULE registers it"):
+        Environments(EnvironmentSpec("Lambda-v0").maker(), 1, TIMEOUT)
+    del gymnasium.registry["Lambda-v0"]
 
 
 def begotten() -> list[str]:

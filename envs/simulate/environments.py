@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -69,7 +70,10 @@ class EnvironmentSpec:
 
     def maker(self, **more: Any) -> Callable[[], gymnasium.Env[Any, Any]]:
         """`make`, to be called in this process or another one, where what is registered here is registered first."""
-        return functools.partial(_make_anywhere, self, gymnasium.registry.get(self.id), tuple(_imported), more)
+        registered = gymnasium.registry.get(self.id)
+        return functools.partial(
+            _make_anywhere, self, registered if _can_travel(registered) else None, tuple(_imported), more
+        )
 
     @property
     def step_limit(self) -> int | None:
@@ -216,6 +220,15 @@ def _add_namesake(name: str) -> None:
 
 _namesakes: list[str] = []
 """Files of packages that have run under the name of one of ours."""
+
+
+def _can_travel(registered: Any) -> bool:
+    """Whether it can be sent to another process. A lambda cannot: the module that registers it is imported there."""
+    try:
+        ForkingPickler.dumps(registered)
+    except Exception:  # any type may say that it cannot be pickled, and with any error
+        return False
+    return True
 
 
 def _make_anywhere(

@@ -17,11 +17,10 @@ from typing import Any
 import gymnasium
 
 import envs
-from envs.simulate.environments import EnvError, LocalEnv
-from envs.spaces import reason
+from envs.simulate.environments import EnvError, LocalEnv, raised
 
 STARTING_SECONDS = 60.0
-"""What a new process may take beside the timeout, to import and make its environment."""
+"""What a new process may take to import and make its environment, before the timeout of its first command counts."""
 
 LEAVING_SECONDS = 2.0
 """What a process may take to close its environment before it is killed."""
@@ -75,23 +74,37 @@ class ProcessEnv:
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], timeout: float):
         self._make, self._timeout = make, timeout
         self._process: Any = None
+        self._starting = False  # whether the process has not said yet that its environment is made
 
     def ask(self, command: str, *arguments: Any) -> None:
         """As `LocalEnv.ask`; the process begins at once, in `answer` it is waited for."""
-        new = self._process is None
-        if new:
+        if self._process is None:
             self._begin()
-        self._deadline = time.monotonic() + self._timeout + (STARTING_SECONDS if new else 0)
+        self._deadline = time.monotonic() + self._timeout
         with contextlib.suppress(OSError):  # it died while nobody asked, and that is what `answer` will say
             self._connection.send((command, arguments))
 
     def answer(self) -> Any:
         """What the process answers; a failure there, its silence and its end are `EnvError`s."""
+        if self._starting:
+            ready, failure = self._received(self._deadline + STARTING_SECONDS)
+            self._starting = False
+            if failure is not None:
+                self._kill()  # what was asked is still on its way to it
+                raise failure
+            self._deadline = ready + self._timeout  # by the clock that all processes share
+        answer = self._received(self._deadline)
+        if isinstance(answer, EnvError):
+            raise answer
+        return answer
+
+    def _received(self, deadline: float) -> Any:
+        """The next thing that the process sends, until this time."""
         try:
-            if not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
+            if not self._connection.poll(max(0.0, deadline - time.monotonic())):
                 self._kill()
                 raise EnvError(f"no answer within {self._timeout:g} s, so its process was ended")
-            answer = self._connection.recv()
+            return self._connection.recv()
         except (EOFError, OSError):
             self._process.join(LEAVING_SECONDS)
             code = self._process.exitcode
@@ -102,10 +115,7 @@ class ProcessEnv:
             raise
         except Exception as error:  # an answer of a kind that only the other process knows
             self._kill()
-            raise EnvError(f"its answer cannot be read here: {reason(error)}") from error
-        if isinstance(answer, EnvError):
-            raise answer
-        return answer
+            raise EnvError(f"its answer cannot be read here: {raised(error)}") from error
 
     def leave(self) -> None:
         """Ask the process to close its environment and end; `end` waits for it."""
@@ -129,10 +139,10 @@ class ProcessEnv:
             with _safe_paths():
                 process.start()
         except Exception as error:  # what makes it cannot be pickled, which any type may say
-            raise EnvError(f"cannot be played in a process of its own: {reason(error)}") from error
+            raise EnvError(f"cannot be played in a process of its own: {raised(error)}") from error
         finally:
             theirs.close()
-        self._process = process
+        self._process, self._starting = process, True
 
     def _kill(self) -> None:
         """The process and whatever its environment has begun."""
@@ -162,19 +172,26 @@ def _serve(
     _end_with_the_parent()
     env = LocalEnv(make)
     with contextlib.suppress(EOFError, OSError):
+        made = _answer(env, "about")
+        connection.send((time.monotonic(), made if isinstance(made, EnvError) else None))
         while (asked := connection.recv())[0] != "leave":
-            env.ask(asked[0], *asked[1])
-            try:
-                answer = env.answer()
-            except EnvError as error:
-                answer = error
+            answer = _answer(env, asked[0], *asked[1])
             try:
                 connection.send(answer)
             except OSError:
                 raise
             except Exception as error:  # an environment's answer may hold what cannot be pickled
-                connection.send(EnvError(f"its answer cannot leave its process: {reason(error)}"))
+                connection.send(EnvError(f"its answer cannot leave its process: {raised(error)}"))
     env.leave()
+
+
+def _answer(env: LocalEnv, command: str, *arguments: Any) -> Any:
+    """What an environment answers, or its failure."""
+    env.ask(command, *arguments)
+    try:
+        return env.answer()
+    except EnvError as error:
+        return error
 
 
 def _end_with_the_parent() -> None:
