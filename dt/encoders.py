@@ -260,9 +260,9 @@ class DiscreteHead(nn.Module):
         """
         choice, value = np.divmod(self.cells.cpu().numpy(), self.most_values)
         columns = data.reshape(len(data), -1) - self.start.cpu().numpy()  # (steps, N)
-        counts = [np.count_nonzero(columns[:, i] == each) + 1 for i, each in zip(choice, value, strict=True)]
+        counts = np.stack([np.bincount(column, minlength=self.most_values) for column in columns.T.astype(np.int64)])
         grid = np.full((self.num_choices, self.most_values), -np.inf, np.float32)
-        grid[choice, value] = np.log(counts)
+        grid[choice, value] = np.log(counts[choice, value] + 1)
         return torch.from_numpy(grid).to(self.start.device)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from dt.data import return_scale
+from dt.encoders import is_image
 from dt.evaluation import default_targets
 from envs.datasets.dataset import Dataset
-from envs.reading.fields import DataError
+from envs.datasets.statistics import Statistics, never_varies, statistics, without_marks
+from envs.reading.fields import DataError, listed
 from envs.simulate.scores import scored_as_d4rl
 from envs.spaces import Leaves, leaf_spaces
 
@@ -23,6 +26,15 @@ WITHOUT_REWARDS = (
     "to train      --conditioning none clones the behaviour; --reward success or --reward last makes rewards",
 )
 """What is printed of returns where there are no rewards."""
+
+MOST_FREQUENT, MOST_FEATURES = 32, 256
+"""Of one choice the values, and of all actions the features, that first actions are described by."""
+
+MOST_ROWS = 12
+"""Dimensions that get a line each."""
+
+OUTLIER, COARSE = 50, 8
+"""Standard deviations from the mean that are far; parts of one that a number's type must tell apart."""
 
 ENOUGH_EPISODES = 100
 """With fewer, first actions cannot be told from chance."""
@@ -52,9 +64,14 @@ def describe_dataset(dataset: Dataset) -> str:
 
 def _return_lines(dataset: Dataset) -> Iterator[str]:
     """What the returns are, and what may be asked for."""
-    returns = dataset.returns
-    quantiles = " ".join(f"{np.quantile(returns, q):.1f}" for q in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1))
-    yield f"returns       mean {returns.mean():.1f}; minimum, 10, 30, 50, 70, 90 %, maximum: {quantiles}"
+    returns, rewards = dataset.returns, dataset.rewards
+    *shown, mean = _plain(np.append(np.quantile(returns, (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)), returns.mean()))
+    quantiles = " ".join(shown)
+    yield (
+        f"rewards       {rewards.min():.5g} to {rewards.max():.5g}, mean {rewards.mean(dtype=float):.5g}, "
+        f"std {rewards.std(dtype=float):.5g}"
+    )
+    yield f"returns       mean {mean}; minimum, 10, 30, 50, 70, 90 %, maximum: {quantiles}"
     yield return_histogram(returns)
     yield f"policies      {_policies(dataset)}"
     yield f"targets       {' '.join(f'{target:.5g}' for target in default_targets(returns))}"
@@ -67,17 +84,25 @@ def return_histogram(returns: NDArray[np.float64], bins: int = 10, width: int = 
     counts, edges = np.histogram(returns, bins=bins, range=_span(returns))
     longest = max(int(counts.max()), 1)
     lines = []
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+    shown = _plain(edges)
+    for count, low, high in zip(counts, shown[:-1], shown[1:], strict=True):
         bar = "█" * round(width * count / longest) or ("▏" if count else "")
-        lines.append(f"{low:>10.1f} to {high:>9.1f} {count:>6} {bar}")
+        lines.append(f"{low:>10} to {high:>9} {count:>6} {bar}")
     return "\n".join(lines)
+
+
+def _plain(numbers: NDArray[np.float64]) -> list[str]:
+    """Numbers to one decimal, or to five digits where that would not tell them apart or fill the line."""
+    span = float(numbers.max() / 2 - numbers.min() / 2)
+    form = ".1f" if (span >= 1 or span == 0) and np.abs(numbers).max() < 1e9 else ".5g"
+    return [f"{number:{form}}" for number in numbers]
 
 
 def _span(returns: NDArray[np.float64]) -> tuple[float, float]:
     """From the least to the most, with room between: what differs by rounding alone cannot be cut into bins."""
     low, high = float(returns.min()), float(returns.max())
-    least = max(1.0, 1e-9 * max(abs(low), abs(high)))
-    return (low, high) if high - low >= 1e-3 * least else (low - least / 2, high + least / 2)
+    least = 1e-9 * max(abs(low), abs(high)) or 1.0
+    return (low, high) if high - low >= least else (low - least / 2, high + least / 2)
 
 
 def _return_scale(dataset: Dataset) -> str:
@@ -108,36 +133,56 @@ def plot_dataset(dataset: Dataset, path: Path) -> None:
     pyplot.close(figure)
 
 
-def foretold(dataset: Dataset) -> float:
-    """How far an episode's first actions foretell what it earns after them: share of the variance of its rank.
+def return_predictability(dataset: Dataset) -> float | None:
+    """Share of the variance of the later return's rank that an episode's first actions predict; None where it has none.
 
-    Episodes begin alike whoever plays them, so first actions tell players apart and not how well it went later. Where
-    they tell of the return, several policies of several strengths are in the data; at 0 or below, one policy's luck is.
+    Episodes begin alike under every policy, so first actions show which policy played, not how well it went later. If
+    they predict what is earned after them, the data holds several policies of different strength. At 0 or below it
+    holds one, and its returns differ by luck. None: after the first actions nothing is earned that differs.
     Cross-validated ridge regression on the mean and deviation of each action dimension, and their squares.
     """
-    first = int(np.clip(np.median(dataset.lengths) // 4, 1, FIRST_ACTIONS))
+    first = first_actions(dataset)
     later = np.array([dataset.rewards[i + first : j].sum(dtype=np.float64) for i, j in pairwise(dataset.offsets)])
+    if never_varies(later.min(), later.max()):
+        return None
     rank = np.unique(later, return_inverse=True)[1].astype(np.float64)  # equal ones rank alike
-    x = np.stack([_beginning(dataset, i, min(i + first, j)) for i, j in pairwise(dataset.offsets)])  # (E, F)
+    values = _frequent_values(dataset)
+    x = np.stack([_beginning(dataset, i, min(i + first, j), values) for i, j in pairwise(dataset.offsets)])  # (E, F)
+    x = x[:, np.linspace(0, x.shape[1] - 1, min(x.shape[1], MOST_FEATURES)).round().astype(int)]
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
     x = np.hstack([x, x**2, np.ones((len(x), 1))])
     ridge = np.diag([float(len(x))] * (x.shape[1] - 1) + [1e-6])  # strong: there are few episodes
     part = np.random.default_rng(0).permutation(len(x)) % 5
     errors = np.empty(len(x))
     for held_out in range(5):
-        known, asked = x[part != held_out], x[part == held_out]
+        known, unseen = x[part != held_out], x[part == held_out]
         weights = np.linalg.solve(known.T @ known + ridge, known.T @ rank[part != held_out])
-        errors[part == held_out] = asked @ weights - rank[part == held_out]
-    return float(1 - (errors**2).mean() / max(rank.var(), 1e-12))
+        errors[part == held_out] = unseen @ weights - rank[part == held_out]
+    return float(1 - (errors**2).mean() / rank.var())
 
 
-def _beginning(dataset: Dataset, start: int, end: int) -> NDArray[np.float64]:
-    """Mean and deviation of each action dimension over these steps, each choice as a dimension: (F,)."""
-    columns = []
+def first_actions(dataset: Dataset) -> int:
+    """How many actions of an episode are its first: at most a quarter of the median episode."""
+    return int(np.clip(np.median(dataset.lengths) // 4, 1, FIRST_ACTIONS))
+
+
+def _frequent_values(dataset: Dataset) -> dict[str, NDArray[np.int64]]:
+    """Of each leaf of one choice the values that are taken most often, at most `MOST_FREQUENT`."""
+    found = {}
     for name, space in leaf_spaces(dataset.action_space).items():
-        actions = dataset.actions[name][start:end]
         if isinstance(space, spaces.Discrete):
-            actions = actions[:, None] == np.arange(space.start, space.start + space.n)
+            values, counts = np.unique(dataset.actions[name], return_counts=True)
+            found[name] = np.sort(values[np.argsort(-counts, kind="stable")[:MOST_FREQUENT]]).astype(np.int64)
+    return found
+
+
+def _beginning(dataset: Dataset, start: int, end: int, values: dict[str, NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Mean and deviation of each action dimension over these steps, each frequent value as a dimension: (F,)."""
+    columns = []
+    for name in leaf_spaces(dataset.action_space):
+        actions = dataset.actions[name][start:end]
+        if name in values:
+            actions = actions[:, None] == values[name]
         actions = actions.reshape(len(actions), -1).astype(np.float64)
         columns += [actions.mean(0), actions.std(0)]
     return np.concatenate(columns)
@@ -153,10 +198,16 @@ def _policies(dataset: Dataset) -> str:
         return f"one's, by the returns: most earn {low:.5g} to {high:.5g}, so there is no return to choose; {cloning}"
     if dataset.num_episodes < ENOUGH_EPISODES:
         return f"one's or several, {dataset.num_episodes} episodes do not tell; if they are one's, {cloning}"
-    share = foretold(dataset)
+    share, first = return_predictability(dataset), first_actions(dataset)
+    actions = "action" if first == 1 else f"{first} actions"
+    if share is None:
+        return (
+            f"unknown: after an episode's first {actions} every episode earns the same, "
+            f"so they cannot show which policy played; if it was one, {cloning}"
+        )
     if share < 0.05:
         return f"one's, it seems: an episode's first actions say nothing of its return, which is luck then; {cloning}"
-    return f"several: an episode's first actions already foretell {100 * share:.0f} % of how its return ranks"
+    return f"several: an episode's first {actions} predict {100 * share:.0f} % of how its later return ranks"
 
 
 def _score(dataset: Dataset) -> str:
@@ -172,12 +223,13 @@ def _score(dataset: Dataset) -> str:
 
 
 def _field_lines(label: str, space: spaces.Space, leaves: Leaves) -> Iterator[str]:  # type: ignore[type-arg]
-    """A line for each leaf of a field, and one below it where dimensions are constant or numbers at their bounds."""
+    """A line for each leaf of a field; below it its range, constant dimensions, numbers at bounds, and warnings."""
     for name, leaf in leaf_spaces(space).items():
         array = leaves[name].reshape(len(leaves[name]), -1)  # (N, D)
-        yield f"{label:<13} {'' if len(leaves) == 1 else f'{name}: '}{' '.join(str(leaf).split())}"
-        constant = int((array.min(0) == array.max(0)).sum())
-        remarks = [f"{constant} of {array.shape[1]} dimensions never vary"] if constant else []
+        yield f"{label:<13} {'' if len(leaves) == 1 else f'{name}: '}{_short(leaf)}"
+        found = statistics(array)
+        remarks = [f"{int(found.constant.sum())} of {array.shape[1]} dimensions never vary"]
+        remarks = remarks if found.constant.any() else []
         if isinstance(leaf, spaces.Box) and label == "actions":
             low, high = leaf.low.reshape(-1), leaf.high.reshape(-1)
             clipped = 100 * float(((array <= low) | (array >= high)).mean())
@@ -186,6 +238,69 @@ def _field_lines(label: str, space: spaces.Space, leaves: Leaves) -> Iterator[st
             remarks += [f"{free} of {low.size} numbers are unbounded"] if free else []
         if remarks:
             yield f"{'':13} {', '.join(remarks)}"
+        if array.shape[1]:
+            yield from (f"{'':13} {line}" for line in range_lines(array, found))
+        if isinstance(leaf, spaces.Box) and not is_image(leaf):
+            yield from (f"warning       {label}: {warning}" for warning in range_warnings(array, found))
+
+
+def _short(leaf: spaces.Space) -> str:  # type: ignore[type-arg]
+    """A space in one line, its many bounds left out."""
+    text = " ".join(str(leaf).split())
+    return text if len(text) <= 300 else f"{type(leaf).__name__} of shape {leaf.shape}, {leaf.dtype}"
+
+
+def range_lines(array: NDArray[Any], found: Statistics) -> Iterator[str]:
+    """Least, most, mean and deviation of each dimension of an array (N, D), or of all together where there are many."""
+    if array.shape[1] > MOST_ROWS:
+        low, high = int(found.low.argmin()), int(found.high.argmax())
+        yield (
+            f"{array.shape[1]} dimensions: min {found.low[low]:.5g} (dimension {low}), max {found.high[high]:.5g} "
+            f"(dimension {high}), means {found.mean.min():.5g} to {found.mean.max():.5g}, "
+            f"stds {found.std.min():.5g} to {found.std.max():.5g}"
+        )
+        return
+    yield f"{'dimension':<9} {'min':>12} {'max':>12} {'mean':>12} {'std':>12}"
+    for i, row in enumerate(zip(found.low, found.high, found.mean, found.std, strict=True)):
+        yield f"{i:<9} {' '.join(f'{number:>12.5g}' for number in row)}"
+
+
+def range_warnings(array: NDArray[Any], found: Statistics) -> Iterator[str]:
+    """What of an array's (N, D) range is likely a mistake, or was lost before it was recorded; a line for each kind."""
+    rest, marks = without_marks(array, found)
+    marked = np.flatnonzero(~np.isnan(marks))
+    if len(marked):
+        share = 100 * float((array[:, marked[0]] == marks[marked[0]]).mean())
+        yield (
+            f"{_dimensions(marked)}: {marks[marked[0]]:.10g} in {share:.2g} % of the steps is far from all else, as a "
+            "mark of missing numbers. The model is scaled by the other numbers."
+        )
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        distance = np.maximum(rest.high - rest.mean, rest.mean - rest.low) / rest.std
+    far = np.flatnonzero(np.nan_to_num(np.where(found.constant, 0, distance)) > OUTLIER)
+    if len(far):
+        worst = int(far[np.argmax(distance[far])])
+        end = rest.high if rest.high[worst] - rest.mean[worst] >= rest.mean[worst] - rest.low[worst] else rest.low
+        yield (
+            f"{_dimensions(far)}: outliers; {end[worst]:.5g} in dimension {worst} is {distance[worst]:.0f} standard "
+            f"deviations from the mean"
+        )
+    if array.dtype.kind != "f" or array.dtype.itemsize > 4:
+        return
+    spacing = np.spacing(found.reach.astype(array.dtype)).astype(float)
+    coarse = np.flatnonzero((found.low != found.high) & (spacing > found.std / COARSE))
+    if len(coarse):
+        worst = int(coarse[np.argmax(spacing[coarse])])
+        yield (
+            f"{_dimensions(coarse)}: {array.dtype} keeps multiples of {spacing[worst]:.3g} only at "
+            f"{found.reach[worst]:.5g}, and the standard deviation is {found.std[worst]:.3g}. Digits were lost before "
+            "this was recorded: record a wider type, or less an offset."
+        )
+
+
+def _dimensions(columns: NDArray[Any]) -> str:
+    """Which dimensions, in words."""
+    return f"dimension{'s' if len(columns) > 1 else ''} {listed([str(column) for column in columns])}"
 
 
 def _environment(dataset: Dataset) -> str:

@@ -1,6 +1,7 @@
 """What `dt inspect` tells before training: shares, policies, targets, and every problem of a broken dataset."""
 
 import json
+import time
 from dataclasses import replace
 
 import h5py
@@ -12,7 +13,7 @@ from test_datasets import FLAT, random_episodes, root, write  # noqa: F401 (root
 
 from dt.cli import main
 from dt.data import return_scale
-from dt.inspection import describe_dataset, foretold, plot_dataset, return_histogram
+from dt.inspection import describe_dataset, plot_dataset, return_histogram, return_predictability
 from envs import from_arrays
 from envs.simulate.scores import Reference, reference_for
 
@@ -33,9 +34,9 @@ def line(text: str, label: str) -> str:
 
 def test_several_policies_are_told_from_ones_luck():
     several, one = coins(np.linspace(0, 1, 200)), coins(np.full(200, 0.5))
-    assert foretold(several) > 0.4
-    assert foretold(one) < 0.05
-    assert "several: an episode's first actions already foretell" in line(describe_dataset(several), "policies")
+    assert return_predictability(several) > 0.4
+    assert return_predictability(one) < 0.05
+    assert "several: an episode's first 7 actions predict" in line(describe_dataset(several), "policies")
     told = line(describe_dataset(one), "policies")
     assert "one's, it seems" in told
     assert "behaviour cloning" in told
@@ -47,8 +48,8 @@ def test_policies_of_continuous_actions_are_told_apart_too():
     arrays = {"observations": rng.normal(size=(1800, 2)), "lengths": np.full(150, 12)}
     several = from_arrays(**arrays, actions=strengths[:, None] + noise, rewards=strengths + rng.normal(size=1800))
     one = from_arrays(**arrays, actions=noise, rewards=rng.normal(size=1800))
-    assert foretold(several) > 0.4
-    assert foretold(one) < 0.05
+    assert return_predictability(several) > 0.4
+    assert return_predictability(one) < 0.05
 
 
 def test_few_episodes_do_not_tell_and_equal_returns_do():
@@ -195,3 +196,132 @@ def test_a_run_is_told_of_without_options_for_data(tmp_path, capsys):
         assert main(["inspect", run, *option]) == 2
         assert f"{run}: a run is told of by itself; name nothing beside it, and no option" in capsys.readouterr().err
     assert main(["inspect", run]) == 0
+
+
+def bandit(rewards, length=1, episodes=200):
+    """Episodes of actions and rewards that know nothing of each other."""
+    rng, steps = np.random.default_rng(0), length * episodes
+    arrays = {"observations": rng.random((steps, 4)), "actions": rng.integers(0, 5, steps)}
+    return from_arrays(**arrays, rewards=rewards, lengths=np.full(episodes, length), terminated=np.ones(episodes))
+
+
+def test_nothing_is_predicted_where_nothing_is_earned_after_the_first_actions():
+    one_step = bandit(np.random.default_rng(1).random(200))
+    early = bandit(np.where(np.arange(4000) % 20 < 2, np.random.default_rng(1).random(4000), 0), length=20)
+    for dataset, first in ((one_step, "first action every"), (early, "first 5 actions every")):
+        assert return_predictability(dataset) is None
+        policies = line(describe_dataset(dataset), "policies")
+        assert "unknown: after an episode's" in policies
+        assert first in policies
+        assert "%" not in policies
+
+
+@pytest.mark.parametrize("choices", [50, 5000, 10**9])
+def test_many_choices_are_inspected_at_once(choices):
+    rng = np.random.default_rng(0)
+    dataset = from_arrays(
+        observations=rng.normal(size=(4000, 2)),
+        actions=rng.integers(0, choices, 4000),
+        rewards=rng.random(4000),
+        lengths=np.full(200, 20),
+        action_space=spaces.Discrete(choices),
+    )
+    begun = time.process_time()
+    assert return_predictability(dataset) < 0.05
+    assert time.process_time() - begun < 5
+
+
+def test_the_strength_of_a_policy_is_seen_in_the_commonest_of_many_choices():
+    rng, episodes, steps = np.random.default_rng(0), 200, 20
+    good = np.repeat(np.linspace(0, 1, episodes), steps)
+    actions = np.where(rng.random(episodes * steps) < good, 3, rng.integers(0, 5000, episodes * steps))
+    arrays = {"observations": rng.normal(size=(len(actions), 2)), "rewards": (actions == 3).astype(float)}
+    lengths, space = np.full(episodes, steps), spaces.Discrete(5000)
+    assert return_predictability(from_arrays(**arrays, actions=actions, lengths=lengths, action_space=space)) > 0.4
+
+
+def test_ten_thousand_dimensions_take_a_line_and_a_moment():
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(120, 10007)).astype(np.float32)
+    dataset = from_arrays(
+        observations=wide, actions=wide[:, :7001], rewards=rng.normal(size=120), lengths=np.full(120, 1)
+    )
+    begun = time.process_time()
+    text = describe_dataset(dataset)
+    assert time.process_time() - begun < 10
+    assert "10007 dimensions: min " in text
+    assert len(text) < 5000
+
+
+def test_each_dimensions_range_is_printed():
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(60, 3)) * [1, 1e-9, 1e9]
+    arrays = {"actions": rng.integers(0, 2, 60), "rewards": rng.normal(size=60), "lengths": [60]}
+    rows = describe_dataset(from_arrays(observations=observations, **arrays)).splitlines()
+    first = next(i for i, row in enumerate(rows) if row.startswith("observations")) + 1
+    assert rows[first].split() == ["dimension", "min", "max", "mean", "std"]
+    for i in range(3):
+        number, *figures = rows[first + 1 + i].split()
+        column = observations[:, i]
+        assert number == str(i)
+        expected = [column.min(), column.max(), column.mean(), column.std()]
+        np.testing.assert_allclose([float(figure) for figure in figures], expected, rtol=1e-4)
+
+
+def warned(observations) -> list[str]:
+    """The warnings of a dataset with these observations."""
+    steps = len(observations)
+    dataset = from_arrays(
+        observations=observations, actions=np.arange(steps) % 2, rewards=np.arange(float(steps)), lengths=[steps]
+    )
+    lines = describe_dataset(dataset).splitlines()
+    return [row.removeprefix("warning       ") for row in lines if row.startswith("warning")]
+
+
+def test_sentinels_outliers_and_lost_digits_are_warned_of_and_nothing_else_is():
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=(5000, 3))
+    assert warned(plain) == []
+    assert warned(1.7e9 + plain) == []  # float64 holds it, and so do the model's units
+    assert warned(np.round(plain).astype(np.int64)) == []
+    marked = plain.copy()
+    marked[::100, 1] = -999999
+    assert [row[:60] for row in warned(marked)] == [
+        "observations: dimension 1: -999999 in 1 % of the steps is far from al"[:60]
+    ]
+    spike = plain.copy()
+    spike[77, 2] = 1e5
+    (found,) = warned(spike)
+    assert found.startswith("observations: dimension 2: outliers; 1e+05 in dimension 2 is 7")
+    (found,) = warned((1.7e9 + 60 * plain).astype(np.float32))
+    assert "dimensions 0, 1, 2: float32 keeps multiples of 128 only at 1.7e+09" in found
+
+
+def test_small_returns_keep_their_digits():
+    text = describe_dataset(bandit(1e-8 * np.random.default_rng(0).random(200)))
+    assert "e-0" in line(text, "returns")
+    assert "0.0 0.0" not in text
+
+
+def test_one_hot_actions_are_choices():
+    chosen = np.random.default_rng(0).integers(0, 4, 100)
+    arrays = {"observations": np.zeros((100, 2)), "rewards": np.ones(100), "lengths": [100]}
+    for kind in (np.int64, np.float32, np.bool_, np.uint8):
+        dataset = from_arrays(actions=np.eye(4)[chosen].astype(kind), **arrays)
+        assert dataset.action_space == spaces.Discrete(4)
+        assert dataset.actions["value"].tolist() == chosen.tolist()
+        assert any("actions are one-hot" in note for note in dataset.notes)
+        declared = from_arrays(
+            actions=np.eye(4)[chosen].astype(kind), action_space=spaces.Discrete(4, start=3), **arrays
+        )
+        assert declared.actions["value"].tolist() == (chosen + 3).tolist()
+    for other in (np.eye(4)[chosen] * 2, np.ones((100, 4)), np.eye(4)[[1] * 100], np.eye(4)[chosen] - 0.5):
+        assert not isinstance(from_arrays(actions=other, **arrays).action_space, spaces.Discrete)
+
+
+def test_ids_of_many_items_are_asked_about():
+    actions = np.random.default_rng(0).integers(0, 5000, 300)
+    actions[7] = 4999
+    dataset = from_arrays(observations=np.zeros((300, 2)), actions=actions, rewards=np.ones(300), lengths=[300])
+    asked = '--spaces \'{"action_space": {"type": "Discrete", "n": 5000}}\''
+    assert [note for note in dataset.notes if note.endswith(asked)]

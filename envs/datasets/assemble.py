@@ -15,7 +15,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.datasets.cache import Column, pieces
-from envs.datasets.inference import infer, inferred_notes, is_whole
+from envs.datasets.inference import infer, inferred_notes, is_one_hot, is_whole
 from envs.reading.fields import ENDS, NEEDED, DataError, choose_all
 from envs.reading.readers import Header, RecordedEpisode, as_numbers, most_bytes, too_much
 from envs.spaces import Leaves, choices, leaf_spaces, reason, to_leaves
@@ -591,11 +591,13 @@ def _flags(where: str, value: Any) -> NDArray[np.bool_]:
 def as_declared(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
     """Numbers as their space has them, where a table or a buffer has them otherwise and they are the same numbers.
 
-    Choices (N, 1) are (N,), numbers (N,) vectors of one; whole numbers may be floats, and floats whole; but pictures
-    stay the bytes that they are.
+    Choices (N, 1) are (N,), and so are one-hot ones (N, n). Numbers (N,) are vectors of one. Whole numbers may be
+    floats, and floats whole; but pictures stay the bytes that they are.
     """
     if isinstance(space, spaces.Discrete) and array.shape[1:] == (1,):
         array = array[:, 0]
+    elif isinstance(space, spaces.Discrete) and array.shape[1:] == (space.n,) and is_one_hot(array):
+        array = space.start + array.argmax(axis=1)
     if space.shape == (1,) and array.ndim == 1:
         array = array[:, None]
     if not isinstance(space, spaces.Box):

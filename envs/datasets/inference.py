@@ -15,6 +15,9 @@ from envs.spaces import space_to_json
 MOST_VALUES = 1024
 """Integers of more values than this are taken for quantities where no space is declared, and not for choices."""
 
+MOST_CHOICES = 200_000
+"""Whole numbers of at most so many values are asked about: they may be choices."""
+
 
 def infer(values: Sequence[Any], field: str) -> Space[Any]:
     """The space of values that nobody declared: wide enough for all of them and for others like them.
@@ -22,6 +25,8 @@ def infer(values: Sequence[Any], field: str) -> Space[Any]:
     values: (N, ...) each, or dictionaries and tuples of such, which nest alike. field: "observations" or "actions".
     """
     first = values[0]
+    if field == "actions" and all(is_one_hot(value) for value in values):
+        return spaces.Discrete(first.shape[1])
     if isinstance(first, dict):
         return spaces.Dict({key: infer([value[key] for value in values], field) for key in first})
     if isinstance(first, tuple):
@@ -57,6 +62,10 @@ def inferred_notes(space: Space[Any], value: Any, field: str) -> Iterator[str]:
     """What is to be said where a space was inferred from a value."""
     name = f"{field[:-1]}_space"
     yield inferred_note(name, space)
+    if isinstance(space, spaces.Discrete) and is_one_hot(value):
+        yield f"actions are one-hot: each row has a single 1, so they are {space.n} choices (--spaces says otherwise)"
+        return
+    yield from _many_values(space, value, field)
     if (
         field == "actions"
         and isinstance(value, np.ndarray)
@@ -70,6 +79,26 @@ def inferred_notes(space: Space[Any], value: Any, field: str) -> Iterator[str]:
             if not np.any(said["start"]):
                 del said["start"]
             yield f"actions are floats, but whole numbers: choices? --spaces '{json.dumps({name: said})}'"
+
+
+def _many_values(space: Space[Any], value: Any, field: str) -> Iterator[str]:
+    """That whole numbers which are taken for quantities may be choices, such as the ids of items."""
+    if field != "actions" or not isinstance(space, spaces.Box) or not isinstance(value, np.ndarray):
+        return
+    if value.dtype.kind in "iu" and value.ndim == 1 and value.min() >= 0 and (most := int(value.max())) < MOST_CHOICES:
+        said = json.dumps({"action_space": {"type": "Discrete", "n": most + 1}})
+        yield f"actions are whole numbers from {int(value.min())} to {most}: choices? --spaces '{said}'"
+
+
+def is_one_hot(value: Any) -> bool:
+    """Whether an array (N, K) has a single 1 and else zeros in each row, and not in the same place everywhere."""
+    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.shape[1] < 2 or value.dtype.kind not in "fiub":
+        return False
+    for rows in pieces(value):
+        ones = rows == 1
+        if not ((ones.sum(axis=1) == 1).all() and ((rows == 0) | ones).all()):
+            return False
+    return not bool(np.all(value == value[:1]))
 
 
 def is_whole(array: NDArray[Any]) -> bool:
