@@ -179,7 +179,7 @@ def test_the_environment_that_is_named_has_its_own_limit_and_reference(capsys):
         (["{flat}", "--environment", "Acrobot-v1"], "observations: shape (12, 4), expected (12, 6)"),
         (["hopper/replay-v0", "--environment", "CartPole-v1"], "its observation space does not fit the data's"),
         (["{flat}", "--environment-kwargs", '{"a": 1}'], "--environment-kwargs needs --environment"),
-        (["{flat}", "--import", "no_such_module"], "--import no_such_module: No module named"),
+        (["{flat}", "--import", "no_such_module"], "--import no_such_module: ModuleNotFoundError: No module named"),
     ],
 )
 def test_an_environment_that_is_none_or_does_not_fit_is_refused(tmp_path, capsys, arguments, words):
