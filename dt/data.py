@@ -163,7 +163,7 @@ class Batches:
 
     def starts(self, step: int) -> Tensor:
         """First steps of this process's share of the windows, on the CPU: (B,)."""
-        return distributed.share(self.data.indices(self.seed, step, self.batch_size)).contiguous()
+        return distributed.shard(self.data.indices(self.seed, step, self.batch_size)).contiguous()
 
     def __call__(self, step: int) -> Batch:
         """The windows themselves, on the data's device."""

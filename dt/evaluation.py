@@ -114,7 +114,7 @@ def evaluate(
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_envs", num_envs)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
-    jobs = distributed.share([Job(seed + i, float(target)) for target in targets for i in range(episodes)])
+    jobs = distributed.shard([Job(seed + i, float(target)) for target in targets for i in range(episodes)])
 
     def play() -> list[tuple[float, int, str | None]]:
         failed: list[Played] = []
@@ -124,7 +124,7 @@ def evaluate(
             played = rollout(environments, policy, jobs, on_episode=on_episode, on_failure=failed.append)
         return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]
 
-    played = distributed.whole(distributed.together(play, EnvError, PolicyError))
+    played = distributed.gather(distributed.raise_together(play, EnvError, PolicyError))
     if all(failure is not None for _, _, failure in played):
         raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]

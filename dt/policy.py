@@ -19,7 +19,7 @@ from dt.units import Units, encoded
 from envs.simulate.rollout import CannotActError
 from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves, value_error
 from transformer.attention import RaggedCache
-from transformer.blocks import BlockCache, twin_for_reading
+from transformer.blocks import BlockCache, fast_view
 
 
 class PolicyError(CannotActError):
@@ -186,7 +186,7 @@ class ReturnConditionedPolicy:
     ):
         if not 0 <= temperature < np.inf:
             raise PolicyError(f"temperature must be 0 or more and finite, not {temperature}")
-        self.model, self.rows, self.temperature = twin_for_reading(model.eval()), rows, temperature
+        self.model, self.rows, self.temperature = fast_view(model.eval()), rows, temperature
         self.device = model.return_scale.device
         leaves = leaf_spaces(model.observation_space)
         self._observation_spaces, self._images = leaves, {name for name, leaf in leaves.items() if is_image(leaf)}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transformer.attention import causal_visibility
-from transformer.blocks import Block, Transformer, twin_for_reading
+from transformer.blocks import Block, Transformer, fast_view
 from transformer.config import TransformerConfig
 from transformer.generation import (
     LanguageReader,
@@ -350,7 +350,7 @@ def test_activation_checkpointing_keeps_less_and_gives_the_same_gradients_with_d
 
 def test_the_twin_for_reading_shares_the_weights_and_gives_the_same_bits():
     model, tokens = language_model(), torch.tensor([[1, 2, 3, 4]])
-    twin = twin_for_reading(model)
+    twin = fast_view(model)
     assert torch.equal(twin(tokens), model(tokens))
     assert all(a is b for a, b in zip(twin.parameters(), model.parameters(), strict=True))
     with torch.no_grad():

@@ -736,7 +736,7 @@ def test_a_signal_where_python_drops_exceptions_still_ends_the_command(tmp_path,
         request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.default_int_handler)))
 
     def fill():
-        with distributed.signals_heeded(), temporary_folder(tmp_path, ".filling-"):
+        with distributed.resend_dropped_signals(), temporary_folder(tmp_path, ".filling-"):
             thing = Thing()
             watch = weakref.ref(thing, lambda _: signal.raise_signal(number))
             del thing

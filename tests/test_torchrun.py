@@ -207,7 +207,7 @@ def test_a_restart_goes_on_with_its_own_run_alone(tmp_path, monkeypatch):
 
     launched_as("ours", 0)
     train_cut_at(6, small(), tmp_path / "run")
-    assert distributed.launch() == (tmp_path / "run" / LAUNCH).read_text()
+    assert distributed.launch_id() == (tmp_path / "run" / LAUNCH).read_text()
     with pytest.raises(CheckpointError, match="exists already"):
         train(PAYDAY, small(), tmp_path / "run")
     launched_as("theirs", 1)

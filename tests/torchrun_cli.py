@@ -20,7 +20,7 @@ INIT = torch.distributed.init_process_group
 
 
 def dying(self):
-    if self.step == 7 and distributed.rank() == 1 and not distributed.restarted():
+    if self.step == 7 and distributed.rank() == 1 and not distributed.is_restarted():
         os.kill(os.getpid(), signal.SIGKILL)
     return ONE_STEP(self)
 
@@ -30,7 +30,7 @@ def joining(*arguments, **options):
     other_looks = Path(sys.argv[-1]).with_name("other-looks")
     if os.environ["RANK"] == "1":
         other_looks.touch()
-    elif distributed.restarted():
+    elif distributed.is_restarted():
         while not other_looks.exists():
             time.sleep(0.05)
         time.sleep(1)

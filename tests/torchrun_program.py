@@ -70,7 +70,7 @@ def gradient_difference(dtype):
     data = TrajectoryDataset(PAYDAY, config.model.context_length)
     data.states = {name: tensor.to(dtype) for name, tensor in data.states.items()}
     indices = data.indices(seed, 0, 7)
-    batch, part = data.gather(indices), data.gather(distributed.share(indices))
+    batch, part = data.gather(indices), data.gather(distributed.shard(indices))
     assert len({int(row.sum()) for row in batch.mask}) > 1
     shared = Trainer(model, lambda step: part, config.training, Path("never"), {})
     loss_sum, count = alone(batch)
@@ -97,7 +97,7 @@ def dropped_out():
 
     whole = data.gather(data.indices(0, 0, 7))
     Trainer(model, lambda step: whole, small().training, Path("never"), {}, loss=loss)._one_step()
-    return distributed.exchange(losses)
+    return distributed.all_gather(losses)
 
 
 def text_batches():
@@ -115,9 +115,9 @@ def batches_and_gradients():
         "float32": gradient_difference(torch.float32),
         "float64": gradient_difference(torch.float64),
         "batches": [rows.tolist() for rows in batches],
-        "shares": distributed.exchange([distributed.share(rows).tolist() for rows in batches]),
-        "text": distributed.exchange(text_batches()),
-        "whole": distributed.whole(distributed.share(list(range(7)))),
+        "shares": distributed.all_gather([distributed.shard(rows).tolist() for rows in batches]),
+        "text": distributed.all_gather(text_batches()),
+        "whole": distributed.gather(distributed.shard(list(range(7)))),
         "losses": dropped_out(),
     }
 
@@ -150,7 +150,7 @@ def stopped_by(number, place, folder):
         try:
             train(PAYDAY, small(evaluate_every=4), folder)
         except Stopped as stopped:
-            said = distributed.exchange([stopped.code, str(stopped), step_of(checkpoints(folder)[-1])])
+            said = distributed.all_gather([stopped.code, str(stopped), step_of(checkpoints(folder)[-1])])
     train(PAYDAY, small(evaluate_every=4), folder, resume=True)
     return said
 
@@ -159,17 +159,17 @@ def failures(folder):
     """What each process raises where one alone meets with it."""
 
     def poison(trainer):
-        if not distributed.first():
+        if not distributed.is_first_rank():
             next(trainer.model.parameters()).data.fill_(float("nan"))
 
     def raised(task):
         try:
             task()
         except Exception as error:
-            return distributed.exchange([type(error).__name__, str(error)])
+            return distributed.all_gather([type(error).__name__, str(error)])
 
     def fail():
-        if not distributed.first():
+        if not distributed.is_first_rank():
             raise KeyError("lost")
 
     with at_step(5, poison):
@@ -177,7 +177,7 @@ def failures(folder):
     return {
         "poisoned": poisoned,
         "refused": raised(lambda: train(PAYDAY, small(), folder / "whole")),
-        "together": raised(lambda: distributed.together(fail, ValueError, KeyError)),
+        "together": raised(lambda: distributed.raise_together(fail, ValueError, KeyError)),
         "too few": raised(lambda: train(PAYDAY, small(batch_size=1), folder / "too-few")),
     }
 
@@ -193,19 +193,19 @@ def by_command(folder):
 
 def main(folder: Path):
     found = batches_and_gradients()
-    if distributed.count() == 2:
+    if distributed.world_size() == 2:
         run = cut_and_resume(folder)
         found["evaluation"] = evaluations(run)
         found["SIGTERM"] = stopped_by(signal.SIGTERM, 1, folder / "SIGTERM")
         found["SIGINT"] = stopped_by(signal.SIGINT, 0, folder / "SIGINT")
         found |= failures(folder)
         by_command(folder)
-    if distributed.first():
+    if distributed.is_first_rank():
         write_json(folder / "found.json", found)
 
 
 if __name__ == "__main__":
-    with distributed.joined():
+    with distributed.process_group():
         main(Path(sys.argv[1]))
     names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     assert names  # this is Linux

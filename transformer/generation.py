@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transformer.blocks import BlockCache, twin_for_reading
+from transformer.blocks import BlockCache, fast_view
 from transformer.language import LanguageModel
 from transformer.translation import EncoderDecoder
 
@@ -97,7 +97,7 @@ class LanguageReader:
     """Reads texts with a language model; keys and values are kept between calls while no window is anchored anew."""
 
     def __init__(self, model: LanguageModel, use_cache: bool = True):
-        self.model, self.use_cache = twin_for_reading(model), use_cache
+        self.model, self.use_cache = fast_view(model), use_cache
         self.starts: list[int] = []  # where the cached windows begin
         self.cache: list[BlockCache] | None = None
         self.real: Tensor | None = None  # (B, columns of the cache), False where they hold padding; None: nowhere
@@ -136,7 +136,7 @@ class TranslationReader:
         device = model.embedding.tokens.weight.device
         lengths = torch.tensor([len(source) for source in sources], device=device)
         padded = pad(sources, device)  # (B, M)
-        self.model, self.use_cache = twin_for_reading(model), use_cache
+        self.model, self.use_cache = fast_view(model), use_cache
         self.source_mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]  # (B, M)
         self.memory = model.encode(padded, self.source_mask)  # (B, M, D)
         self.cache: list[BlockCache] | None = None

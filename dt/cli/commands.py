@@ -41,7 +41,7 @@ from envs.simulate.rollout import Played
 from envs.simulate.scores import reference_in
 from transformer.config import ConfigError
 from transformer.runs import distributed
-from transformer.runs.checkpoint import why_not, write_json
+from transformer.runs.checkpoint import os_reason, write_json
 from transformer.runs.console import show, tell
 from transformer.runs.training import pick_device
 
@@ -94,7 +94,7 @@ def train_runs(options: TrainMany, datasets: Sequence[Dataset], environment: Env
 
 def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
     """Leave the error on held-out episodes in the run's folder; of the best too, where this error has chosen it."""
-    if not distributed.first():
+    if not distributed.is_first_rank():
         return
     last = _foretell(run, dataset)
     _keep(run, lambda place: write_json(place / "held-out.json", last))
@@ -303,7 +303,7 @@ def _play_targets(
 ) -> list[TargetResult]:
     assert run.environment is not None
     with tqdm(
-        total=len(distributed.share(range(len(targets) * config.episodes))), unit="episode", desc="evaluate"
+        total=len(distributed.shard(range(len(targets) * config.episodes))), unit="episode", desc="evaluate"
     ) as bar:
         return evaluate(
             policy,
@@ -332,14 +332,14 @@ def _write_scores(folder: Path, which: str, scores: Scores, run: Run, config: Ev
 
 def _keep(run: Run, write: Callable[..., None], *what: Any) -> None:
     """Write into a run's folder of results what is printed already; a failure is said, and hours are not lost by it."""
-    if not distributed.first():
+    if not distributed.is_first_rank():
         return
     place = run.folder / "results"
     try:
         place.mkdir(exist_ok=True)
         write(place, *what)
     except OSError as error:
-        tell(f"{place}: cannot be written, {why_not(error)}; what is printed stands")
+        tell(f"{place}: cannot be written, {os_reason(error)}; what is printed stands")
 
 
 def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 bad input, 3 training broke down, 4 done but for episodes whose environments failed, 130 and 143 signals.
     """
-    with distributed.signals_heeded():
+    with distributed.resend_dropped_signals():
         return _main(list(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -34,13 +34,13 @@ def _main(arguments: list[str]) -> int:
         if isinstance(command, Inspect):
             return _inspect(command)
         if not isinstance(command, Train):
-            distributed.require_one(f"dt {arguments[0]}")
+            distributed.check_single_process(f"dt {arguments[0]}")
         from dt.cli import sources  # what a command's options say is refused before torch comes in
 
         if isinstance(command, Import):
             sources.import_data(command)
         elif isinstance(command, Train):
-            with distributed.joined():
+            with distributed.process_group():
                 data, env = sources.training_data(command)
                 from dt.cli.commands import train_and_score
 

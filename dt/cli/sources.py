@@ -66,7 +66,7 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
 def _check_begun(folder: Path) -> None:
     """Refuse to begin a run where one cannot be. Under torchrun it may be its own, which `train` tells apart."""
     check_folder(folder)
-    if distributed.launch() is None:
+    if distributed.launch_id() is None:
         require_new_run(folder)
 
 

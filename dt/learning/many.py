@@ -42,8 +42,8 @@ from transformer.runs.training import (
     Stopped,
     Trainer,
     _stop_signals,
+    explain_out_of_memory,
     learning_rate_at,
-    named_exhaustion,
     step_seed,
 )
 
@@ -139,7 +139,7 @@ class Stack:
         self.norms = torch.zeros(len(models), device=self.device)
         self.broken = torch.zeros(len(models), dtype=torch.bool, device=self.device)
         self.steps_done = torch.tensor(self.step, device=self.device)
-        with self._named_exhaustion():
+        with self._explain_out_of_memory():
             self._run = self._record() if self.device.type == "cuda" else self._update
 
     def _stack_one(self, stacked: Tensor, own: Sequence[Tensor]) -> None:
@@ -188,7 +188,7 @@ class Stack:
         self.rate.fill_(learning_rate_at(self.step, self.config))
         torch.manual_seed(step_seed(self.config.seed, self.step))  # the first run's seed: dropout is drawn for all
         self.trainers[0].model.train()
-        with self._named_exhaustion():
+        with self._explain_out_of_memory():
             self._run()
 
     def _update(self) -> None:
@@ -241,9 +241,9 @@ class Stack:
             gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
         return norms
 
-    def _named_exhaustion(self) -> AbstractContextManager[None]:
+    def _explain_out_of_memory(self) -> AbstractContextManager[None]:
         advice = f"train fewer runs at once than {len(self.trainers)}, or lower batch_size or context_length"
-        return named_exhaustion(f"step {self.step}", advice)
+        return explain_out_of_memory(f"step {self.step}", advice)
 
     def _tell_trainers(self, log: bool, score: bool, save: bool) -> None:
         """Read what the device holds, and let each trainer do what it does after such a step."""

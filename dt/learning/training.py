@@ -50,8 +50,8 @@ from transformer.runs.training import (
     Trainer,
     begun_by_this_launch,
     check_same_recipe,
+    explain_out_of_memory,
     learning_rate_at,
-    named_exhaustion,
     newest_state,
     pick_device,
     settle_precision,
@@ -127,7 +127,7 @@ def prepare(
     if old is not None:
         _check_same_model(old, dataset, config, environment, folder, checkpoint)
     torch.manual_seed(config.training.seed)
-    with named_exhaustion("the model", "lower width, num_layers, context_length or max_timesteps"):
+    with explain_out_of_memory("the model", "lower width, num_layers, context_length or max_timesteps"):
         model = _new_model(dataset, config, environment)
     playable = environment is not None
     try:
@@ -162,7 +162,7 @@ def prepare(
     validation = None if held_out is None else Validation(model, learned, held_out)
 
     def score(step: int) -> dict[str, float]:
-        scores = {} if validation is None else distributed.once(lambda: _held_out_scores(validation.measure()))
+        scores = {} if validation is None else distributed.on_first_rank(lambda: _held_out_scores(validation.measure()))
         if playable and environment is not None:
             scores |= _score_on_the_way(model, environment, targets, config.evaluation, step)
         return scores

@@ -83,7 +83,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
-def why_not(error: Exception) -> str:
+def os_reason(error: Exception) -> str:
     """Why a file could not be written, in words; that the disk is full is said as such."""
     text = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
     full = any(os.strerror(code) in text for code in (errno.ENOSPC, errno.EDQUOT))
@@ -137,7 +137,9 @@ def save_checkpoint(run: Path, step: int, tensors: "dict[str, dict[str, Tensor]]
             (temporary / "manifest.json").write_text(_json_text(manifest), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         before = ", ".join(path.name for path in checkpoints(run) if path != final) or "none"
-        raise CheckpointError(f"{final}: cannot be saved, {why_not(error)}; checkpoints before it: {before}") from error
+        raise CheckpointError(
+            f"{final}: cannot be saved, {os_reason(error)}; checkpoints before it: {before}"
+        ) from error
     return final
 
 

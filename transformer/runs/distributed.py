@@ -37,20 +37,20 @@ class FailedElsewhereError(RuntimeError):
     """The first process could not do what all wait for; it says itself why."""
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether torchrun started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
 
 
-def require_one(command: str) -> None:
+def check_single_process(command: str) -> None:
     """Refuse a command that knows nothing of other processes."""
-    require(not launched(), f"{command} works in one process; start it without torchrun")
+    require(not is_launched(), f"{command} works in one process; start it without torchrun")
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Inside, the processes that torchrun started work as one, and all but the first are silent."""
-    if not launched():
+    if not is_launched():
         yield
         return
     import torch
@@ -68,7 +68,7 @@ def joined() -> Iterator[None]:
     else:  # several machines: each counts restarts for itself
         distributed.init_process_group(backend)
     with ExitStack() as silence:
-        if not first():
+        if not is_first_rank():
             nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
             silence.enter_context(redirect_stdout(nowhere))
             silence.enter_context(redirect_stderr(nowhere))
@@ -85,14 +85,14 @@ def joined() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def count() -> int:
+def world_size() -> int:
     """Number of processes that work as one."""
     return _group().get_world_size() if _is_joined() else 1
 
 
-def count_here() -> int:
+def local_world_size() -> int:
     """Number of those on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if count() > 1 else 1
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if world_size() > 1 else 1
 
 
 def rank() -> int:
@@ -100,33 +100,33 @@ def rank() -> int:
     return _group().get_rank() if _is_joined() else 0
 
 
-def first() -> bool:
+def is_first_rank() -> bool:
     """Whether this is the process that writes and speaks."""
     return rank() == 0
 
 
-def share(rows: Rows) -> Rows:
+def shard(rows: Rows) -> Rows:
     """The rows that are this process's to work on: each process's number of them is equal, or differs by one."""
-    return rows if count() == 1 else rows[rank() :: count()]  # type: ignore[return-value]
+    return rows if world_size() == 1 else rows[rank() :: world_size()]  # type: ignore[return-value]
 
 
-def whole(part: list[Any]) -> list[Any]:
-    """The list of which every process has worked on its `share`, in its order; the parts are JSON."""
-    parts = exchange(part)
+def gather(part: list[Any]) -> list[Any]:
+    """The list of which every process has worked on its `shard`, in its order; the parts are JSON."""
+    parts = all_gather(part)
     rows: list[Any] = [None] * sum(map(len, parts))
     for i, each in enumerate(parts):
         rows[i :: len(parts)] = each
     return rows
 
 
-def exchange(document: Any) -> list[Any]:
+def all_gather(document: Any) -> list[Any]:
     """What each process gives, in the order of the processes: JSON."""
-    if count() == 1:
+    if world_size() == 1:
         return [document]
     import torch
 
     text = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(count())]
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
     _group().all_gather(sizes, torch.tensor([len(text)]))
     padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
     padded[: len(text)] = text
@@ -135,17 +135,17 @@ def exchange(document: Any) -> list[Any]:
     return [json.loads(bytes(text[: int(size)].tolist())) for text, size in zip(texts, sizes, strict=True)]
 
 
-def once(task: Callable[[], T]) -> T:
+def on_first_rank(task: Callable[[], T]) -> T:
     """Do something in the first process alone. All get what it returns, which is JSON; where it fails, all fail."""
-    if count() == 1:
+    if world_size() == 1:
         return task()
     answer, error = None, None
-    if first():
+    if is_first_rank():
         try:
             answer = task()
         except Exception as problem:
             error = problem
-    failed, answer = exchange([error is not None, answer])[0]
+    failed, answer = all_gather([error is not None, answer])[0]
     if error is not None:
         raise error
     if failed:
@@ -153,21 +153,21 @@ def once(task: Callable[[], T]) -> T:
     return answer
 
 
-def together(task: Callable[[], T], *kinds: type[Exception]) -> T:
+def raise_together(task: Callable[[], T], *kinds: type[Exception]) -> T:
     """What the task returns here. Where it raises one of `kinds` in any process, all raise the first of these."""
-    if count() == 1:
+    if world_size() == 1:
         return task()
     result, failure = None, None
     try:
         result = task()
     except kinds as error:
         failure = next(i for i, kind in enumerate(kinds) if isinstance(error, kind)), str(error)
-    for kind, message in filter(None, exchange(failure)):
+    for kind, message in filter(None, all_gather(failure)):
         raise kinds[kind](message)
     return result  # type: ignore[return-value]
 
 
-def total(*numbers: "Tensor") -> "Tensor":
+def all_sum(*numbers: "Tensor") -> "Tensor":
     """Sums of scalars over all processes: (len(numbers),) float64."""
     import torch
 
@@ -176,9 +176,9 @@ def total(*numbers: "Tensor") -> "Tensor":
     return sums
 
 
-def largest(number: int) -> int:
+def all_max(number: int) -> int:
     """The largest of the numbers that the processes give."""
-    if count() == 1:
+    if world_size() == 1:
         return number
     import torch
 
@@ -187,9 +187,9 @@ def largest(number: int) -> int:
     return int(numbers)
 
 
-def averaged(model: "nn.Module", loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def average_gradients(model: "nn.Module", loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The loss, whose gradients in the model's parameters are from now on the mean over all processes."""
-    if count() == 1:
+    if world_size() == 1:
         return loss
     from torch import nn
 
@@ -206,14 +206,14 @@ def averaged(model: "nn.Module", loss: Callable[[Any], Any]) -> Callable[[Any], 
         return nn.parallel.DistributedDataParallel(Loss(), broadcast_buffers=False)
 
 
-def launch() -> str | None:
+def launch_id() -> str | None:
     """A name of the torchrun that started this process, the same after it has restarted it; None without one."""
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in LAUNCH/attempt_N/RANK/
     return str(Path(error_file).parents[2]) if error_file else None
 
 
 @contextmanager
-def signals_heeded() -> Iterator[None]:
+def resend_dropped_signals() -> Iterator[None]:
     """A signal that comes where Python drops exceptions, as in h5py's weak references, is sent again a little later."""
     signals, before = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}, sys.unraisablehook
 
@@ -238,14 +238,14 @@ def signals_heeded() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def restarted() -> bool:
+def is_restarted() -> bool:
     """Whether torchrun started this process anew after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def tell(line: str) -> None:
     """Print a line to standard error, unless another process that torchrun started has already."""
-    if not launched() or _says_first(line):
+    if not is_launched() or _says_first(line):
         console.tell(line)
 
 

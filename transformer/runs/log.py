@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformer.runs.checkpoint import parse_json, replace_text, why_not
+from transformer.runs.checkpoint import os_reason, parse_json, replace_text
 from transformer.runs.console import tell
 
 CLOCK_FIELDS = ("seconds", "steps_per_second")
@@ -86,7 +86,7 @@ class RunLog:
 
     def _complain(self, path: Path, error: OSError) -> None:
         if path not in self._mute:
-            tell(f"\n{path}: cannot be written, {why_not(error)}; training goes on")
+            tell(f"\n{path}: cannot be written, {os_reason(error)}; training goes on")
         self._mute.add(path)
 
 

@@ -31,6 +31,7 @@ from transformer.runs.checkpoint import (
     make_folder,
     newest_checkpoint,
     only_writer,
+    os_reason,
     prune,
     read_json,
     read_tensors,
@@ -39,7 +40,6 @@ from transformer.runs.checkpoint import (
     save_checkpoint,
     step_of,
     verify,
-    why_not,
     write_json,
 )
 from transformer.runs.console import tell
@@ -113,8 +113,8 @@ def newest_state(run: Path) -> Path | None:
 def begun_by_this_launch(run: Path) -> bool:
     """Whether torchrun began this run and has restarted its processes since: then it goes on, `--resume` or not."""
     mark = run / LAUNCH
-    return distributed.once(
-        lambda: distributed.restarted() and mark.is_file() and mark.read_text() == distributed.launch()
+    return distributed.on_first_rank(
+        lambda: distributed.is_restarted() and mark.is_file() and mark.read_text() == distributed.launch_id()
     )
 
 
@@ -136,9 +136,10 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: no usable GPU; use --device cpu or auto")
-    if name == "cuda" and distributed.count_here() > torch.cuda.device_count():
+    num_processes = distributed.local_world_size()
+    if name == "cuda" and num_processes > torch.cuda.device_count():
         raise ConfigError(
-            f"device cuda: {torch.cuda.device_count()} GPUs for {distributed.count_here()} processes on this machine; "
+            f"device cuda: {torch.cuda.device_count()} GPUs for {num_processes} processes on this machine; "
             "lower --nproc-per-node or use --device cpu"
         )
     return torch.device(name)
@@ -177,13 +178,13 @@ def compiled(loss: Callable[[Any], Any], device: torch.device) -> Callable[[Any]
         return loss(batch)
 
     run.__code__ = run.__code__.replace()  # its own: torch compiles one code for so many losses, and no more
-    with named_compiler():
+    with explain_compiler_error():
         torch.compile(lambda x: x + 1, options=options)(torch.zeros(8, device=device))
     return torch.compile(run, options=options)
 
 
 @contextmanager
-def named_compiler() -> Iterator[None]:
+def explain_compiler_error() -> Iterator[None]:
     """Make an error of torch's compiler a `CompilerError` of one line."""
     try:
         yield
@@ -240,16 +241,16 @@ class Trainer:
         describe: Callable[[int], str] | None = None,
         slices: Callable[[Any], Sequence[Any]] | None = None,
     ):
-        if config.batch_size < distributed.count():
+        if config.batch_size < distributed.world_size():
             raise ConfigError(
-                f"batch_size {config.batch_size} leaves some of {distributed.count()} processes without any"
+                f"batch_size {config.batch_size} leaves some of {distributed.world_size()} processes without any"
             )
         loss, self.device = loss or model, next(model.parameters()).device
         loss = compiled(loss, self.device) if config.compile else loss
-        self.model, self.loss, self.batch_at = model, distributed.averaged(model, loss), batch_at
+        self.model, self.loss, self.batch_at = model, distributed.average_gradients(model, loss), batch_at
         self.config, self.run, self.document = config, run, document
         self.evaluate, self.describe = evaluate, describe
-        self.slices = slices if slices is not None and distributed.count() == 1 else lambda batch: [batch]
+        self.slices = slices if slices is not None and distributed.world_size() == 1 else lambda batch: [batch]
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -259,13 +260,13 @@ class Trainer:
 
     def start(self) -> None:
         """Make the run's folder; refused where a run, or anything else, already is."""
-        distributed.once(self._make_folder)
+        distributed.on_first_rank(self._make_folder)
 
     def _make_folder(self) -> None:
         require_new_run(self.run)
         check_folder(self.run)
         make_folder(self.run)
-        if launch := distributed.launch():
+        if launch := distributed.launch_id():
             (self.run / LAUNCH).write_text(launch)
         write_json(self.run / "run.json", self.document)
 
@@ -293,14 +294,14 @@ class Trainer:
                 total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5
             ) as bar,
         ):
-            distributed.once(lambda: self._open(held))
+            distributed.on_first_rank(lambda: self._open(held))
             self._bar = bar
             self._clock, self._clock_step = time.perf_counter(), self.step
             while self.step < config.steps:
                 try:
                     loss, norm = self._one_step()
                 except CompilerError:
-                    if signals and distributed.count() == 1:  # which have stopped the C++ compiler too
+                    if signals and distributed.world_size() == 1:  # which have stopped the C++ compiler too
                         self._stop_uncompiled(signals[0])
                     raise
                 self.step += 1
@@ -313,10 +314,10 @@ class Trainer:
                 if scored:
                     self._evaluate()
                 # a signal to one process stops all of them after the same step
-                stop = distributed.largest(signals[0] if signals else 0)
+                stop = distributed.all_max(signals[0] if signals else 0)
                 if scored or last or stop or self.step % config.checkpoint_every == 0:
                     self.save()
-                    stop = distributed.largest(signals[0] if signals else 0)
+                    stop = distributed.all_max(signals[0] if signals else 0)
                 if stop:
                     raise Stopped(stop, self.step)
 
@@ -336,7 +337,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the present step and remove those that are no longer kept."""
-        distributed.once(self._save)
+        distributed.on_first_rank(self._save)
 
     def _save(self) -> None:
         state = {"step": self.step, "loss_sum": self.loss_sum, "loss_steps": self.loss_steps, "best": self.best}
@@ -351,7 +352,7 @@ class Trainer:
         try:
             prune(self.run, self.config.keep_checkpoints, self.step)
         except OSError as error:
-            tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {why_not(error)}; training goes on")
+            tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {os_reason(error)}; training goes on")
 
     def _if_still_there(self, best: Best | None) -> Best | None:
         """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
@@ -380,7 +381,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, config)
         advice = f"lower batch_size {config.batch_size} or context_length, or turn activation_checkpointing on"
-        with named_exhaustion(f"step {self.step}", advice), named_compiler():
+        with explain_out_of_memory(f"step {self.step}", advice), explain_compiler_error():
             loss, norm = self._gradient()
         if not (math.isfinite(norm) and math.isfinite(loss)):
             where = f" ({self.describe(self.step)})" if self.describe else ""
@@ -399,12 +400,12 @@ class Trainer:
     def _backward(self, batch: Any) -> Tensor:
         """The gradient of the mean loss over all processes; returns that mean."""
         loss_sum, count = self._loss(batch)
-        if distributed.count() == 1:
+        if distributed.world_size() == 1:
             loss = mean = loss_sum / count
         else:
-            sum_of_all, count_of_all = distributed.total(loss_sum, count)
+            sum_of_all, count_of_all = distributed.all_sum(loss_sum, count)
             # DistributedDataParallel takes the mean of the gradients over the processes
-            loss = loss_sum * (distributed.count() / count_of_all)
+            loss = loss_sum * (distributed.world_size() / count_of_all)
             mean = sum_of_all / count_of_all
         loss.backward()  # type: ignore[no-untyped-call]
         return mean.detach()
@@ -455,7 +456,7 @@ class Trainer:
         self._clock, self._clock_step = time.perf_counter(), self.step  # evaluation is not training time
 
     def _write(self, kind: str, line: dict[str, Any]) -> None:
-        if distributed.first():
+        if distributed.is_first_rank():
             self._log.write(kind, line)
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
@@ -487,7 +488,7 @@ def _read_like(expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def named_exhaustion(where: str, advice: str) -> Iterator[None]:
+def explain_out_of_memory(where: str, advice: str) -> Iterator[None]:
     """Raise what torch says when memory is used up as a `MemoryExhaustedError` that tells where, and what to do."""
     try:
         yield

@@ -109,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parse(arguments)
         require_known_values(command)
         if isinstance(command, TrainCharacters | TrainTranslator):
-            with distributed.joined():
+            with distributed.process_group():
                 if not command.resume:
                     check_folder(command.output)
                 return _run(command, arguments[0])
-        distributed.require_one(f"python -m transformer {arguments[0]}")
+        distributed.check_single_process(f"python -m transformer {arguments[0]}")
         return _run(command, arguments[0])
     except (ConfigError, OSError) as error:
         return _refuse(error)
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Any, name: str) -> int:
-    from transformer.runs.training import named_exhaustion
+    from transformer.runs.training import explain_out_of_memory
 
     programs: Any = {
         TrainCharacters: (_train_characters, "lower width, num_layers, context_length or batch_size"),
@@ -154,7 +154,7 @@ def _run(command: Any, name: str) -> int:
         Translate: (_translate, "lower num_beams, or give fewer sentences at a time"),
     }
     program, advice = programs[type(command)]
-    with named_exhaustion(name, advice):
+    with explain_out_of_memory(name, advice):
         return program(command)
 
 

@@ -161,7 +161,7 @@ class CharacterCorpus:
         """Windows that start anywhere in the training text, this process's share: (B, context_length + 1) tokens."""
         rng = np.random.default_rng((seed, step))
         starts = torch.from_numpy(rng.integers(len(self.train) - self.context_length, size=(batch_size, 1)))
-        rows = distributed.share(starts) + torch.arange(self.context_length + 1)
+        rows = distributed.shard(starts) + torch.arange(self.context_length + 1)
         return self.train[rows.to(self.train.device)]
 
     def validation_windows(self, batch_size: int) -> list[Tensor]:
@@ -196,7 +196,7 @@ class PairCorpus:
         epoch, place = divmod(step, -(-len(self.pairs) // batch_size))
         if self._epoch is None or self._epoch[0] != (seed, epoch, batch_size):
             self._epoch = (seed, epoch, batch_size), self._shuffle(seed, epoch, batch_size)
-        return self.gather(distributed.share([self.pairs[i] for i in self._epoch[1][place]]))
+        return self.gather(distributed.shard([self.pairs[i] for i in self._epoch[1][place]]))
 
     def _shuffle(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
         """An epoch's batches: pairs in random order, sorted by length within pools of 32 batches, little padding."""

@@ -147,7 +147,7 @@ def train_characters(file: Path, config: CharactersConfig, folder: Path, *, resu
         folder,
         _describe("characters", config, tokenizer, fingerprint(text)),
         loss=loss,
-        evaluate=lambda step: distributed.once(lambda: evaluate(step)),
+        evaluate=lambda step: distributed.on_first_rank(lambda: evaluate(step)),
     )
     return _train(trainer, resume)
 
@@ -196,7 +196,7 @@ def train_translator(
         folder,
         _describe("translator", config, tokenizer, fingerprint(*sentences)),
         loss=loss,
-        evaluate=lambda step: distributed.once(lambda: evaluate(step)),
+        evaluate=lambda step: distributed.on_first_rank(lambda: evaluate(step)),
     )
     return _train(trainer, resume)
 
@@ -413,10 +413,10 @@ def _pair_corpus(
 def _check_last_batch(pairs: int, batch_size: int) -> None:
     """Refuse what leaves an epoch's last batch with fewer pairs than there are processes."""
     last = pairs % batch_size or batch_size
-    if last < distributed.count():
+    if last < distributed.world_size():
         raise ConfigError(
             f"batch_size {batch_size}: an epoch's last batch has {last} of the {pairs} pairs, "
-            f"for {distributed.count()} processes; take another"
+            f"for {distributed.world_size()} processes; take another"
         )
 
 
