@@ -37,11 +37,12 @@ from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.datasets.selection import join
-from envs.reading.readers import DataError
+from envs.errors import DataError
 from envs.simulate.rollout import Policy
 from transformer.config import TrainingConfig
+from transformer.errors import Stopped
 from transformer.runs.checkpoint import checkpoints, is_run, read_json, step_of, write_json
-from transformer.runs.training import Stopped, pick_device
+from transformer.runs.training import pick_device
 
 EPISODES = 20
 """Episodes for each target; the choices (of a checkpoint on the way, of a target) are made on half as many."""

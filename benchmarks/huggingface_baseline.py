@@ -34,7 +34,7 @@ from dt.presets import paper_hopper
 from dt.sharing.report import results_document, score_table
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
-from envs.reading.readers import DataError
+from envs.errors import DataError
 from envs.spaces import ROOT
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import write_json

@@ -4,8 +4,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dt.config import RECORDING_SEED
-from envs import Dataset, Environments, EnvironmentSpec, Job, Played, RandomPolicy, from_episodes
-from envs.simulate import rollout
+from envs import Dataset, Environments, EnvironmentSpec, Job, Played, RandomPolicy, from_episodes, rollout
 
 ACTION_SEED = 20_000_000
 """Seed of the first episode's actions."""

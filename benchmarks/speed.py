@@ -49,11 +49,12 @@ from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Policy, rollout
 from envs.spaces import ROOT
 from transformer.config import LanguageConfig, TrainingConfig
+from transformer.errors import CompilerError
 from transformer.generation import Sampling, generate
 from transformer.gpt2 import save_gpt2
 from transformer.language import LanguageModel
 from transformer.runs.checkpoint import write_json
-from transformer.runs.training import CompilerError, Trainer, multiplies_bf16
+from transformer.runs.training import Trainer, multiplies_bf16
 from transformer.text.programs import next_token_loss
 
 Work = Callable[[], int]

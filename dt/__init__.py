@@ -13,25 +13,25 @@ find_siblings()
 if TYPE_CHECKING:
     from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
     from dt.data import Batch, TrajectoryDataset
+    from dt.errors import PolicyError
     from dt.evaluation import TargetResult, evaluate
     from dt.learning.many import train_many
     from dt.learning.training import Run, load_run, train
     from dt.model import DecisionTransformer
-    from dt.policy import PolicyError, ReturnConditionedPolicy
+    from dt.policy import ReturnConditionedPolicy
     from dt.sharing.huggingface import import_huggingface
     from envs.datasets.loading import load
-    from envs.reading.readers import DataError
-    from envs.simulate.environments import EnvError, EnvironmentSpec
-    from transformer.config import ConfigError, TrainingConfig
-    from transformer.runs.checkpoint import CheckpointError
-    from transformer.runs.training import NonFiniteError, Stopped, TrainingError
+    from envs.errors import DataError, EnvError
+    from envs.simulate.environments import EnvironmentSpec
+    from transformer.config import TrainingConfig
+    from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Stopped, TrainingError
 
 _HOMES = {
     "Config": "dt.config",
     "DataConfig": "dt.config",
     "EvaluationConfig": "dt.config",
     "ModelConfig": "dt.config",
-    "ConfigError": "transformer.config",
+    "ConfigError": "transformer.errors",
     "TrainingConfig": "transformer.config",
     "Batch": "dt.data",
     "TrajectoryDataset": "dt.data",
@@ -40,19 +40,19 @@ _HOMES = {
     "import_huggingface": "dt.sharing.huggingface",
     "train_many": "dt.learning.many",
     "DecisionTransformer": "dt.model",
-    "PolicyError": "dt.policy",
+    "PolicyError": "dt.errors",
     "ReturnConditionedPolicy": "dt.policy",
     "Run": "dt.learning.training",
     "load_run": "dt.learning.training",
     "train": "dt.learning.training",
-    "DataError": "envs.reading.readers",
+    "DataError": "envs.errors",
     "load": "envs.datasets.loading",
     "EnvironmentSpec": "envs.simulate.environments",
-    "EnvError": "envs.simulate.environments",
-    "CheckpointError": "transformer.runs.checkpoint",
-    "NonFiniteError": "transformer.runs.training",
-    "TrainingError": "transformer.runs.training",
-    "Stopped": "transformer.runs.training",
+    "EnvError": "envs.errors",
+    "CheckpointError": "transformer.errors",
+    "NonFiniteError": "transformer.errors",
+    "TrainingError": "transformer.errors",
+    "Stopped": "transformer.errors",
 }
 
 __all__ = [

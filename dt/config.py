@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformer.config import ConfigError, TrainingConfig, TransformerConfig, require, require_known_values
+from transformer.config import TrainingConfig, TransformerConfig, check_fields, require
+from transformer.errors import ConfigError
 
 WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
 """LocalEnv seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
@@ -61,7 +62,7 @@ class DataConfig:
     measured on it. None takes 0.1 where there is no environment to play in, and else 0."""
 
     def __post_init__(self) -> None:
-        require_known_values(self)
+        check_fields(self)
         require(0 < self.top_fraction <= 1, f"top_fraction must be above 0 and at most 1, not {self.top_fraction}")
         share = self.held_out
         require(share is None or 0 <= share < 1, f"held_out must be at least 0 and below 1, not {share}")
@@ -91,7 +92,7 @@ class EvaluationConfig:
         return () if self.target_return == "auto" else self.target_return
 
     def __post_init__(self) -> None:
-        require_known_values(self)
+        check_fields(self)
         for name in ("episodes", "num_envs"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(self.temperature >= 0, f"temperature must not be negative, not {self.temperature}")

@@ -21,7 +21,7 @@ from dt.units import ModelUnits, Units
 from envs.datasets.cache import pieces, room
 from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import statistics
-from envs.reading.fields import DataError
+from envs.errors import DataError
 from envs.spaces import Leaves, leaf_spaces
 from transformer.runs import distributed
 

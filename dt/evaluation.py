@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dt.errors import FailedEpisodesError, PolicyError
 from dt.model import DecisionTransformer
-from dt.policy import PolicyError
-from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, check_spaces
+from envs.errors import EnvError
+from envs.simulate.environments import Environments, EnvironmentSpec, check_spaces
 from envs.simulate.rollout import Job, Played, Policy, rollout
 from envs.simulate.scores import Reference, normalized_score
 from transformer.config import require
@@ -17,10 +18,6 @@ from transformer.runs import distributed
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Quantiles of the data's returns that are asked for where the user names none."""
-
-
-class FailedEpisodesError(RuntimeError):
-    """Episodes failed in their environments; the results, already printed and written, are those of the others."""
 
 
 @dataclass(frozen=True)

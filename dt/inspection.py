@@ -14,7 +14,8 @@ from dt.encoders import is_image
 from dt.evaluation import default_targets
 from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import Statistics, never_varies, statistics, without_marks
-from envs.reading.fields import DataError, listed
+from envs.errors import DataError
+from envs.reading.fields import listed
 from envs.simulate.scores import scored_as_d4rl
 from envs.spaces import Leaves, leaf_spaces
 

@@ -27,7 +27,7 @@ from dt.encoders import (
 )
 from dt.units import ModelUnits, Units
 from envs.datasets.dataset import Dataset
-from envs.reading.fields import DataError
+from envs.errors import DataError
 from envs.spaces import leaf_spaces
 from transformer.blocks import Transformer, initialize
 from transformer.config import require

@@ -14,16 +14,13 @@ from torch.nn import functional as F
 
 from dt.data import Batch, TensorLeaves
 from dt.encoders import is_image
+from dt.errors import PolicyError
 from dt.model import DecisionTransformer, last_step
 from dt.units import Units, encoded
-from envs.simulate.rollout import CannotActError
-from envs.spaces import Leaves, SpaceError, allowed_choices, from_leaves, leaf_spaces, least, to_leaves, value_error
+from envs.errors import SpaceError
+from envs.spaces import Leaves, allowed_choices, from_leaves, leaf_spaces, least, to_leaves, value_error
 from transformer.attention import RaggedCache
 from transformer.blocks import BlockCache, fast_view
-
-
-class PolicyError(CannotActError):
-    """A policy asked for what it cannot do; the message says what and why."""
 
 
 class History:

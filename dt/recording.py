@@ -14,11 +14,12 @@ from dt.learning.training import load_run, versions
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import from_episodes
-from envs.simulate.environments import EnvError, EnvInfo, Environments, EnvironmentSpec
+from envs.errors import EnvError
+from envs.simulate.environments import EnvInfo, Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
-from transformer.config import ConfigError
+from transformer.errors import ConfigError
 
 
 @dataclass(frozen=True)

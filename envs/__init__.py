@@ -8,8 +8,8 @@ from envs.datasets.dataset import Dataset, Episode
 from envs.datasets.loading import from_arrays, from_episodes, load
 from envs.datasets.selection import best_episodes, join, sample_episodes, take
 from envs.datasets.writer import write_minari
-from envs.reading.readers import DataError
-from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, MissingEnvError
+from envs.errors import DataError, EnvError, MissingEnvError
+from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, normalized_score, reference_for
 

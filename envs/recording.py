@@ -22,8 +22,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from envs.datasets.loading import from_episodes
 from envs.datasets.writer import write_folder
+from envs.errors import DataError
 from envs.reading.minari_folders import PART
-from envs.reading.readers import DataError
 from envs.simulate.environments import EnvironmentSpec
 from envs.spaces import Leaves, from_leaves, to_leaves
 

@@ -11,6 +11,8 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.errors import SpaceError
+
 MOST_NUMBERS = 1 << 22
 """Numbers in all leaves of a space that a file declares: a picture of 1024 x 1024 x 4."""
 
@@ -25,10 +27,6 @@ ROOT = "value"
 
 LEAF_KINDS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 """Kinds of leaves that there are arrays and models for."""
-
-
-class SpaceError(ValueError):
-    """A space, or a value of one, that cannot be used; the message says which and why."""
 
 
 def reason(error: BaseException) -> str:

@@ -11,7 +11,8 @@ from test_cli import refused
 
 from dt.cli import main
 from envs import load
-from envs.simulate.environments import EnvironmentSpec, MissingEnvError
+from envs.errors import MissingEnvError
+from envs.simulate.environments import EnvironmentSpec
 
 BREAKOUT = EnvironmentSpec("Atari/Breakout-v5")
 

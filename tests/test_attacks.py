@@ -19,8 +19,8 @@ from test_nobody_gets_in import rewrite, text_run  # noqa: F401
 
 from dt.cli import main
 from envs import DataError, EnvironmentSpec, load
-from envs.simulate.environments import MissingEnvError
-from envs.spaces import SpaceError, leaf_spaces, space_from_json
+from envs.errors import MissingEnvError, SpaceError
+from envs.spaces import leaf_spaces, space_from_json
 from transformer.runs.checkpoint import LOCK, replace_text, write_json
 from transformer.text.cli import main as text_main
 

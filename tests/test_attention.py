@@ -9,7 +9,8 @@ from torch import nn
 from transformer import attention as module
 from transformer.attention import Dropout, MultiHeadAttention, attention, causal_visibility, take
 from transformer.blocks import Block, Transformer
-from transformer.config import ConfigError, TransformerConfig
+from transformer.config import TransformerConfig
+from transformer.errors import ConfigError
 from transformer.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 
 WIDTH, HEADS, LENGTH = 12, 3, 7

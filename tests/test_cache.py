@@ -18,7 +18,7 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.datasets.selection import join, take
 from envs.datasets.writer import write_minari
-from envs.reading.fields import DataError
+from envs.errors import DataError
 
 
 @pytest.fixture(autouse=True)

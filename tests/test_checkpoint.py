@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from transformer.errors import CheckpointError
 from transformer.runs import checkpoint as module
 from transformer.runs.checkpoint import (
-    CheckpointError,
     best_checkpoint,
+    check_checkpoint,
     checkpoints,
     newest_checkpoint,
     prune,
@@ -19,7 +20,6 @@ from transformer.runs.checkpoint import (
     run_around,
     save_checkpoint,
     step_of,
-    verify,
     write_json,
 )
 
@@ -31,7 +31,7 @@ def save(run, step):
 def test_what_was_saved_comes_back(tmp_path):
     folder = save(tmp_path, 7)
     assert step_of(folder) == 7
-    verify(folder)
+    check_checkpoint(folder)
     assert read_tensors(folder / "model.safetensors")["weight"].tolist() == [7, 7, 7]
 
 
@@ -130,7 +130,7 @@ def test_another_schema_is_refused(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     write_json(folder / "manifest.json", {**manifest, "schema": 99})
     with pytest.raises(CheckpointError, match="schema 99, this version reads 1"):
-        verify(folder)
+        check_checkpoint(folder)
 
 
 def test_a_pickle_is_no_checkpoint(tmp_path):

@@ -25,7 +25,7 @@ from dt.cli import main
 from dt.evaluation import TargetResult
 from dt.learning.description import read_description
 from envs.spaces import space_to_json
-from transformer.config import ConfigError
+from transformer.errors import ConfigError
 from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
 from transformer.runs.command_line import RENAMED, parse
 from transformer.text.cli import main as text_main

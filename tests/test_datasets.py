@@ -20,9 +20,10 @@ from minari.dataset._storages.arrow_storage import ArrowStorage
 
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
+from envs.errors import DataError
 from envs.reading import minari_folders
 from envs.reading.minari_folders import _PlainArrays
-from envs.reading.readers import PACKAGED, DataError
+from envs.reading.readers import PACKAGED
 from envs.spaces import space_to_json, to_leaves
 
 LENGTHS = (3, 5, 2)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, MissingEnvError, import_environments
+from envs.errors import EnvError, MissingEnvError
+from envs.simulate.environments import Environments, EnvironmentSpec, import_environments
 
 
 class Scripted(gymnasium.Env):

@@ -12,15 +12,17 @@ from gymnasium import spaces
 from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import ContinuousHead, DiscreteHead, ImageEncoder, is_image, make_state_encoder
+from dt.errors import PolicyError
 from dt.evaluation import evaluate
 from dt.learning.training import load_run, prepare, train
 from dt.model import DecisionTransformer
-from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
 from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 from envs.spaces import allowed_choices, choices, leaf_spaces, to_leaves
-from transformer.config import ConfigError, TrainingConfig
+from transformer.config import TrainingConfig
+from transformer.errors import ConfigError
 from transformer.positions import LearnedPositions
 
 SMALL = {"width": 24, "num_layers": 1, "context_length": 3, "dropout": 0.0, "activation": "gelu"}

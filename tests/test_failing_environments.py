@@ -14,13 +14,15 @@ from test_training import log_without_clock, small
 
 from dt.cli import main
 from dt.config import RECORDING_SEED, WAY_SEED, ModelConfig
+from dt.errors import PolicyError
 from dt.evaluation import check_environment
 from dt.learning.training import load_run, train
 from dt.model import DecisionTransformer
-from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.policy import ReturnConditionedPolicy
 from envs.datasets.loading import load
-from envs.simulate.environments import EnvError, Environments, EnvironmentSpec
-from envs.simulate.rollout import CannotActError, Job, RandomPolicy, rollout
+from envs.errors import CannotActError, EnvError
+from envs.simulate.environments import Environments, EnvironmentSpec
+from envs.simulate.rollout import Job, RandomPolicy, rollout
 
 
 class OtherActions(Hostile):  # Hostile's spaces are Payday's

@@ -17,9 +17,8 @@ from dt.config import Config
 from dt.learning.description import read_description
 from dt.learning.training import load_run, prepare
 from envs import DataError, load
-from envs.simulate.environments import EnvError
-from transformer.config import ConfigError
-from transformer.runs.checkpoint import CheckpointError
+from envs.errors import EnvError
+from transformer.errors import CheckpointError, ConfigError
 
 GOOD = {
     "minari hdf5": lambda folder: minari(folder, "hdf5", PARTS),

@@ -10,10 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from transformer.config import ConfigError
+from transformer.errors import CheckpointError, ConfigError
 from transformer.gpt2 import load_gpt2, save_gpt2, stack_to_gpt2
 from transformer.language import LanguageConfig, LanguageModel
-from transformer.runs.checkpoint import CheckpointError
 
 VOCABULARY, CONTEXT, WIDTH, LAYERS, HEADS = 11, 8, 12, 2, 3
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

@@ -13,7 +13,7 @@ from benchmarks import gym, gym_report
 from benchmarks.delayed_reward import delayed
 from benchmarks.gym import METHODS, Cell, add_row, fill, grid, read_rows, status, time_limit
 from dt.data import returns_to_go
-from envs.reading.readers import DataError
+from envs.errors import DataError
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 from transformer.runs.checkpoint import read_json

@@ -21,9 +21,9 @@ from dt.learning.training import load_run, prepare, train
 from envs.datasets.writer import write_minari
 from envs.spaces import space_to_json
 from transformer.attention import Dropout
-from transformer.config import ConfigError
-from transformer.runs.checkpoint import CheckpointError, checkpoints, read_json, step_of
-from transformer.runs.training import MemoryExhaustedError, NonFiniteError, Stopped, learning_rate_at, step_seed
+from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
+from transformer.runs.checkpoint import checkpoints, read_json, step_of
+from transformer.runs.training import learning_rate_at, step_seed
 
 
 def without_dropout(conditioning="single", **training):
@@ -155,7 +155,7 @@ def test_a_signal_leaves_a_checkpoint_of_each_run(payday, tmp_path):
     stack.batches[0] = Interrupted(**vars(stack.batches[0]))
     with pytest.raises(Stopped) as stopped:
         stack.train(None)
-    assert stopped.value.code == 143
+    assert stopped.value.exit_code == 143
     assert [[step_of(path) for path in checkpoints(trainer.run)] for trainer in stack.trainers] == [[5], [5]]
 
 

@@ -36,10 +36,11 @@ from test_readers import numbers
 from dt.cli import main
 from dt.learning.training import _check_size, load_run
 from envs import DataError, EnvironmentSpec, load
+from envs.errors import MissingEnvError, SpaceError
 from envs.reading.hdf5 import _places
-from envs.simulate.environments import MissingEnvError
-from envs.spaces import SpaceError, space_from_json, space_to_json
-from transformer.runs.checkpoint import CheckpointError, verify, write_json
+from envs.spaces import space_from_json, space_to_json
+from transformer.errors import CheckpointError
+from transformer.runs.checkpoint import check_checkpoint, write_json
 from transformer.text.cli import main as text_main
 
 SECRET = 666.0
@@ -314,13 +315,13 @@ def test_a_manifest_names_no_file_outside_its_checkpoint(run, tmp_path):  # noqa
     for name in ("../../../secret", str(tmp_path / "secret")):
         write_json(checkpoint / "manifest.json", {**manifest, "sha256": {**manifest["sha256"], name: "0" * 64}})
         with pytest.raises(CheckpointError, match="lies outside"):
-            verify(checkpoint)
+            check_checkpoint(checkpoint)
     write_json(checkpoint / "manifest.json", manifest)
-    verify(checkpoint)
+    check_checkpoint(checkpoint)
     shutil.move(checkpoint / "model.safetensors", tmp_path / "model")
     (checkpoint / "model.safetensors").symlink_to(tmp_path / "model")
     with pytest.raises(CheckpointError, match="lies outside"):
-        verify(checkpoint)
+        check_checkpoint(checkpoint)
 
 
 ENTRIES_OF_A_RUN = [

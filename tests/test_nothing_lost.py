@@ -28,12 +28,12 @@ from dt.learning.training import train
 from envs.datasets.temporary import temporary_folder
 from envs.simulate.environments import EnvironmentSpec
 from transformer.attention import MultiHeadAttention
-from transformer.config import ConfigError
+from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
 from transformer.runs import checkpoint as module
 from transformer.runs import distributed
 from transformer.runs.checkpoint import (
-    CheckpointError,
     best_step,
+    check_checkpoint,
     checkpoints,
     clear_leftovers,
     newest_checkpoint,
@@ -43,11 +43,10 @@ from transformer.runs.checkpoint import (
     read_tensors,
     save_checkpoint,
     step_of,
-    verify,
     write_json,
 )
 from transformer.runs.log import RunLog
-from transformer.runs.training import MemoryExhaustedError, NonFiniteError, Stopped, Trainer
+from transformer.runs.training import Trainer
 
 LAST = 6
 
@@ -88,7 +87,7 @@ def assert_nothing_is_lost(run: Path, step: int) -> None:
     """Every checkpoint is whole and of one step, at most the save that was cut is missing, the best is there."""
     present = [step_of(path) for path in checkpoints(run)]
     for path in checkpoints(run):
-        verify(path)
+        check_checkpoint(path)
         for name in ("model", "optimizer"):
             assert read_tensors(path / f"{name}.safetensors")["weight"].eq(step_of(path)).all()
         assert read_json(path / "state.json") == {"step": step_of(path)}
@@ -522,7 +521,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_is_the_uninterrupted_run(payday, 
         patch.setattr(Trainer, "_one_step", signalled)
         with pytest.raises(Stopped) as stopped:
             train(payday, small(), tmp_path / "run")
-    assert stopped.value.code == 128 + number
+    assert stopped.value.exit_code == 128 + number
     assert step_of(checkpoints(tmp_path / "run")[-1]) == step + 1
     train(payday, small(), tmp_path / "run", resume=True)
     train(payday, small(checkpoint_every=step + 1), tmp_path / "whole")

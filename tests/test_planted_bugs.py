@@ -16,7 +16,7 @@ from conftest import small_model
 from dt import data, encoders, policy
 from dt import model as model_module
 from dt.data import TrajectoryDataset
-from envs.simulate.environments import EnvError
+from envs.errors import EnvError
 from transformer import attention as attention_module
 from transformer.runs import log, training
 

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from dt.config import ModelConfig
 from dt.data import Batch, TrajectoryDataset
+from dt.errors import PolicyError
 from dt.evaluation import (
     TargetResult,
     best_target,
@@ -21,9 +22,10 @@ from dt.evaluation import (
     rank_correlation,
 )
 from dt.model import DecisionTransformer
-from dt.policy import CachedWindows, History, PolicyError, ReturnConditionedPolicy
-from envs.simulate.environments import EnvError, EnvironmentSpec
-from transformer.config import ConfigError
+from dt.policy import CachedWindows, History, ReturnConditionedPolicy
+from envs.errors import EnvError
+from envs.simulate.environments import EnvironmentSpec
+from transformer.errors import ConfigError
 
 
 def replay(policy, dataset, episode):

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.simulate.environments import EnvError, Environments, EnvironmentSpec, import_environments
+from envs.errors import EnvError
+from envs.simulate.environments import Environments, EnvironmentSpec, import_environments
 from envs.simulate.rollout import Job, RandomPolicy, rollout
 
 

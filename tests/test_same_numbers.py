@@ -24,8 +24,9 @@ from transformer import blocks
 from transformer.attention import attention, causal_visibility
 from transformer.blocks import Transformer
 from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
+from transformer.errors import CompilerError, Stopped
 from transformer.runs.checkpoint import read_json
-from transformer.runs.training import CompilerError, Stopped, compiled
+from transformer.runs.training import compiled
 from transformer.translation import EncoderDecoder
 
 CURVES = Path(__file__).parent / "loss_curves.json"

@@ -15,11 +15,11 @@ from dt.learning.training import train
 from envs.datasets.dataset import Dataset, Part
 from envs.datasets.loading import from_arrays, from_episodes
 from envs.datasets.selection import _declared, best_episodes, join, sample_episodes, take
-from envs.reading.readers import DataError
+from envs.errors import DataError
 from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference
-from transformer.config import ConfigError
-from transformer.runs.checkpoint import CheckpointError, read_json
+from transformer.errors import CheckpointError, ConfigError
+from transformer.runs.checkpoint import read_json
 
 
 def recorded(lengths, returns, name="made", final=1, **spaces_) -> Dataset:

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from envs.errors import SpaceError
 from envs.spaces import (
-    SpaceError,
     allowed_choices,
     choices,
     from_leaves,

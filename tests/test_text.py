@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from transformer import LanguageConfig, LanguageModel, load_gpt2, save_gpt2
-from transformer.generation import LogitsError, Sampling, generate
+from transformer.errors import LogitsError, TextError
+from transformer.generation import Sampling, generate
 from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.training import Trainer
 from transformer.text.cli import main
 from transformer.text.corpora import (
     CharacterCorpus,
     PairCorpus,
-    TextError,
     boundaries,
     character_tokenizer,
     encode,

@@ -20,8 +20,9 @@ from dt.config import WAY_SEED
 from dt.evaluation import evaluate
 from dt.learning.training import load_run, train
 from dt.policy import ReturnConditionedPolicy
+from transformer.errors import CheckpointError
 from transformer.runs import distributed
-from transformer.runs.checkpoint import CheckpointError, checkpoints, read_json, step_of
+from transformer.runs.checkpoint import checkpoints, read_json, step_of
 from transformer.runs.training import LAUNCH
 from transformer.text.cli import main as text_main
 

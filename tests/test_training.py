@@ -18,18 +18,13 @@ from dt.config import BEST_SEED, FINAL_SEED, WAY_SEED, Config, EvaluationConfig,
 from dt.data import TrajectoryDataset
 from dt.evaluation import TargetResult
 from dt.learning.training import build_model, load_run, prepare, train
-from envs.simulate.environments import EnvError, EnvironmentSpec
-from transformer.config import ConfigError, TrainingConfig
-from transformer.runs.checkpoint import CheckpointError, checkpoints, read_json, read_tensors, step_of
+from envs.errors import EnvError
+from envs.simulate.environments import EnvironmentSpec
+from transformer.config import TrainingConfig
+from transformer.errors import CheckpointError, ConfigError, NonFiniteError
+from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of
 from transformer.runs.log import CLOCK_FIELDS
-from transformer.runs.training import (
-    NonFiniteError,
-    Trainer,
-    learning_rate_at,
-    multiplies_bf16,
-    settle_precision,
-    step_seed,
-)
+from transformer.runs.training import Trainer, learning_rate_at, multiplies_bf16, settle_precision, step_seed
 
 
 def small(steps=12, conditioning="single", **training) -> Config:

@@ -17,7 +17,7 @@ from dt.policy import ReturnConditionedPolicy
 from dt.units import Units, observation_units
 from dt.validation import Validation, choose_episodes
 from envs.datasets.statistics import never_varies, statistics, without_marks
-from envs.reading.fields import DataError
+from envs.errors import DataError
 from transformer.config import TrainingConfig
 
 EPISODES, LENGTH = 31, 13

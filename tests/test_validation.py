@@ -18,9 +18,9 @@ from dt.learning.training import train
 from dt.validation import Validation, choose_episodes
 from envs.datasets.dataset import Dataset
 from envs.datasets.selection import take
-from envs.reading.readers import DataError
-from transformer.config import ConfigError
-from transformer.runs.checkpoint import CheckpointError, read_json
+from envs.errors import DataError
+from transformer.errors import CheckpointError, ConfigError
+from transformer.runs.checkpoint import read_json
 
 SMALL = Config(
     model=ModelConfig(width=8, num_layers=1, context_length=3),

@@ -18,9 +18,10 @@ from dt.data import TrajectoryDataset
 from dt.evaluation import evaluate
 from dt.learning.training import build_model, load_run, train
 from dt.policy import ReturnConditionedPolicy
+from transformer.errors import Stopped
 from transformer.runs import distributed
 from transformer.runs.checkpoint import checkpoints, step_of, write_json
-from transformer.runs.training import Stopped, Trainer
+from transformer.runs.training import Trainer
 from transformer.text.corpora import CharacterCorpus, PairCorpus, character_tokenizer
 
 torch.set_num_threads(1)
@@ -150,7 +151,7 @@ def stopped_by(number, place, folder):
         try:
             train(PAYDAY, small(evaluate_every=4), folder)
         except Stopped as stopped:
-            said = distributed.all_gather([stopped.code, str(stopped), step_of(checkpoints(folder)[-1])])
+            said = distributed.all_gather([stopped.exit_code, str(stopped), step_of(checkpoints(folder)[-1])])
     train(PAYDAY, small(evaluate_every=4), folder, resume=True)
     return said
 

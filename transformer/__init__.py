@@ -14,7 +14,8 @@ __path__ = extend_path(__path__, __name__)  # a project's own transformer/ witho
 if TYPE_CHECKING:
     from transformer.attention import MultiHeadAttention
     from transformer.blocks import Block, FeedForward, Transformer
-    from transformer.config import ConfigError, LanguageConfig, TrainingConfig, TransformerConfig
+    from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
+    from transformer.errors import ConfigError
     from transformer.generation import Sampling, beam_search, generate
     from transformer.gpt2 import load_gpt2, save_gpt2
     from transformer.language import LanguageModel
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformer.translation import EncoderDecoder
 
 _HOMES = {
-    "ConfigError": "config",
+    "ConfigError": "errors",
     "TrainingConfig": "config",
     "TransformerConfig": "config",
     "MultiHeadAttention": "attention",

@@ -5,17 +5,13 @@ from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from transformer.errors import ConfigError
+
 LARGEST = 2**53
 """No setting but a seed is a larger whole number: arrays of such a size cannot even be counted in 64 bits."""
 
 MOST_LAYERS = 10_000
 """Of a Transformer. The deepest that were ever trained had a tenth; to make more takes minutes, then memory is out."""
-
-
-class ConfigError(Exception):
-    """A setting that cannot work; the message names the setting and its value."""
-
-    # No ValueError: the command line's parser would take that for its own and print a page about it.
 
 
 def require(condition: bool, message: str) -> None:
@@ -24,7 +20,7 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_known_values(config: object) -> None:
+def check_fields(config: object) -> None:
     """Refuse what does not fit a field of a dataclass: another type, NaN, infinity, too long a number, another word."""
     hints = get_type_hints(type(config))
     for name in (each.name for each in fields(config)):  # type: ignore[arg-type]
@@ -86,7 +82,7 @@ def _words(hint: Any) -> str:
     return words.get(hint, "null" if hint is NoneType else "an object")
 
 
-def require_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
     """Refuse a seed that torch's generators cannot take."""
     require(0 <= seed < 2**63, f"seed must be from 0 to {2**63 - 1}, not {seed}")
 
@@ -114,7 +110,7 @@ class TransformerConfig:
     memory, about a third more time (Chen et al. 2016)."""
 
     def __post_init__(self) -> None:
-        require_known_values(self)
+        check_fields(self)
         require(self.num_layers <= MOST_LAYERS, f"num_layers must be at most {MOST_LAYERS}, not {self.num_layers}")
         for name in ("width", "num_layers", "num_heads"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
@@ -189,12 +185,12 @@ class TrainingConfig:
     """Newest checkpoints to keep; the best is always kept beside them."""
 
     def __post_init__(self) -> None:
-        require_known_values(self)
+        check_fields(self)
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "evaluate_every"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
-        require_seed(self.seed)
+        check_seed(self.seed)
         for name in ("learning_rate", "gradient_clip"):
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
 
@@ -243,6 +239,6 @@ class TranslatorConfig:
     )
 
     def __post_init__(self) -> None:
-        require_known_values(self)
+        check_fields(self)
         require(self.vocabulary_size >= 1, f"vocabulary_size must be at least 1, not {self.vocabulary_size}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing must be in [0, 1), not {self.label_smoothing}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from transformer.blocks import BlockCache, fast_view
+from transformer.errors import LogitsError
 from transformer.language import LanguageModel
 from transformer.translation import EncoderDecoder
 
@@ -26,10 +27,6 @@ MAX_BEAMS = 1000
 
 MAX_LENGTH_PENALTY = 10
 """Lengths to a much higher power are past what a float holds, and far past what anyone has found useful."""
-
-
-class LogitsError(ValueError):
-    """A model that says nothing of the next token: its logits are NaN or infinite."""
 
 
 def window_start(length: int, context_length: int) -> int:

@@ -16,20 +16,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from transformer.config import LanguageConfig, require
+from transformer.errors import CheckpointError
 from transformer.gpt2_config import (
     ACTIVATIONS,
     DROPOUTS,
     FIXED,
     WEIGHTS,
+    check_fixed_settings,
     integer,
     locate,
     make_config,
     read_config,
-    refuse_others,
     transformer_settings,
 )
 from transformer.language import LanguageModel
-from transformer.runs.checkpoint import CheckpointError, check_size, new_folder, read_json, read_tensors, write_json
+from transformer.runs.checkpoint import check_size, new_folder, read_json, read_tensors, write_json
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -55,7 +56,7 @@ def load_gpt2(path: str | Path) -> LanguageModel:
     """
     config_path, weights_path = locate(Path(path))
     theirs = read_config(config_path, "gpt2", activation_function="gelu_new")
-    refuse_others(theirs, TIED, config_path)
+    check_fixed_settings(theirs, TIED, config_path)
     config = make_config(
         LanguageConfig,
         config_path,

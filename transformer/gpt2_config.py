@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformer.config import LARGEST, ConfigError, TransformerConfig, require
-from transformer.runs.checkpoint import CheckpointError, read_json
+from transformer.config import LARGEST, TransformerConfig, require
+from transformer.errors import CheckpointError, ConfigError
+from transformer.runs.checkpoint import read_json
 
 C = TypeVar("C", bound=TransformerConfig)
 
@@ -79,7 +80,7 @@ def integer(config: Mapping[str, Any], name: str, path: Path) -> int:
     return value
 
 
-def refuse_others(config: Mapping[str, Any], fixed: Mapping[str, Any], path: Path) -> None:
+def check_fixed_settings(config: Mapping[str, Any], fixed: Mapping[str, Any], path: Path) -> None:
     """Raise `ConfigError` where a config.json sets one of these to another value than ours."""
     for name, ours in fixed.items():
         value = config.get(name, ours)
@@ -91,7 +92,7 @@ def transformer_settings(config: Mapping[str, Any], width: str, path: Path) -> d
 
     A setting that changes the numbers and that we lack raises `ConfigError` with its name and value.
     """
-    refuse_others(config, FIXED, path)
+    check_fixed_settings(config, FIXED, path)
     size, inner = integer(config, width, path), config.get("n_inner")
     require(
         inner in (None, 4 * size), f"{path}: n_inner is {json.dumps(inner)}, here it is always 4 {width}, {4 * size}"

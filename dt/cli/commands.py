@@ -11,15 +11,8 @@ from tqdm import tqdm
 from dt.cli.options import Evaluate, ImportHuggingFace, Record, Train, TrainMany
 from dt.cli.sources import in_environment, run_folder
 from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
-from dt.evaluation import (
-    FailedEpisodesError,
-    TargetResult,
-    best_target,
-    check_environment,
-    check_failures,
-    evaluate,
-    failures,
-)
+from dt.errors import FailedEpisodesError
+from dt.evaluation import TargetResult, best_target, check_environment, check_failures, evaluate, failures
 from dt.inspection import describe_dataset
 from dt.learning.description import reading_in
 from dt.learning.many import train_many
@@ -35,11 +28,11 @@ from envs.datasets.dataset import Dataset, Part
 from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.datasets.writer import keep_elsewhere, write_minari
-from envs.reading.fields import DataError
-from envs.simulate.environments import EnvironmentSpec, MissingEnvError
+from envs.errors import DataError, MissingEnvError
+from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.rollout import Played
 from envs.simulate.scores import reference_in
-from transformer.config import ConfigError
+from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import os_reason, write_json
 from transformer.runs.console import show, tell

@@ -12,95 +12,62 @@ from tyro.conf import subcommand
 from dt.cli.options import Evaluate, Import, ImportHuggingFace, Inspect, Record, Train, TrainMany
 from dt.config import Config
 from dt.presets import PRESETS
-from transformer.config import ConfigError, require_known_values
+from transformer.config import check_fields
+from transformer.errors import ConfigError
 from transformer.runs import distributed
-from transformer.runs.command_line import option, parse
+from transformer.runs.command_line import exit_status, option, parse, print_error
 from transformer.runs.console import show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done, 2 bad input, 3 training broke down, 4 done but for episodes whose environments failed, 130 and 143 signals.
+    0 done, 2 bad input, 3 training broke down, 4 done except for episodes whose environments failed, 130 and 143
+    signals.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with distributed.resend_dropped_signals():
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
+        return exit_status("dt", lambda: _main(words))
 
 
 def _main(arguments: list[str]) -> int:
-    try:
-        command = _parse(arguments)
-        require_known_values(command)
-        if isinstance(command, Inspect):
-            return _inspect(command)
-        if not isinstance(command, Train):
-            distributed.check_single_process(f"dt {arguments[0]}")
-        from dt.cli import sources  # what a command's options say is refused before torch comes in
+    command = _parse(arguments)
+    check_fields(command)
+    if isinstance(command, Inspect):
+        return _inspect(command)
+    if not isinstance(command, Train):
+        distributed.check_single_process(f"dt {arguments[0]}")
+    from dt.cli import sources  # what a command's options say is refused before torch comes in
 
-        if isinstance(command, Import):
-            sources.import_data(command)
-        elif isinstance(command, Train):
-            with distributed.process_group():
-                data, env = sources.training_data(command)
-                from dt.cli.commands import train_and_score
+    if isinstance(command, Import):
+        sources.import_data(command)
+    elif isinstance(command, Train):
+        with distributed.process_group():
+            data, env = sources.training_data(command)
+            from dt.cli.commands import train_and_score
 
-                train_and_score(command, data, env)
-        elif isinstance(command, TrainMany):
-            datasets, env = sources.data_of_many(command)
-            from dt.cli.commands import train_runs
+            train_and_score(command, data, env)
+    elif isinstance(command, TrainMany):
+        datasets, env = sources.data_of_many(command)
+        from dt.cli.commands import train_runs
 
-            train_runs(command, datasets, env)
-        elif isinstance(command, Evaluate):
-            env = sources.check_request(command)
-            from dt.cli.commands import ask
+        train_runs(command, datasets, env)
+    elif isinstance(command, Evaluate):
+        env = sources.check_request(command)
+        from dt.cli.commands import ask
 
-            ask(command, env)
-        elif isinstance(command, Record):
-            played = sources.recording_environment(command)
-            from dt.cli.commands import record_episodes
+        ask(command, env)
+    elif isinstance(command, Record):
+        played = sources.recording_environment(command)
+        from dt.cli.commands import record_episodes
 
-            record_episodes(command, played, shlex.join(["dt", *arguments]))
-        else:
-            published = sources.published_model(command)
-            from dt.cli.commands import import_model
+        record_episodes(command, played, shlex.join(["dt", *arguments]))
+    else:
+        published = sources.published_model(command)
+        from dt.cli.commands import import_model
 
-            import_model(command, published)
-        return 0
-    except (ConfigError, OSError) as error:
-        return _refuse(error)
-    except MemoryError as error:
-        return _refuse(f"out of memory: {error}", 3)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        from envs.reading.readers import DataError
-        from envs.simulate.environments import EnvError
-        from transformer.runs.checkpoint import CheckpointError
-
-        if isinstance(error, DataError | EnvError | CheckpointError):
-            return _refuse(error)
-        from dt.evaluation import FailedEpisodesError
-        from dt.policy import PolicyError
-        from transformer.runs.training import Stopped, TrainingError
-
-        if isinstance(error, PolicyError):
-            return _refuse(error)
-        if isinstance(error, TrainingError):
-            return _refuse(error, 3)
-        if isinstance(error, FailedEpisodesError):
-            return _refuse(error, 4)
-        if isinstance(error, Stopped):
-            return _refuse(error, error.code)
-        if isinstance(error, distributed.LostProcessError):
-            return _refuse(error, 3)
-        if isinstance(error, distributed.FailedElsewhereError):
-            return 2
-        raise
-
-
-def _refuse(error: Exception | str, code: int = 2) -> int:
-    distributed.tell(f"dt: {' '.join(str(error).split())}")
-    return code
+        import_model(command, published)
+    return 0
 
 
 def _parse(arguments: list[str]) -> Train | TrainMany | Evaluate | Inspect | Import | Record | ImportHuggingFace:
@@ -126,9 +93,9 @@ def _starting_config(arguments: list[str]) -> Config:
         raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
     if "--resume" in arguments and folder:
         from dt.learning.description import read_description
-        from transformer.runs.checkpoint import require_run
+        from transformer.runs.checkpoint import check_run
 
-        require_run(Path(folder))
+        check_run(Path(folder))
         return Config.from_json(read_description(Path(folder) / "run.json")["config"])
     return PRESETS.get(preset or "default", PRESETS["default"])()
 
@@ -136,7 +103,7 @@ def _starting_config(arguments: list[str]) -> Config:
 def _inspect(options: Inspect) -> int:
     """`dt inspect`: a run, or a dataset with all that is wrong with it."""
     from envs.datasets.selection import join
-    from envs.reading.readers import DataError
+    from envs.errors import DataError
 
     if not options.what:
         raise ConfigError("no dataset and no run named")
@@ -160,7 +127,7 @@ def _inspect(options: Inspect) -> int:
         for dataset in load_each(options.what, options.reading, environment):
             datasets.append(dataset)
     except DataError as error:
-        return _refuse_data(Path(options.what[len(datasets)]), error)
+        return _print_problems(Path(options.what[len(datasets)]), error)
     dataset = seen_in(join(datasets), environment)
     from dt.inspection import describe_dataset, plot_dataset
 
@@ -170,15 +137,15 @@ def _inspect(options: Inspect) -> int:
     return 0
 
 
-def _refuse_data(path: Path, error: Any) -> int:
+def _print_problems(path: Path, error: Any) -> int:
     """All that is wrong with a dataset, a line each; a better word for what is none."""
-    _refuse_path(path)
+    _explain_path(path)
     for problem in error.problems[:20]:
-        _refuse(problem)
-    return _refuse(f"and {len(error.problems) - 20} more") if len(error.problems) > 20 else 2
+        print_error("dt", problem)
+    return print_error("dt", f"and {len(error.problems) - 20} more") if len(error.problems) > 20 else 2
 
 
-def _refuse_path(path: Path) -> None:
+def _explain_path(path: Path) -> None:
     """A better word for a path that is no dataset, if there is one."""
     from envs.reading.dqn_replay import is_replay
     from envs.reading.flat_files import flat_files

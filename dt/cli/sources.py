@@ -34,9 +34,10 @@ from envs.reading.options import ReadingOptions
 from envs.reading.readers import declared_spaces, spaces_from_json
 from envs.simulate.environments import EnvironmentSpec, check_spaces, import_environments
 from envs.simulate.scores import reference_in
-from transformer.config import ConfigError, require, require_seed
+from transformer.config import check_seed, require
+from transformer.errors import CheckpointError, ConfigError
 from transformer.runs import distributed
-from transformer.runs.checkpoint import CheckpointError, checkpoints, require_new, require_new_run, require_run
+from transformer.runs.checkpoint import check_new, check_new_run, check_run, checkpoints
 from transformer.runs.console import show, tell
 from transformer.runs.outputs import check_folder, check_place
 
@@ -67,7 +68,7 @@ def _check_begun(folder: Path) -> None:
     """Refuse to begin a run where one cannot be. Under torchrun it may be its own, which `train` tells apart."""
     check_folder(folder)
     if distributed.launch_id() is None:
-        require_new_run(folder)
+        check_new_run(folder)
 
 
 def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | None]:
@@ -90,7 +91,7 @@ def cells_of(
     """Each dataset at each seed, and the folder of its run: a new one, or a run to go on with."""
     require(len(datasets) > 0 and len(seeds) > 0, "no dataset or no seed to train")
     for seed in seeds:
-        require_seed(seed)
+        check_seed(seed)
     require(not config.model.activation_checkpointing, "activation_checkpointing: many runs at once cannot have it")
     require(not config.training.compile, "compile: many runs at once cannot have it, a GPU records their step anyway")
     cells = [(dataset, seed, run_folder(output, dataset, seed)) for dataset in datasets for seed in seeds]
@@ -98,7 +99,7 @@ def cells_of(
     twice = [str(folder) for folder in folders if folders.count(folder) > 1]
     require(not twice, f"{twice[:1]}: two runs of one dataset and seed")
     for folder in folders:
-        (require_run if folder.exists() else check_folder)(folder)
+        (check_run if folder.exists() else check_folder)(folder)
     return cells
 
 
@@ -155,7 +156,7 @@ def check_request(options: Evaluate) -> EnvironmentSpec | None:
     _check_environment_seed(options.seed)
     _check_places(options)
     environment = environment_to_play_in(options.env)
-    _check_run(options.run)
+    _check_trained_run(options.run)
     return environment
 
 
@@ -163,9 +164,9 @@ def _check_environment_seed(seed: int) -> None:
     require(0 <= seed < 2**32, f"seed must be at least 0 and below 2^32, not {seed}")
 
 
-def _check_run(folder: Path) -> None:
+def _check_trained_run(folder: Path) -> None:
     """Raise `CheckpointError` where this is no run, or one without a checkpoint."""
-    require_run(folder)
+    check_run(folder)
     read_description(folder / "run.json")
     if not checkpoints(folder):
         raise CheckpointError(f"{folder}: no checkpoint in it")
@@ -198,7 +199,7 @@ def recording_environment(options: Record) -> EnvironmentSpec:
 
     new_folder(options.dataset_id)  # refused before anything is played
     environment = EnvironmentSpec(options.environment, environment_arguments(options.env))
-    environment.require_registered()
+    environment.check_registered()
     _check_environment_seed(options.seed)
     config, policy = options.config, options.policy
     if config.target_return == "auto":
@@ -206,7 +207,7 @@ def recording_environment(options: Record) -> EnvironmentSpec:
     if options.vec_normalize is not None and (policy == "random" or names_run(policy)):
         raise ConfigError(f"--vec-normalize is of a Stable-Baselines3 policy, and {policy} is none")
     if names_run(policy):
-        _check_run(Path(policy))
+        _check_trained_run(Path(policy))
         return environment
     if config.named_targets:
         raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
@@ -243,7 +244,7 @@ def saved_algorithm(path: Path, trust: bool) -> str:
 def published_model(options: ImportHuggingFace) -> Published:
     """What `dt import-huggingface` makes a run of, all but the weights; a place for it that is taken is refused."""
     check_folder(options.output)
-    require_new(options.output)
+    check_new(options.output)
     return read_published(
         options.model,
         context_length=options.context_length,
@@ -268,7 +269,7 @@ def environment_to_play_in(env: EnvironmentOptions) -> EnvironmentSpec | None:
     """The same of a command that plays: one that is not registered is refused."""
     environment = environment_of(env)
     if environment is not None:
-        environment.require_registered()
+        environment.check_registered()
     return environment
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from dt.config import Config
-from envs.reading.fields import DataError
+from envs.errors import DataError, EnvError
 from envs.reading.options import ReadingOptions
-from envs.simulate.environments import EnvError, EnvironmentSpec
-from transformer.config import ConfigError, misfit
-from transformer.runs.checkpoint import SCHEMA, CheckpointError, read_json
+from envs.simulate.environments import EnvironmentSpec
+from transformer.config import misfit
+from transformer.errors import CheckpointError, ConfigError
+from transformer.runs.checkpoint import SCHEMA, read_json
 
 
 class PartDocument(TypedDict):

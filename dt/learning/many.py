@@ -24,28 +24,19 @@ from dt.data import Batch, Batches
 from dt.learning.training import prepare
 from envs.datasets.dataset import Dataset
 from envs.simulate.environments import EnvironmentSpec
-from transformer.config import ConfigError
+from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Stopped
 from transformer.runs.checkpoint import (
-    CheckpointError,
+    check_checkpoint,
     checkpoints,
     clear_leftovers,
     folder_of,
     only_writer,
     step_of,
-    verify,
     write_json,
 )
 from transformer.runs.console import tell
 from transformer.runs.log import RunLog
-from transformer.runs.training import (
-    NonFiniteError,
-    Stopped,
-    Trainer,
-    _stop_signals,
-    explain_out_of_memory,
-    learning_rate_at,
-    step_seed,
-)
+from transformer.runs.training import Trainer, _stop_signals, explain_out_of_memory, learning_rate_at, step_seed
 
 
 def train_many(
@@ -100,7 +91,7 @@ def _common_step(folders: Sequence[Path]) -> int:
                 raise CheckpointError(f"{folder}: is at step {later[-1]}, the others have {step} in common with it")
         try:
             for folder in folders if step else ():
-                verify(folder_of(folder, step))
+                check_checkpoint(folder_of(folder, step))
             return step
         except CheckpointError as error:
             tell(f"{error}; the one before it is used")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import Batch, Batches, TrajectoryDataset
+from dt.errors import PolicyError
 from dt.evaluation import (
     best_mean,
     check_environment,
@@ -26,24 +27,25 @@ from dt.evaluation import (
 )
 from dt.learning.description import environment_in, read_description
 from dt.model import DecisionTransformer, table_rows
-from dt.policy import PolicyError, ReturnConditionedPolicy
+from dt.policy import ReturnConditionedPolicy
 from dt.validation import HELD_OUT, HeldOutError, Validation, choose_episodes
 from envs.datasets.dataset import Dataset, Part
-from envs.simulate.environments import EnvError, EnvironmentSpec, MissingEnvError
+from envs.errors import EnvError, MissingEnvError
+from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference, reference_in
 from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
-from transformer.config import ConfigError, TrainingConfig, require
+from transformer.config import TrainingConfig, require
+from transformer.errors import CheckpointError, ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import (
     SCHEMA,
-    CheckpointError,
     best_checkpoint,
+    check_run,
     check_size,
     folder_of,
     load_weights,
     newest_checkpoint,
     read_tensors,
-    require_run,
 )
 from transformer.runs.console import tell
 from transformer.runs.training import (
@@ -341,7 +343,7 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
     """Open a run at its "last" or its "best" checkpoint. What cannot be used raises `CheckpointError`."""
     require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
     folder = Path(folder)
-    require_run(folder)
+    check_run(folder)
     checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=tell)
     document = read_description(checkpoint / "run.json")
     tensors = read_tensors(checkpoint / "model.safetensors")

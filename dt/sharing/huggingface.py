@@ -21,7 +21,7 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.temporary import temporary_folder
 from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import reference_for
-from transformer.config import ConfigError
+from transformer.errors import ConfigError
 from transformer.gpt2 import (
     check_tensors,
     is_buffer,
@@ -30,7 +30,7 @@ from transformer.gpt2 import (
     stack_from_gpt2,
     stack_to_gpt2,
 )
-from transformer.runs.checkpoint import make_folder, new_folder, put_in_place, require_new, save_checkpoint, write_json
+from transformer.runs.checkpoint import check_new, make_folder, new_folder, put_in_place, save_checkpoint, write_json
 from transformer.runs.outputs import check_folder
 
 NAMES = {
@@ -100,7 +100,7 @@ def import_published(published: Published, output: Path) -> Run:
         check_environment(environment, model)
     described = _describe(model, published.dataset, environment, path.resolve().parent.name)
     document = {**described, "imported": str(published.source)}
-    require_new(output)
+    check_new(output)
     make_folder(output.parent)
     # a prefix that nobody else's folders have: in a place of the user's choosing what begins so is cleared
     with temporary_folder(output.parent, ".decision-transformer-import-") as temporary:

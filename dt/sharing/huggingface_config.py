@@ -12,7 +12,8 @@ from gymnasium.spaces import Space
 from dt.config import ModelConfig
 from envs.datasets.dataset import Dataset
 from envs.simulate.environments import EnvironmentSpec
-from transformer.config import ConfigError, require
+from transformer.config import require
+from transformer.errors import ConfigError
 from transformer.gpt2_config import integer, locate, make_config, read_config, transformer_settings
 from transformer.runs.checkpoint import read_json
 

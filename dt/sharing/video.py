@@ -12,7 +12,7 @@ from dt.learning.training import Run
 from dt.policy import ReturnConditionedPolicy
 from envs.simulate.environments import Environments, EnvironmentSpec
 from envs.simulate.rollout import Job, Played, rollout
-from transformer.config import ConfigError
+from transformer.errors import ConfigError
 
 
 def check_camera(environment: EnvironmentSpec, env_timeout: float | None = None) -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from envs.datasets.cache import Column, pieces
 from envs.datasets.inference import infer, inferred_notes, is_one_hot, is_whole
-from envs.reading.fields import ENDS, NEEDED, DataError, choose_all
+from envs.errors import DataError
+from envs.reading.fields import ENDS, NEEDED, choose_all
 from envs.reading.readers import Header, RecordedEpisode, as_numbers, most_bytes, too_much
 from envs.spaces import Leaves, choices, leaf_spaces, reason, to_leaves
 

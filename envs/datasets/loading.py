@@ -29,8 +29,9 @@ from envs.datasets.assemble import (
 from envs.datasets.cache import CacheError, Entry
 from envs.datasets.dataset import Dataset
 from envs.datasets.selection import take
+from envs.errors import DataError
 from envs.reading.dqn_replay import is_replay, read_replay, with_actions
-from envs.reading.fields import DataError, choose_all
+from envs.reading.fields import choose_all
 from envs.reading.flat_files import found_header, is_flat, read_flat
 from envs.reading.lerobot import is_lerobot, read_lerobot
 from envs.reading.minari_folders import read_folder

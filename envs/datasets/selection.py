@@ -13,7 +13,8 @@ from envs.datasets.assemble import as_declared, beyond, type_problem
 from envs.datasets.cache import pieces, room
 from envs.datasets.dataset import Dataset, Part
 from envs.datasets.inference import infer, inferred_note
-from envs.reading.fields import DataError, listed
+from envs.errors import DataError
+from envs.reading.fields import listed
 from envs.spaces import Leaves, leaf_spaces, nested, nesting, same_space
 
 MOST_NAMES = 12

@@ -16,8 +16,9 @@ from gymnasium.envs.registration import EnvSpec
 
 from envs.datasets.dataset import Dataset
 from envs.datasets.temporary import temporary_folder
+from envs.errors import DataError
 from envs.reading.minari_folders import REPEATED
-from envs.reading.readers import OWN_METADATA, PACKAGED, DataError, minari_root
+from envs.reading.readers import OWN_METADATA, PACKAGED, minari_root
 from envs.simulate.environments import EnvironmentSpec
 from envs.spaces import nested, os_reason, reason
 

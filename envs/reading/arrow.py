@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.reading.fields import DataError
+from envs.errors import DataError
 from envs.reading.found import Budget
 
 ROWS = 1 << 16

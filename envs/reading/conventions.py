@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.reading.fields import ENDS, Columns, DataError
+from envs.errors import DataError
+from envs.reading.fields import ENDS, Columns
 from envs.reading.options import ReadingOptions
 
 RLDS = {"is_first", "is_last", "is_terminal"}

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from envs.errors import DataError
 from envs.reading.episode_arrays import EpisodeArrays
-from envs.reading.fields import DataError
 from envs.reading.found import Found
 
 FIELDS = ("observations", "actions", "rewards")

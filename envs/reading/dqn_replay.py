@@ -30,7 +30,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from envs.datasets.inference import inferred_note
-from envs.reading.readers import DataError, Header, RecordedEpisode, most_bytes
+from envs.errors import DataError
+from envs.reading.readers import Header, RecordedEpisode, most_bytes
 from envs.spaces import ROOT, reason
 
 FIELDS = {

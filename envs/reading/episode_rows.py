@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from envs.errors import DataError
 from envs.reading.arrow import column_of, is_list, lengths_of, numbers_of, read_columns
-from envs.reading.fields import ENDS, DataError
+from envs.reading.fields import ENDS
 from envs.reading.found import Budget, Found, side_by_side
 
 PER_STEP = ("observations", "actions", "rewards", "next_observations", "success")

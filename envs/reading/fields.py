@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Mapping
 
+from envs.errors import DataError
+
 FIELDS = {
     "observations": ("observations", "observation"),
     "actions": ("actions", "action"),
@@ -53,15 +55,6 @@ _EPISODE = re.compile(
     r"|(ep|eps|episode|traj|trajectory|rollout|run)[ _.-]?(id|ids|idx|index|no|nr|num|number))$",
     re.IGNORECASE,
 )
-
-
-class DataError(ValueError):
-    """A dataset that cannot be used: one line for each problem, which names the file, the episode and the field."""
-
-    def __init__(self, *problems: str):
-        more = f" (and {len(problems) - 1} more; `dt inspect` lists them)" if len(problems) > 1 else ""
-        super().__init__(problems[0] + more)
-        self.problems = problems
 
 
 def named_columns(given: Mapping[str, str | Iterable[str]]) -> Columns:

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.errors import DataError
 from envs.reading.conventions import Convention, convention_of, lengths_from_first_rows
 from envs.reading.d3rlpy import is_version_2, read_version_2
 from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
@@ -21,7 +22,6 @@ from envs.reading.fields import (
     IN_ARRAYS,
     IN_TABLES,
     NEEDED,
-    DataError,
     choose,
     listed,
     looks_like_an_end,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.reading.fields import Columns, DataError, listed
+from envs.errors import DataError
+from envs.reading.fields import Columns, listed
 from envs.reading.readers import MOST_GROWTH, SMALL
 
 

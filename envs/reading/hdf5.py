@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.reading.fields import DataError, listed
+from envs.errors import DataError
+from envs.reading.fields import listed
 from envs.reading.readers import as_numbers, most_bytes, too_much
 from envs.spaces import reason
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.errors import DataError
 from envs.reading.arrow import column_of, is_numeric, numbers_of, read_columns
-from envs.reading.fields import DataError, listed
+from envs.reading.fields import listed
 from envs.reading.found import Budget, Found, chosen_names, side_by_side
 from envs.reading.options import ReadingOptions
 from envs.reading.readers import check_all_inside, check_inside, read_metadata

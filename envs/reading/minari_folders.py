@@ -15,7 +15,8 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.reading.fields import DataError, listed
+from envs.errors import DataError
+from envs.reading.fields import listed
 from envs.reading.flat_files import ROWS, flat_files
 from envs.reading.hdf5 import node_at, numbers_at, open_hdf5, values_of
 from envs.reading.readers import (

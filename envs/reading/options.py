@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from envs.reading.fields import Columns, DataError, named_columns
+from envs.errors import DataError
+from envs.reading.fields import Columns, named_columns
 
 RewardRule = Literal["success", "last", "none"]
 """What stands for rewards where a recording of demonstrations has none."""

@@ -16,11 +16,11 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.reading.fields import DataError as DataError  # which most take from here
+from envs.errors import DataError, EnvError, SpaceError
 from envs.reading.options import RewardRule
-from envs.simulate.environments import EnvError, EnvironmentSpec
+from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference, reference_for
-from envs.spaces import LEAF_KINDS, Leaves, SpaceError, leaf_spaces, printable, space_from_json
+from envs.spaces import LEAF_KINDS, Leaves, leaf_spaces, printable, space_from_json
 
 PACKAGED = Path(__file__).parent.parent / "data"
 """Datasets that ship with the package: `hopper/replay-v0` is `hopper-replay-v0.npz`."""

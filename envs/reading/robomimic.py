@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from envs.errors import DataError
 from envs.reading.episode_arrays import EpisodeArrays, group_names
-from envs.reading.fields import DataError, listed
+from envs.reading.fields import listed
 from envs.reading.found import Found, side_by_side
 from envs.reading.options import ReadingOptions
 

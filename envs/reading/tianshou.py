@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.errors import DataError
 from envs.reading.episode_arrays import group_names
-from envs.reading.fields import Columns, DataError, listed
+from envs.reading.fields import Columns, listed
 from envs.reading.found import Budget, Found
 from envs.reading.hdf5 import numbers_at
 

@@ -23,15 +23,8 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.errors import EnvError, MissingEnvError
 from envs.spaces import misfit, printable, reason, same_space, to_leaves
-
-
-class EnvError(ValueError):
-    """An environment that cannot be made or stepped; the message names it and the reason."""
-
-
-class MissingEnvError(EnvError):
-    """An environment that cannot be made here: not registered, or something that it needs is not installed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class EnvironmentSpec:
 
         Nor is an argument of a file's taken that could name another file, or a module's content.
         """
-        self.require_registered()
+        self.check_registered()
         if self.from_file and (named := _outward(self.kwargs)):
             raise MissingEnvError(
                 f"environment {self.id}: its {named} comes from a file and names what lies outside it; if it is right,"
@@ -62,7 +55,7 @@ class EnvironmentSpec:
         except BaseException as error:  # an environment's own constructor may raise anything, and end the program too
             raise MissingEnvError(f"environment {self.id}: {raised(error)}") from error
 
-    def require_registered(self) -> None:
+    def check_registered(self) -> None:
         """Raise `MissingEnvError` unless the id is registered here, or is one of this package's own games."""
         _register_atari(self.id)
         if ":" in self.id or self.id not in gymnasium.registry:

@@ -17,7 +17,8 @@ from typing import Any
 import gymnasium
 
 import envs
-from envs.simulate.environments import EnvError, LocalEnv, raised
+from envs.errors import EnvError
+from envs.simulate.environments import LocalEnv, raised
 
 STARTING_SECONDS = 60.0
 """What a new process may take to import and make its environment, before the timeout of its first command counts."""

@@ -7,18 +7,8 @@ from typing import Any, Protocol
 
 from gymnasium.spaces import Space
 
-from envs.simulate.environments import EnvError, Environments
-
-
-class CannotActError(ValueError):
-    """A policy cannot act in some of its environments: `reasons`, by environment. Its state is as before this step.
-
-    Without reasons it is no environment's matter: the policy is used wrongly.
-    """
-
-    def __init__(self, message: str, reasons: Mapping[int, str] | None = None):
-        super().__init__(message)
-        self.reasons = dict(reasons or {})
+from envs.errors import CannotActError, EnvError
+from envs.simulate.environments import Environments
 
 
 class Policy(Protocol):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from transformer.config import misfit
+from transformer.errors import CheckpointError
 
 if TYPE_CHECKING:  # to read a run's description, or to refuse it, no torch is needed
     from torch import Tensor, nn
@@ -42,10 +43,6 @@ LOCK = ".lock"
 
 ENTRIES = ("run.json", "best.json", "log.jsonl", "launch", "checkpoints", "results", "samples", "tensorboard", LOCK)
 """What is read and written in a run's folder; anything else there is its owner's."""
-
-
-class CheckpointError(ValueError):
-    """A run or checkpoint that cannot be used or written; the message names the file."""
 
 
 class Best(TypedDict):
@@ -143,7 +140,7 @@ def save_checkpoint(run: Path, step: int, tensors: "dict[str, dict[str, Tensor]]
     return final
 
 
-def verify(checkpoint: Path) -> None:
+def check_checkpoint(checkpoint: Path) -> None:
     """Raise `CheckpointError` unless every file of the checkpoint is what its manifest says."""
     path = checkpoint / "manifest.json"
     if not path.exists():
@@ -234,7 +231,7 @@ def check_size(
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Every checkpoint of a run, oldest first; whether one is whole, `verify` tells."""
+    """Every checkpoint of a run, oldest first; whether one is whole, `check_checkpoint` tells."""
     found = (path for path in (run / "checkpoints").glob("step-*") if path.name.removeprefix("step-").isdecimal())
     return sorted(found, key=step_of)
 
@@ -259,7 +256,7 @@ def run_around(path: Path) -> Path | None:
     return next(filter(is_run, path.absolute().parents), None) if path.exists() else None
 
 
-def require_run(folder: Path) -> None:
+def check_run(folder: Path) -> None:
     """The door of a run: raise `CheckpointError` where this is no run's folder, or it leads elsewhere."""
     if not is_run(folder):
         around = run_around(folder)
@@ -290,7 +287,7 @@ def newest_checkpoint(run: Path, report: Any = None) -> Path:
     refusals = []
     for checkpoint in reversed(checkpoints(run)):
         try:
-            verify(checkpoint)
+            check_checkpoint(checkpoint)
             return checkpoint
         except CheckpointError as error:
             refusals.append(str(error))
@@ -317,7 +314,7 @@ def best_checkpoint(run: Path, report: Any = None) -> Path:
     if not checkpoint.exists():
         present = ", ".join(str(step_of(path)) for path in checkpoints(run)) or "none"
         raise CheckpointError(f"{run}/best.json: names step {step}, which has no checkpoint; there are: {present}")
-    verify(checkpoint)
+    check_checkpoint(checkpoint)
     return checkpoint
 
 
@@ -372,21 +369,21 @@ def make_folder(path: Path) -> None:
         _sync(path.parent)
 
 
-def require_new(folder: Path, advice: str = "") -> None:
+def check_new(folder: Path, advice: str = "") -> None:
     """Raise `CheckpointError` where anything already is, with what to do instead; an empty folder is nothing."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists already{advice and f'; {advice}'}")
 
 
-def require_new_run(folder: Path) -> None:
+def check_new_run(folder: Path) -> None:
     """The same where a run is to begin, which may be one that was to go on."""
-    require_new(folder, "--resume continues it, another --output starts anew")
+    check_new(folder, "--resume continues it, another --output starts anew")
 
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A folder to fill, which appears complete or not at all; refused where anything already is."""
-    require_new(final)
+    check_new(final)
     make_folder(final.parent)
     with _appearing_folder(final) as temporary:
         yield temporary

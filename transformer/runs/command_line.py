@@ -1,13 +1,14 @@
 """A command line read into dataclasses, the same for every program of this project."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 
-from transformer.config import ConfigError
+from transformer.errors import ConfigError, FailedElsewhereError
+from transformer.runs import distributed
 from transformer.runs.console import help_to_anyone
 
 RENAMED = {
@@ -50,3 +51,30 @@ def option(arguments: Sequence[str], name: str) -> str | None:
         if argument.startswith(f"--{name}="):
             return argument.split("=", 1)[1]
     return None
+
+
+def exit_status(program: str, work: Callable[[], int]) -> int:
+    """The exit status of a program: what `work` returns, or that of the error that ends it, printed as one line.
+
+    An error without an exit status is a bug, and is raised.
+    """
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return 130
+    except FailedElsewhereError as error:  # the first process prints why
+        return error.exit_code
+    except MemoryError as error:
+        return print_error(program, f"out of memory: {error}" if str(error) else "out of memory", 3)
+    except OSError as error:
+        return print_error(program, error)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        return print_error(program, error, error.exit_code)
+
+
+def print_error(program: str, error: Exception | str, exit_code: int = 2) -> int:
+    """Print what went wrong as one line on standard error; returns the exit status."""
+    distributed.tell(f"{program}: {' '.join(str(error).split())}")
+    return exit_code

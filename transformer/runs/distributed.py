@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformer.config import require
+from transformer.errors import FailedElsewhereError, LostProcessError
 from transformer.runs import console
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Rows = TypeVar("Rows", bound="Tensor | Sequence[Any]")
-
-
-class LostProcessError(RuntimeError):
-    """Another process ended in the middle of the work that it shared."""
-
-
-class FailedElsewhereError(RuntimeError):
-    """The first process could not do what all wait for; it says itself why."""
 
 
 def is_launched() -> bool:

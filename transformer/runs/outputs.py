@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from transformer.config import ConfigError
+from transformer.errors import ConfigError
 from transformer.runs.checkpoint import ENTRIES, is_run
 
 

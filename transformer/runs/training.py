@@ -20,11 +20,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from transformer.config import ConfigError, TrainingConfig
+from transformer.config import TrainingConfig
+from transformer.errors import (
+    CheckpointError,
+    CompilerError,
+    ConfigError,
+    MemoryExhaustedError,
+    NonFiniteError,
+    Stopped,
+    TrainingError,
+)
 from transformer.runs import distributed
 from transformer.runs.checkpoint import (
     Best,
-    CheckpointError,
+    check_checkpoint,
+    check_new_run,
+    check_run,
     checkpoints,
     clear_leftovers,
     folder_of,
@@ -35,42 +46,13 @@ from transformer.runs.checkpoint import (
     prune,
     read_json,
     read_tensors,
-    require_new_run,
-    require_run,
     save_checkpoint,
     step_of,
-    verify,
     write_json,
 )
 from transformer.runs.console import tell
 from transformer.runs.log import RunLog
 from transformer.runs.outputs import check_folder
-
-
-class TrainingError(RuntimeError):
-    """Training broke down; the last checkpoint is as it was."""
-
-
-class NonFiniteError(TrainingError):
-    """A number is NaN or infinite: the loss or its gradient, before an update; a weight or a moment, before a save."""
-
-
-class MemoryExhaustedError(TrainingError):
-    """A step needs more memory than there is."""
-
-
-class CompilerError(ConfigError):
-    """Torch's compiler could not do what it was asked for."""
-
-
-class Stopped(Exception):  # noqa: N818 (it is no error)
-    """A signal asked the training to stop; a checkpoint was written first. `code` is the exit status."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}; --resume goes on from there"
-        )
-        self.code = 128 + signal_number
 
 
 class State(TypedDict):
@@ -103,7 +85,7 @@ def newest_state(run: Path) -> Path | None:
 
     Its run.json says what its numbers were made with; the run's own may have been changed since.
     """
-    require_run(run)
+    check_run(run)
     if not checkpoints(run):
         tell(f"{run}: no checkpoint yet, so from step 0")
         return None
@@ -263,7 +245,7 @@ class Trainer:
         distributed.on_first_rank(self._make_folder)
 
     def _make_folder(self) -> None:
-        require_new_run(self.run)
+        check_new_run(self.run)
         check_folder(self.run)
         make_folder(self.run)
         if launch := distributed.launch_id():
@@ -363,7 +345,7 @@ class Trainer:
             tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
             return None
         try:
-            verify(checkpoint)
+            check_checkpoint(checkpoint)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; it scored best: move it out of the run to go on without") from None
         return best

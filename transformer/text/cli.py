@@ -10,16 +10,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
-from transformer.config import (
-    CharactersConfig,
-    ConfigError,
-    TranslatorConfig,
-    require,
-    require_known_values,
-    require_seed,
-)
+from transformer.config import CharactersConfig, TranslatorConfig, check_fields, check_seed, require
+from transformer.errors import ConfigError
 from transformer.runs import distributed
-from transformer.runs.command_line import option, parse
+from transformer.runs.command_line import exit_status, option, parse
 from transformer.runs.console import tell, write
 from transformer.runs.outputs import check_folder
 
@@ -104,44 +98,20 @@ class Translate:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a program; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        command = _parse(arguments)
-        require_known_values(command)
-        if isinstance(command, TrainCharacters | TrainTranslator):
-            with distributed.process_group():
-                if not command.resume:
-                    check_folder(command.output)
-                return _run(command, arguments[0])
-        distributed.check_single_process(f"python -m transformer {arguments[0]}")
-        return _run(command, arguments[0])
-    except (ConfigError, OSError) as error:
-        return _refuse(error)
-    except MemoryError:
-        return _refuse("out of memory", 3)
-    except ModuleNotFoundError as error:
-        if error.name not in ("tokenizers", "sacrebleu"):
-            raise
-        return _refuse(f"{error.name} is not installed: pip install 'decision-transformer[language]'")
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        from transformer.generation import LogitsError
-        from transformer.runs.checkpoint import CheckpointError
-        from transformer.runs.training import Stopped, TrainingError
-        from transformer.text.corpora import TextError
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_status("transformer", lambda: _main(words))
 
-        if isinstance(error, TextError | CheckpointError | LogitsError):
-            return _refuse(error)
-        if isinstance(error, TrainingError):
-            return _refuse(error, 3)
-        if isinstance(error, Stopped):
-            return _refuse(error, error.code)
-        if isinstance(error, distributed.LostProcessError):
-            return _refuse(error, 3)
-        if isinstance(error, distributed.FailedElsewhereError):
-            return 2
-        raise
+
+def _main(arguments: list[str]) -> int:
+    command = _parse(arguments)
+    check_fields(command)
+    if isinstance(command, TrainCharacters | TrainTranslator):
+        with distributed.process_group():
+            if not command.resume:
+                check_folder(command.output)
+            return _run(command, arguments[0])
+    distributed.check_single_process(f"python -m transformer {arguments[0]}")
+    return _run(command, arguments[0])
 
 
 def _run(command: Any, name: str) -> int:
@@ -154,13 +124,13 @@ def _run(command: Any, name: str) -> int:
         Translate: (_translate, "lower num_beams, or give fewer sentences at a time"),
     }
     program, advice = programs[type(command)]
-    with explain_out_of_memory(name, advice):
-        return program(command)
-
-
-def _refuse(error: Exception | str, code: int = 2) -> int:
-    distributed.tell(f"transformer: {' '.join(str(error).split())}")
-    return code
+    try:
+        with explain_out_of_memory(name, advice):
+            return program(command)
+    except ModuleNotFoundError as error:
+        if error.name not in ("tokenizers", "sacrebleu"):
+            raise
+        raise ConfigError(f"{error.name} is not installed: pip install 'decision-transformer[language]'") from None
 
 
 def _parse(arguments: list[str]) -> Any:
@@ -239,7 +209,7 @@ def _generate(options: Generate) -> int:
 
     require(options.new_tokens >= 1, f"new_tokens must be at least 1, not {options.new_tokens}")
     require(options.num_samples >= 1, f"num_samples must be at least 1, not {options.num_samples}")
-    require_seed(options.seed)
+    check_seed(options.seed)
     try:
         sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
     except ValueError as error:
@@ -295,7 +265,8 @@ def _translate(options: Translate) -> int:
 
 
 def _standard_input() -> list[str]:
-    from transformer.text.corpora import TextError, lines_of
+    from transformer.errors import TextError
+    from transformer.text.corpora import lines_of
 
     if sys.stdin.isatty():
         tell("sentences to translate, one a line, then Ctrl-D:")

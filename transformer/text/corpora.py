@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transformer.errors import TextError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import MOST_GROWTH, SMALL
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 
 PAD, BEGIN, END = "<pad>", "<begin>", "<end>"
 """Tokens of the translator's vocabulary that are no text; they have the ids 0, 1 and 2."""
-
-
-class TextError(ValueError):
-    """Text that cannot be used; the message names the file and line, or the text."""
 
 
 def read_text(path: Path) -> str:

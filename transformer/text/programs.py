@@ -14,27 +14,26 @@ from torch.nn import functional as F
 
 from transformer.config import (
     CharactersConfig,
-    ConfigError,
     LanguageConfig,
     SequenceConfig,
     TrainingConfig,
     TranslatorConfig,
     misfit,
 )
+from transformer.errors import CheckpointError, ConfigError, TextError
 from transformer.generation import Sampling, TranslationReader, beam_search, generate, write_on
 from transformer.gpt2 import load_gpt2
 from transformer.language import LanguageModel
 from transformer.runs import distributed
 from transformer.runs.checkpoint import (
     SCHEMA,
-    CheckpointError,
     best_checkpoint,
+    check_run,
     check_size,
     load_weights,
     newest_checkpoint,
     read_json,
     read_tensors,
-    require_run,
 )
 from transformer.runs.training import (
     Trainer,
@@ -48,7 +47,6 @@ from transformer.text.corpora import (
     CharacterCorpus,
     PairBatch,
     PairCorpus,
-    TextError,
     boundaries,
     character_tokenizer,
     encode,
@@ -210,7 +208,7 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
     if (folder / "config.json").exists() and not (folder / "run.json").exists():
         gpt2 = load_gpt2(folder).to(device).eval()
         return TextRun(folder, folder, gpt2, _tokenizer(json.dumps(read_json(theirs)), str(theirs)))
-    require_run(folder)
+    check_run(folder)
     checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder)
     document = read_json(checkpoint / "run.json")
     if not isinstance(document, dict) or document.get("kind") not in list(MODELS):
