@@ -43,16 +43,19 @@ class _Running:
 
 
 class ExperienceRecorder(BaseCallback):
-    """Stores every episode that a learner plays, of each of its environments, as its innermost environment gave it.
+    """Stores every episode that a learner plays, in each of its environments, as the innermost environment gave it.
 
-    What wrappers such as VecNormalize, VecFrameStack or VecTransposeImage make of it is not stored, an episode's true
-    final observation is. Episodes are stored in the order in which they finish, in parts that are Minari datasets and
-    are there completely or not at all. Those that are still running when the recorder is closed are stored last, as
-    truncated, and counted in the metadata. The recorder closes at the end of its `with` block, or when Python ends, so
-    that an error or Ctrl-C loses nothing; a killed process loses the running episodes and at most 2,000 finished steps.
+    What wrappers such as VecNormalize, VecFrameStack or VecTransposeImage change is not stored; an episode's true final
+    observation is. Episodes are stored in the order in which they finish, in parts that are Minari datasets and are
+    complete or absent. Episodes that are still running when the recorder closes are stored last, as truncated, and
+    counted in the metadata. The recorder closes at the end of its `with` block, or when Python ends, so an error or
+    Ctrl-C loses nothing. A killed process loses the running episodes and at most 2,000 finished steps.
 
-    folder: a new or empty one; `learn` may be called several times with one recorder. The environments are reset once
-    when the first learning starts, since nobody else saw how their episodes began.
+    `learn` may be called several times with one recorder. The environments are reset once when the first learning
+    starts, because the recorder has not seen how their episodes began.
+
+    Args:
+        folder: a new or an empty one.
     """
 
     def __init__(self, folder: str | Path):

@@ -22,11 +22,16 @@ from envs.spaces import Leaves, space_to_json
 class Episode:
     """One recorded episode of T steps."""
 
-    observations: Leaves  # each (T + 1, *leaf), or (T, *leaf) where the recording lacks the last one
-    actions: Leaves  # each (T, *leaf)
-    rewards: NDArray[Any]  # (T,)
+    observations: Leaves
+    """By leaf: each (T + 1, *leaf), or (T, *leaf) if the last one was not recorded."""
+    actions: Leaves
+    """By leaf: each (T, *leaf)."""
+    rewards: NDArray[Any]
+    """(T,)."""
     terminated: bool
+    """Whether it ended by itself."""
     truncated: bool
+    """Whether it was cut off."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -56,28 +61,48 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """E episodes of N steps in all, as flat arrays; `offsets[i]` to `offsets[i + 1]` is episode i."""
+    """E episodes of N steps in all, as flat arrays: steps `offsets[i]` to `offsets[i + 1]` are episode i."""
 
     name: str
-    source: Path | str | None  # the file or folder, or what its maker calls it
+    """What messages call it."""
+    source: Path | str | None
+    """The file or folder, or what its maker calls it."""
     observation_space: Space[Any]
+    """Of one observation."""
     action_space: Space[Any]
-    observations: Leaves  # each (N, *leaf): what was seen before each action
-    final_observations: Leaves | None  # each (E, *leaf): what was seen after the last one, where it was recorded
-    actions: Leaves  # each (N, *leaf)
-    rewards: NDArray[Any]  # (N,)
-    offsets: NDArray[np.int64]  # (E + 1,)
-    terminated: NDArray[np.bool_]  # (E,)
-    truncated: NDArray[np.bool_]  # (E,)
-    inferred: tuple[str, ...] = ()  # which of its spaces nobody declares: "observation_space", "action_space"
+    """Of one action."""
+    observations: Leaves
+    """What was observed before each action, by leaf: each (N, *leaf)."""
+    final_observations: Leaves | None
+    """What was observed after each episode's last action, by leaf: each (E, *leaf). None if not recorded."""
+    actions: Leaves
+    """By leaf: each (N, *leaf)."""
+    rewards: NDArray[Any]
+    """(N,)."""
+    offsets: NDArray[np.int64]
+    """(E + 1,)."""
+    terminated: NDArray[np.bool_]
+    """(E,)."""
+    truncated: NDArray[np.bool_]
+    """(E,)."""
+    inferred: tuple[str, ...] = ()
+    """Which of its spaces were inferred from the numbers: "observation_space", "action_space"."""
     environment: EnvironmentSpec | None = None
+    """Where it was recorded, if known."""
     reference: Reference | None = None
-    rewards_from: str = "recording"  # or the rule that made them, "success" or "last"; "none" where they are zeros
-    notes: tuple[str, ...] = ()  # what is odd but legitimate, counted
-    told: Mapping[str, Any] = field(default_factory=dict)  # what its metadata tells of how it was made: those of `TOLD`
-    loaded_from: tuple[str, ...] = ()  # what `load` took; empty where arrays or episodes were handed over
-    reading: ReadingOptions = field(default_factory=ReadingOptions)  # how `load` read it
-    parts: tuple[Part, ...] = ()  # what `envs.join` made it of; empty where it is one dataset
+    """Reference returns of that environment."""
+    rewards_from: str = "recording"
+    """Where rewards come from: "recording", or the rule "success" or "last"; "none" if they are zeros."""
+    notes: tuple[str, ...] = ()
+    """What is odd but legitimate, one line each."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What its metadata tells of how it was made: those of `TOLD`."""
+    loaded_from: tuple[str, ...] = ()
+    """What `load` took; empty for arrays and episodes from Python."""
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    """How `load` read it."""
+    parts: tuple[Part, ...] = ()
+    """What `envs.join` made it of; empty where it is one dataset."""
 
     @property
     def columns(self) -> Columns:

@@ -60,28 +60,29 @@ def load(
     last_row_is_final: bool = False,
     reward: RewardRule | None = None,
 ) -> Dataset:
-    """Read and check a dataset: a Minari id or folder, a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`), a
-    LeRobot folder, or a folder of DQN replay files.
+    """Read and check a dataset.
 
-    An id is looked up among the datasets that ship with the package, then under Minari's own root (the environment
-    variable MINARI_DATASETS_PATH, or ~/.minari/datasets). With `download`, an id that is not there is fetched from
-    Minari's server.
+    Args:
+        source: a Minari id or folder; a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`); a LeRobot folder; or a
+            folder of DQN replay files. An id is looked up among the datasets that ship with the package, then under
+            Minari's root (the environment variable MINARI_DATASETS_PATH, or ~/.minari/datasets).
+        download: fetch an id that is not there from Minari's server.
+        spaces: "observation_space", "action_space" or both, instead of what the file says.
+        environment: the environment that the data is meant for, instead of the file's. Spaces that a flat file does not
+            declare are this environment's; without one they are inferred from the numbers.
+        cache: "use" maps the arrays that an earlier call kept, as long as the source's files have their size and time.
+            "verify" hashes those arrays first. "off" reads the source and keeps nothing.
+        skip_bad_episodes: leave out episodes with a number that is missing, not finite or an impossible choice, and
+            episodes of a Minari dataset that cannot be read. Notes say which and why.
+        columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}.
+            Several names make a vector, in that order. Other fields go by their usual names.
+        last_row_is_final: the last row of each episode holds only an observation. Known of RLDS and OGBench.
+        reward: "success" or "last" makes rewards for demonstrations without any; "none" reads them without. See
+            `envs.reading.options.ReadingOptions`.
 
-    spaces: "observation_space" and "action_space", one or both, instead of what the file says.
-    environment: the one that the data is meant for, instead of the file's. Spaces that a flat file does
-    not declare are this environment's, or, without one, inferred from the numbers.
-    cache: what was read once lies in `envs.datasets.cache` as arrays that are mapped into memory, as long as the
-    source's files have their size and time; "verify" hashes those arrays first, "off" reads the source and keeps
-    nothing.
-    skip_bad_episodes: leave out episodes with a number that is missing, not finite or no such choice, and those of a
-    Minari dataset that cannot be read or have another shape; notes say which and why. What is wrong with all of it is
-    refused.
-    columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}; several
-    make a vector, in that order. Fields that it does not name go by their usual names.
-    last_row_is_final: the last row of each episode holds an observation only. Known of RLDS and OGBench.
-    reward: "success" or "last" make rewards where demonstrations have none, and "none" reads them without, as
-    `envs.reading.options.ReadingOptions` says.
-    Raises `DataError` with the file, the episode and the field; `EnvError` where that environment cannot be made.
+    Raises:
+        DataError: the data cannot be used; the message names the file, the episode and the field.
+        EnvError: the environment cannot be made.
     """
     if cache not in get_args(CacheUse):
         raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
@@ -182,15 +183,23 @@ def from_arrays(
 ) -> Dataset:
     """A checked dataset from flat arrays of N steps, the E episodes one after the other.
 
-    observations: (N, ...), or (N + E, ...) with each episode's final one at its end. actions: (N, ...). rewards: (N,).
-    Arrays of a Dict space come as a dictionary of arrays, those of a Tuple space as a tuple.
-    Where episodes end is told by `lengths` (E,), or `episode` (N,), the number or name of each step's episode, or by
-    `terminated` and `truncated`, or `done`, which is either of them, (N,) themselves. With one of the first two these
-    may be (E,) as well.
-    next_observations: (N, ...); only each episode's last one is kept, as its final observation.
-    The other names of fields in files (`envs.reading.fields.FIELDS`: terminations, terminals, ...) are known too.
-    Spaces that are not given are the environment's, or inferred; the dataset's notes say so.
-    Raises `DataError` with the episode and the field.
+    Args:
+        observation_space: taken from the environment or inferred if not given; the dataset's notes say so.
+        action_space: the same for actions.
+        environment: the environment that the data is meant for.
+        name: what messages call the dataset.
+        **arrays: the fields, by any name that files use for them. Arrays of a Dict space are a dictionary of arrays,
+            those of a Tuple space a tuple.
+
+            - observations: (N, ...), or (N + E, ...) with each episode's final one at its end.
+            - actions: (N, ...).
+            - rewards: (N,).
+            - next_observations: (N, ...); only each episode's last one is kept, as its final observation.
+            - lengths: (E,), the steps of each episode; or episode: (N,), the number or name of each step's episode.
+            - terminated and truncated, or done, which is either of them: (N,). With lengths or episode also (E,).
+
+    Raises:
+        DataError: the data cannot be used; the message names the episode and the field.
     """
     given = {key: array for key, array in arrays.items() if array is not None}
     fields = {field: given[key] for field, key in choose_all(name, given).items()}
@@ -208,9 +217,20 @@ def from_episodes(
 ) -> Dataset:
     """A checked dataset from episodes of T steps, each a mapping.
 
-    observations: (T + 1, ...), or (T, ...) in every episode. actions: (T, ...). rewards: (T,). terminated,
-    truncated, done: True or False, or (T,) of which only the last may be true; left out, they are False.
-    The rest is as with `from_arrays`. `id` and `infos`, which Minari's episodes have too, are left alone.
+    Args:
+        episodes: each has these fields; `id` and `infos`, which Minari's episodes have too, are ignored.
+
+            - observations: (T + 1, ...), or (T, ...) in every episode.
+            - actions: (T, ...).
+            - rewards: (T,).
+            - terminated, truncated or done: True or False, or (T,) with only the last one True. False if left out.
+        observation_space: as in `from_arrays`.
+        action_space: as in `from_arrays`.
+        environment: the environment that the data is meant for.
+        name: what messages call the dataset.
+
+    Raises:
+        DataError: the data cannot be used; the message names the episode and the field.
     """
     arrays = flat_arrays(name, episodes)
     header = _header(name, observation_space, action_space)

@@ -22,9 +22,15 @@ MOST_NAMES = 12
 
 
 def take(dataset: Dataset, episodes: Iterable[int], why: str) -> Dataset:
-    """The episodes of these numbers, in this order; the dataset itself where that is all of them.
+    """A dataset of some of the episodes; the dataset itself if that is all of them in order.
 
-    why: how they were chosen, for the notes.
+    Args:
+        dataset: where the episodes come from.
+        episodes: their numbers, in the order in which they are taken.
+        why: how they were chosen, for the notes.
+
+    Raises:
+        DataError: no episode is left.
     """
     chosen = np.fromiter(episodes, np.int64)
     if len(chosen) == 0:
@@ -47,9 +53,15 @@ def take(dataset: Dataset, episodes: Iterable[int], why: str) -> Dataset:
 
 
 def sample_episodes(dataset: Dataset, share: float, seed: int, purpose: str = "fraction") -> NDArray[np.int64]:
-    """Numbers of a share of the episodes, at least one, drawn without repeats by the seed and sorted.
+    """Numbers of episodes drawn by the seed without repeats, sorted: at least one.
 
-    With one seed and purpose a larger share holds all of a smaller one.
+    With one seed and purpose, a larger share holds all episodes of a smaller one.
+
+    Args:
+        dataset: where the episodes come from.
+        share: of its episodes, from 0 to 1.
+        seed: of the draw.
+        purpose: draws for different purposes are independent.
     """
     digest = hashlib.blake2b(f"{purpose} {seed} {dataset.num_episodes}".encode(), digest_size=8).digest()
     order = np.random.default_rng(int.from_bytes(digest, "little")).permutation(dataset.num_episodes)
@@ -57,11 +69,15 @@ def sample_episodes(dataset: Dataset, share: float, seed: int, purpose: str = "f
 
 
 def best_episodes(dataset: Dataset, share: float) -> NDArray[np.int64]:
-    """Numbers of the best episodes by return, sorted; together they hold at most this share of all steps.
+    """Numbers of the best episodes by return, sorted.
 
-    The rule of the paper's code for %BC (Chen et al. 2021): from the best on downwards, until the next one would be
-    more than the share of the steps, rounded down; the best one is always taken. Of equal returns the one that was
-    recorded first is taken first.
+    Episodes are taken from the best on downwards until the next one would exceed the share of the steps, rounded down.
+    The best one is always taken. Of equal returns, the one recorded first comes first. This is the rule of the paper's
+    code for %BC (Chen et al. 2021).
+
+    Args:
+        dataset: where the episodes come from.
+        share: of all steps, from 0 to 1.
     """
     order = np.argsort(-dataset.returns, kind="stable")
     steps = np.cumsum(dataset.lengths[order])
@@ -79,13 +95,19 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
 
 
 def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int = 0) -> Dataset:
-    """Several datasets as one, their episodes one after the other; their spaces must be the same.
+    """Several datasets as one, their episodes one after the other.
 
-    A space that was inferred from the numbers of each is inferred anew from all of them.
+    A space that was inferred from the numbers of each dataset is inferred again from all of them. Environment and
+    reference returns are kept if the datasets do not name different ones.
 
-    fractions: the share of each one's episodes, drawn by the seed, or one share for all of them; none takes all.
-    The environment is the one that they name, if they do not name different ones; so are the reference returns.
-    Raises `DataError` with the datasets' names.
+    Args:
+        datasets: their spaces must be the same.
+        fractions: the share of each dataset's episodes, drawn by the seed, or one share for all. Empty takes
+            everything.
+        seed: of the draw.
+
+    Raises:
+        DataError: the datasets do not fit together; the message names them.
     """
     if len(fractions) not in (0, 1, len(datasets)) or not datasets:
         raise DataError(f"{len(fractions)} fractions for {len(datasets)} datasets: give one for each, or one for all")

@@ -24,11 +24,17 @@ from envs.spaces import nested, os_reason, reason
 
 
 def write_minari(dataset: Dataset, dataset_id: str) -> Path:
-    """Write a dataset under Minari's root as `dataset_id`; returns its folder, which is there completely or not at all.
+    """Write a dataset under Minari's root and return its folder, which is complete or absent.
 
-    Numbers keep their types, pictures stay as they are (no JPEG). Minari's layout holds T + 1 observations an episode:
-    where the final one was never recorded, the last is repeated, the metadata says so and `load` drops it again.
-    An id that is none or is taken raises `DataError`, and so does a disk that is full.
+    Numbers keep their types, and pictures stay as they are (no JPEG). Minari's layout holds T + 1 observations an
+    episode. If the final one was never recorded, the last is repeated, the metadata says so, and `load` drops it again.
+
+    Args:
+        dataset: with rewards.
+        dataset_id: such as mine/door-v0.
+
+    Raises:
+        DataError: the id is not valid or is taken, the dataset has no rewards, or the disk is full.
     """
     if dataset.rewards_from == "none":
         raise DataError(f"{dataset.name}: it has no rewards, and Minari's datasets have; --reward success or last")

@@ -29,18 +29,30 @@ from envs.spaces import misfit, printable, reason, same_space, to_leaves
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """A registered environment and what it is made with; plain data that a dataset or a run may carry."""
+    """A registered environment and its arguments: plain data that a dataset or a run may carry."""
 
     id: str
+    """Such as Hopper-v5."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the environment."""
     max_episode_steps: int | None = None
-    left_out: tuple[str, ...] = field(default=(), compare=False)  # wrappers that a recording names; never put on
-    from_file: bool = field(default=False, compare=False)  # a dataset or a run names it, and not the user
+    """Steps after which an episode is truncated; None takes the registered limit."""
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    """Wrappers that a recording names; they are never put on."""
+    from_file: bool = field(default=False, compare=False)
+    """Whether a file names this environment, and not the user."""
 
     def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
-        """Make it. Only a registered id is made: a "module:id" would import whatever the dataset asks for.
+        """Make the environment.
 
-        Nor is an argument of a file's taken that could name another file, or a module's content.
+        Only a registered id is made: "module:id" would import whatever the dataset names. An argument that comes from a
+        file and could name another file or a module's content is refused.
+
+        Args:
+            **more: further arguments, such as render_mode.
+
+        Raises:
+            MissingEnvError: it is not registered, or making it fails.
         """
         self.check_registered()
         if self.from_file and (named := _outward(self.kwargs)):
@@ -382,11 +394,15 @@ def _checked_info(info: Any) -> Mapping[str, Any]:
 
 
 class Environments:
-    """N environments, each a `LocalEnv`. A failure names environment, seed and step, and stops nothing else.
+    """N environments, each a `LocalEnv` or one in a process of its own.
 
-    count: at least 1.
-    timeout: None plays in this process. A number of seconds plays each environment in a process of its own: one
-    that takes longer for a step or a reset, or dies, has failed, and its process is ended.
+    A failure names environment, seed and step, and does not stop the others.
+
+    Args:
+        make: makes one environment.
+        count: N, at least 1.
+        timeout: None runs them in this process. A number of seconds runs each in a process of its own. One that takes
+            longer for a step or a reset, or dies, has failed, and its process is ended.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], count: int, timeout: float | None = None):

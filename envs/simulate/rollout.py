@@ -12,23 +12,36 @@ from envs.simulate.environments import Environments
 
 
 class Policy(Protocol):
-    """Chooses actions in several environments at once; an environment is known by its number."""
+    """Chooses actions in several environments at once. An environment is known by its number."""
 
     def begin(self, env: int, request: Any, seed: int) -> None:
-        """An episode starts in this environment, from this seed; `request` is what it is asked for: a target return.
+        """An episode starts.
 
-        A policy that draws numbers draws an episode's from the seed alone, so that it does not matter what plays
-        beside it.
+        Args:
+            env: the environment's number.
+            request: what the episode is asked for: a target return.
+            seed: of the episode. A policy that draws numbers derives them from this seed only, so that an episode does
+                not depend on the others.
         """
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """An action for each environment whose observation is given; infos: what those environments said beside it.
+        """An action for each environment.
 
-        Where it cannot act in some of them it raises `CannotActError`, and is asked again without these.
+        Args:
+            observations: by the environment's number.
+            infos: the environments' infos, by number.
+
+        Raises:
+            CannotActError: it cannot act in some environments; it is then called again without these.
         """
 
     def receive(self, env: int, reward: float) -> None:
-        """The reward that the last action in this environment earned."""
+        """The reward of an environment's last action.
+
+        Args:
+            env: the environment's number.
+            reward: in the environment's unit.
+        """
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,11 @@ class Played:
 
 
 class RandomPolicy:
-    """Samples the action space, where `info["action_mask"]` allows it; the request of an episode seeds its actions."""
+    """Samples the action space, where `info["action_mask"]` allows it. The request of an episode seeds its actions.
+
+    Args:
+        action_space: where the actions come from.
+    """
 
     def __init__(self, action_space: Space[Any]):
         self._action_space = action_space

@@ -8,11 +8,14 @@ from envs.simulate.environments import EnvironmentSpec
 
 @dataclass(frozen=True)
 class Reference:
-    """Returns between which a score is measured, and where they come from."""
+    """The returns that a normalised score sets at 0 and at 100."""
 
     minimum: float
+    """The return with score 0, a random policy's."""
     maximum: float
+    """The return with score 100, an expert's."""
     source: str
+    """Where the two come from."""
 
     def __post_init__(self) -> None:
         if not -sys.float_info.max <= self.minimum < self.maximum <= sys.float_info.max:
@@ -29,7 +32,7 @@ _D4RL_RETURNS = {
 
 
 def reference_for(environment: str | None) -> Reference | None:
-    """Known reference returns of a registered environment, such as Hopper-v5; None where nobody published any."""
+    """Known reference returns of a registered environment, such as Hopper-v5; None if none are published."""
     name, _, version = (environment or "").rpartition("-v")
     if not version.isdigit() or name not in _D4RL_RETURNS:
         return None
@@ -59,7 +62,7 @@ def scored_as_d4rl(dataset: str, reference: Reference) -> bool:
 
 
 def normalized_score(mean_return: float, reference: Reference | None) -> float | None:
-    """100 (return - minimum) / (maximum - minimum), as D4RL defines it; None without a reference."""
+    """100 (value - minimum) / (maximum - minimum), as D4RL defines it; None without a reference."""
     if reference is None:
         return None
     return 100 * (mean_return - reference.minimum) / (reference.maximum - reference.minimum)
