@@ -115,7 +115,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-    def require_rewards(self, dataset: str, rewards_from: str) -> None:
+    def check_rewards(self, dataset: str, rewards_from: str) -> None:
         """Raise `ConfigError` where returns are needed and the dataset has no rewards.
 
         rewards_from: as `envs.datasets.dataset.Dataset` has it.

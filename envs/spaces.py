@@ -3,7 +3,7 @@
 import errno
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,43 @@ def leaf_spaces(space: Space[Any]) -> dict[str, Space[Any]]:
         for name, leaf in leaf_spaces(child).items():
             found[key if name == ROOT and _children(child) is None else f"{key}/{name}"] = leaf
     return found
+
+
+def without(space: Space[Any], names: Collection[str]) -> Space[Any]:
+    """The space without these leaves of its Dicts, or whole parts of them, by their paths, such as "arm/position".
+
+    Where nothing of it is left, and where a name is not in it, raises `SpaceError`.
+    """
+    left = _pruned(space, set(names), "")
+    if missing := sorted(set(names) - {name for name, _ in _paths(space)}):
+        found = ", ".join(name for name, _ in _paths(space)) or f"{space}, which has no names"
+        raise SpaceError(f"no {missing[0]!r} in it to leave out, only {found}")
+    if left is None:
+        raise SpaceError(f"nothing is left of {space} without {', '.join(sorted(names))}")
+    return left
+
+
+def pruned(value: Any, names: Collection[str], path: str = "") -> Any:
+    """A value that nests in dictionaries, without those of its parts that have these paths."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: pruned(part, names, f"{path}{key}/") for key, part in value.items() if f"{path}{key}" not in names}
+
+
+def _pruned(space: Space[Any], names: set[str], path: str) -> Space[Any] | None:
+    if not isinstance(space, spaces.Dict):
+        return space
+    parts = {key: _pruned(part, names, f"{path}{key}/") for key, part in space.items() if f"{path}{key}" not in names}
+    there = {key: part for key, part in parts.items() if part is not None}
+    return spaces.Dict(there) if there else None
+
+
+def _paths(space: Space[Any], path: str = "") -> Iterator[tuple[str, Space[Any]]]:
+    """Every part of a space's Dicts, by its path."""
+    if isinstance(space, spaces.Dict):
+        for key, part in space.items():
+            yield f"{path}{key}", part
+            yield from _paths(part, f"{path}{key}/")
 
 
 def to_leaves(space: Space[Any], value: Any) -> Leaves:

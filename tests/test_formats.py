@@ -234,7 +234,10 @@ def test_liberos_demonstrations_have_no_next_observations(tmp_path):
     dataset = load(robomimic(tmp_path, change))
     assert dataset.final_observations is None
     assert dataset.rewards_from == "none"
-    assert "dones are true at 7 steps before a demonstration's last: it ends at its last step" in dataset.notes
+    assert (
+        "done is true at 7 steps before the last of their demonstrations: those end at their last steps"
+        in dataset.notes
+    )
     assert dataset.lengths.tolist() == [3, 5, 2]
 
 

@@ -14,7 +14,7 @@ from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
 from dt.errors import FailedEpisodesError
 from dt.evaluation import TargetResult, best_target, check_environment, check_failures, evaluate, failures
 from dt.inspection import describe_dataset
-from dt.learning.description import reading_in
+from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
 from dt.learning.training import Run, load_run, train, versions
 from dt.policy import ReturnConditionedPolicy
@@ -264,6 +264,7 @@ def _in_environment(run: Run, environment: EnvironmentSpec | None) -> Run:
         raise ConfigError(f"{run.folder}: the dataset names no environment; --environment ID does")
     if environment is None:
         return run
+    environment = environment.leaving_out(left_out_in(run.dataset))
     reference = reference_in(environment, run.environment, run.reference)
     if run.reference is not None and reference is None:
         tell(f"no normalised score: {environment.id} as given is not the environment of its reference returns")

@@ -43,6 +43,8 @@ class Reading:
     episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
     last_row_is_final: bool = False
     """The last row of each episode holds an observation only. RLDS and OGBench are known to be so."""
+    leave_out: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Parts of the observations that are not read, such as texts (mission), in the data and in the environment."""
     reward: Literal["success", "last", "none"] | None = None
     """Rewards of demonstrations that have none: 1 at each step at which the recorded success flag is true (success), or
     at each episode's last step (last), else 0; or a recording without rewards as it is (none)."""

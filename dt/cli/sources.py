@@ -23,7 +23,7 @@ from dt.cli.options import (
     TrainMany,
 )
 from dt.config import Config
-from dt.learning.description import read_description, reading_in
+from dt.learning.description import left_out_in, read_description, reading_in
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
@@ -58,7 +58,7 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
     cloning = not options.config.model.hears_returns
     parts = [*load_each(options.dataset, options.reading, environment, resumed, without_rewards=cloning)]
     dataset = join(parts, fraction, options.config.training.seed)
-    options.config.require_rewards(dataset.name, dataset.rewards_from)
+    options.config.check_rewards(dataset.name, dataset.rewards_from)
     if options.output is None:
         _check_begun(run_folder(Path("runs"), dataset, options.config.training.seed))
     return dataset, environment
@@ -80,7 +80,7 @@ def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | N
     cloning = not config.model.hears_returns
     datasets = [*load_each(options.dataset, options.reading, environment, without_rewards=cloning)]
     for dataset in datasets:
-        config.require_rewards(dataset.name, dataset.rewards_from)
+        config.check_rewards(dataset.name, dataset.rewards_from)
     cells_of(datasets, config, options.seeds, options.output)
     return datasets, environment
 
@@ -136,6 +136,7 @@ def load_each(
 def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
     """`in_environment` for `dt inspect`, which makes the environment and refuses one of other spaces."""
     if environment is not None:
+        environment = environment.leaving_out(dataset.leave_out)
         env = environment.make()
         env.close()
         recorded = (dataset.observation_space, dataset.action_space)
@@ -148,6 +149,7 @@ def in_environment(dataset: Dataset, environment: EnvironmentSpec | None) -> Dat
     if environment is None:
         return dataset
     reference = reference_in(environment, dataset.environment, dataset.reference)
+    environment = environment.leaving_out(dataset.leave_out)
     return replace(dataset, environment=environment, reference=reference)
 
 
@@ -208,7 +210,7 @@ def recording_environment(options: Record) -> EnvironmentSpec:
         raise ConfigError(f"--vec-normalize is of a Stable-Baselines3 policy, and {policy} is none")
     if names_run(policy):
         _check_trained_run(Path(policy))
-        return environment
+        return environment.leaving_out(left_out_in(read_description(Path(policy) / "run.json")["dataset"]))
     if config.named_targets:
         raise ConfigError(f"--target-return is asked of a run, and {policy} is none")
     if policy != "random":
@@ -306,6 +308,7 @@ def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions
     said = ReadingOptions.of(
         columns={field: names.split(",") for field, _, names in pairs},
         last_row_is_final=reading.last_row_is_final,
+        leave_out=reading.leave_out,
         reward=reading.reward,
     )
     flat = [is_flat(Path(source)) or is_lerobot(Path(source)) for source in sources]

@@ -22,6 +22,7 @@ class PartDocument(TypedDict):
     fraction: float
     columns: NotRequired[dict[str, list[str]]]
     last_row_is_final: NotRequired[bool]
+    leave_out: NotRequired[list[str]]
     reward: NotRequired[str]
 
 
@@ -43,6 +44,7 @@ class EnvironmentDocument(TypedDict):
     id: str
     kwargs: NotRequired[dict[str, Any]]
     max_episode_steps: NotRequired[int | None]
+    leave_out: NotRequired[list[str]]
 
 
 class ReferenceDocument(TypedDict):
@@ -95,3 +97,9 @@ def environment_in(document: dict[str, Any]) -> EnvironmentSpec | None:
 def reading_in(part: Mapping[str, Any]) -> ReadingOptions:
     """How a part of the data was read."""
     return ReadingOptions.from_json(part)
+
+
+def left_out_in(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parts of the observations that a run left out. data: the `dataset` of its description."""
+    parts = data.get("parts", ())
+    return reading_in(parts[0]).leave_out if parts else ()

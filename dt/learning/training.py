@@ -112,7 +112,7 @@ def prepare(
 
     at_step: resume from this step's checkpoint, 0 from the beginning; None from the newest.
     """
-    config.require_rewards(dataset.name, dataset.rewards_from)
+    config.check_rewards(dataset.name, dataset.rewards_from)
     device = pick_device(config.training.device)
     asked = environment
     if at_step is not None:
@@ -126,6 +126,8 @@ def prepare(
     settled = settle_precision(config.training, device, before.training if before else None)
     config = replace(config, training=settled)
     environment = environment or dataset.environment
+    if environment is not None:
+        environment = environment.leaving_out(dataset.leave_out)
     if old is not None:
         _check_same_model(old, dataset, config, environment, folder, checkpoint)
     torch.manual_seed(config.training.seed)

@@ -19,7 +19,7 @@ from envs.datasets.inference import infer, inferred_notes, is_one_hot, is_whole
 from envs.errors import DataError
 from envs.reading.fields import ENDS, NEEDED, choose_all
 from envs.reading.readers import Header, RecordedEpisode, as_numbers, most_bytes, too_much
-from envs.spaces import Leaves, choices, leaf_spaces, reason, to_leaves
+from envs.spaces import Leaves, choices, leaf_spaces, pruned, reason, to_leaves
 
 BESIDE = ("id", "infos")
 """What Minari's episodes hold beside what is learned from."""
@@ -126,6 +126,8 @@ def _episode_problems(where: str, episode: RecordedEpisode, kinds: Mapping[str, 
 def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     """Flat arrays, as `envs.from_arrays` has them, cut into episodes."""
     where = f"{header.source}"
+    if header.leave_out:
+        arrays = _without(where, arrays, header.leave_out)
     if header.last_row_is_final:
         header, arrays = without_final_rows(header, arrays)
     offsets, terminated, truncated = _ends(where, arrays, _steps(where, arrays))
@@ -163,6 +165,24 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
         "terminated": terminated,
         "truncated": truncated,
     }
+
+
+def _without(where: str, arrays: Mapping[str, Any], leave_out: tuple[str, ...]) -> dict[str, Any]:
+    """The arrays without these parts of the observations, by their paths."""
+    found = dict(arrays)
+    for field in ("observations", "next_observations"):
+        if arrays.get(field) is None:
+            continue
+        for name in leave_out:
+            part = arrays[field]
+            for key in name.split("/"):
+                if not isinstance(part, Mapping) or key not in part:
+                    named = isinstance(arrays[field], Mapping)
+                    there = ", ".join(map(str, arrays[field])) if named else "one array without names"
+                    raise DataError(f"{where}: {field}: no {name!r} in it to leave out, only {there}")
+                part = part[key]
+        found[field] = pruned(arrays[field], leave_out)
+    return found
 
 
 def without_final_rows(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, dict[str, Any]]:

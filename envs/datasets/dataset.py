@@ -110,6 +110,11 @@ class Dataset:
         return self.reading.columns
 
     @property
+    def leave_out(self) -> tuple[str, ...]:
+        """Parts of the observations that were left out, of the data and of the environment."""
+        return self.parts[0].reading.leave_out if self.parts else self.reading.leave_out
+
+    @property
     def num_episodes(self) -> int:
         """Episodes."""
         return len(self.offsets) - 1

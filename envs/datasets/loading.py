@@ -58,6 +58,7 @@ def load(
     skip_bad_episodes: bool = False,
     columns: Mapping[str, str | Iterable[str]] | None = None,
     last_row_is_final: bool = False,
+    leave_out: str | Iterable[str] = (),
     reward: RewardRule | None = None,
 ) -> Dataset:
     """Read and check a dataset.
@@ -77,6 +78,8 @@ def load(
         columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}.
             Several names make a vector, in that order. Other fields go by their usual names.
         last_row_is_final: the last row of each episode holds only an observation. Known of RLDS and OGBench.
+        leave_out: parts of Dict observations that are not read, by their paths, such as "mission". The environment's
+            observations lack them too.
         reward: "success" or "last" makes rewards for demonstrations without any; "none" reads them without. See
             `envs.reading.options.ReadingOptions`.
 
@@ -86,7 +89,11 @@ def load(
     """
     if cache not in get_args(CacheUse):
         raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
-    given, options = dict(spaces or {}), ReadingOptions.of(columns, last_row_is_final=last_row_is_final, reward=reward)
+    given, options = (
+        dict(spaces or {}),
+        ReadingOptions.of(columns, leave_out, last_row_is_final=last_row_is_final, reward=reward),
+    )
+    environment = environment and environment.leaving_out(options.leave_out)
     try:
         path = find(str(source), download)
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
@@ -154,7 +161,7 @@ def _read(
         header, episodes = read_replay(path, given)
         header = with_actions(_in_environment(header, environment), path)
     else:
-        header, episodes = read_folder(path, given)
+        header, episodes = read_folder(path, given, options.leave_out)
         header = _in_environment(header, environment)
     header, fields = joined(header, episodes, folder, skip_bad)
     if options.reward == "last":

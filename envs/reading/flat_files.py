@@ -88,11 +88,12 @@ def found_header(path: Path, found: Found, given: Mapping[str, Space[Any]], opti
     notes = [f"not read: {listed(unread)}"] if unread else []
     notes += [INTERLEAVED] if found.rows is not None else []
     return replace(
-        header_of(f"{path}: metadata", path, parsed, given),
+        header_of(f"{path}: metadata", path, parsed, given, options.leave_out),
         missing=found.missing,
         rows=found.rows,
         last_row_is_final=found.last_row_is_final or options.last_row_is_final,
         reward=options.reward,
+        leave_out=tuple(name for name in options.leave_out if name not in found.left_out),
         notes=tuple(map(printable, [*notes, *found.notes])),
     )
 

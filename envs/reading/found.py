@@ -22,6 +22,7 @@ class Found:
     unread: names that were left alone.
     notes: what else is to be said of the file.
     last_row_is_final: the last row of each episode holds an observation only.
+    left_out: observations that the user leaves out and that were not read.
     metadata: the text of an array of that name; None where there is none.
     missing: by field and column the rows of a table in which nothing is.
     rows: of a table whose rows were put in another order, the row of each step.
@@ -31,6 +32,7 @@ class Found:
     unread: Sequence[str] = ()
     notes: Sequence[str] = ()
     last_row_is_final: bool = False
+    left_out: Sequence[str] = ()
     metadata: str | None = None
     missing: Mapping[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None

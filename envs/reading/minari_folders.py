@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -52,27 +52,31 @@ ARROW = b"ARROW1"
 """The first and the last bytes of an Arrow file."""
 
 
-def read_folder(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
+def read_folder(
+    folder: Path, given: Mapping[str, Space[Any]], leave_out: tuple[str, ...] = ()
+) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
     """A Minari dataset's folder, or one of parts that are such: what a recorder has stored so far.
 
-    given: spaces by name, instead of the metadata's own.
+    given: spaces by name, instead of the metadata's own. leave_out: as in `ReadingOptions`.
     """
     if not (folder / "metadata.json").exists() and (files := flat_files(folder)):
         kinds = " ".join(f"{folder}/*{kind}" for kind in sorted({path.suffix for path in files}))
         raise DataError(f"{folder}: a folder of files, which are named one by one: {kinds}")
     parts = sorted(folder.glob(PART.format(0)[:-6] + "[0-9]" * 6))
     if not parts:
-        return read_minari(folder, given)
-    headers, episodes = zip(*(read_minari(part, given) for part in parts), strict=True)
+        return read_minari(folder, given, leave_out)
+    headers, episodes = zip(*(read_minari(part, given, leave_out) for part in parts), strict=True)
     counts = {name: [getattr(header, name) for header in headers] for name in ("num_episodes", "num_steps")}
     totals = {name: None if None in each else sum(each) for name, each in counts.items()}
     return replace(headers[-1], source=folder, **totals), chain.from_iterable(episodes)
 
 
-def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
+def read_minari(
+    folder: Path, given: Mapping[str, Space[Any]], leave_out: tuple[str, ...] = ()
+) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
     """A Minari dataset's folder: an episode that cannot be read comes as the error that says why.
 
-    given: spaces by name, instead of the metadata's own.
+    given: spaces by name, instead of the metadata's own. leave_out: as in `ReadingOptions`.
     """
     data = folder / "data" if (folder / "data").is_dir() else folder
     path = data / "metadata.json"
@@ -87,7 +91,7 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     for name in SPACES:
         if name not in metadata and name not in given:
             raise DataError(f"{path}: no {name}")
-    header = header_of(str(path), source, metadata, given)
+    header = header_of(str(path), source, metadata, given, leave_out)
     counts = {name: metadata.get(name) for name in ("total_episodes", "total_steps")}
     for name, count in counts.items():
         if count is not None and (type(count) is not int or count < 1):
@@ -95,15 +99,15 @@ def read_minari(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
     header = replace(header, num_episodes=counts["total_episodes"], num_steps=counts["total_steps"])
     header = replace(header, repeats_final=metadata.get("final_observations") == REPEATED)
     if layout == "hdf5":
-        return header, _hdf5_episodes(header, source)
+        return header, _hdf5_episodes(header, source, leave_out)
     if layout in [*COLUMNAR]:  # it may be anything, a list too
-        return header, _columnar_episodes(header, data, layout)
+        return header, _columnar_episodes(header, data, layout, leave_out)
     if missing := [name for name in SPACES if name not in metadata]:  # Minari would make the environment to ask it
         raise DataError(f"{path}: no {missing[0]}")
     return header, _public_episodes(header, data, layout)
 
 
-def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | DataError]:
+def _hdf5_episodes(header: Header, path: Path, leave_out: tuple[str, ...]) -> Iterator[RecordedEpisode | DataError]:
     names = {
         field: _hdf5_names(header.spaces[kind], field)
         for field, kind in zip(("observations", "actions"), SPACES, strict=True)
@@ -119,7 +123,8 @@ def _hdf5_episodes(header: Header, path: Path) -> Iterator[RecordedEpisode | Dat
         named = {int(number): name for name, number in numbers.items()}
         if twice := numbers.keys() - set(named.values()):
             raise DataError(f"{path}: {min(twice)}: the same episode as {named[int(numbers[min(twice)])]}")
-        plain = _PlainArrays(file, [*names["observations"].values(), *names["actions"].values(), *flags])
+        arrays = [*names["observations"].values(), *names["actions"].values(), *flags]
+        plain = _PlainArrays(file, arrays, [f"observations/{name}" for name in leave_out])
         for _, group in sorted(named.items()):
             found = plain.read(group)
             plainly -= sum(array.nbytes for array in found.values())
@@ -156,8 +161,8 @@ class _PlainArrays:
     FILTERED_OR_ELSEWHERE = 1 << 11 | 1 << 7
     """Messages of an object's header (HDF5's file format, IV.A.2): a filter pipeline, a list of external files."""
 
-    def __init__(self, file: Any, names: Iterable[str]):
-        """names: where the arrays are, below each episode's group."""
+    def __init__(self, file: Any, names: Iterable[str], left_out: Iterable[str]):
+        """names: where the arrays are, below each episode's group. left_out: what is there and not read."""
         import h5py
 
         self._h5py, self._root = h5py, file.id
@@ -168,6 +173,7 @@ class _PlainArrays:
                 inside = inside.setdefault(part.encode(), {})
         self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
         self._links = self._hard_links(self._root)
+        self._left_out = {name.encode() for name in left_out}
         self.unknown = ""  # what stands beside the arrays that were asked for, where it should not
 
     def read(self, group: str) -> dict[str, NDArray[Any]]:
@@ -184,9 +190,13 @@ class _PlainArrays:
         try:
             below = self._h5py.h5g.open(parent, group)
             links = self._hard_links(below)
-            if prefix and (unknown := links - tree.keys()):
+            unknown = {name for name in links - tree.keys() if prefix.encode() + name not in self._left_out}
+            if prefix and unknown:
                 expected = ", ".join(sorted(name.decode() for name in tree))
-                self.unknown = f"{prefix[:-1]}: {min(unknown).decode()!r} in it, expected {expected}"
+                odd = min(unknown).decode()
+                self.unknown = f"{prefix[:-1]}: {odd!r} in it, expected {expected}"
+                if prefix.startswith("observations/"):
+                    self.unknown += f"; --leave-out {prefix.removeprefix('observations/')}{odd} leaves it out"
             for name in (name for name in tree if name in links):  # in Minari's own order: one after the other on disk
                 where = prefix + name.decode()
                 if tree[name]:
@@ -238,7 +248,9 @@ def _public_episodes(header: Header, data: Path, layout: Any) -> Iterator[Record
         raise DataError(f"{data}: cannot be read as {layout} ({reason(error)})") from None
 
 
-def _columnar_episodes(header: Header, data: Path, layout: str) -> Iterator[RecordedEpisode | DataError]:
+def _columnar_episodes(
+    header: Header, data: Path, layout: str, leave_out: tuple[str, ...]
+) -> Iterator[RecordedEpisode | DataError]:
     """A folder for each episode, by its number, whole columns of which become arrays."""
     try:
         import pyarrow
@@ -253,14 +265,14 @@ def _columnar_episodes(header: Header, data: Path, layout: str) -> Iterator[Reco
         if not folder.is_dir():
             raise DataError(f"{folder}: no such episode, metadata.json says {header.num_episodes}")
         try:
-            yield _columnar_episode(header, folder, layout)
+            yield _columnar_episode(header, folder, layout, leave_out)
         except DataError as error:
             yield error
         except (pyarrow.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:
             yield DataError(f"{folder}: cannot be read as {COLUMNAR[layout]} ({reason(error)})")
 
 
-def _columnar_episode(header: Header, folder: Path, layout: str) -> RecordedEpisode:
+def _columnar_episode(header: Header, folder: Path, layout: str, leave_out: tuple[str, ...]) -> RecordedEpisode:
     """One episode's folder. Minari makes actions and flags as long as the observations by one more row."""
     names = [name for name in os.listdir(folder) if name.endswith(f".{layout}")]
     if not names:
@@ -276,7 +288,9 @@ def _columnar_episode(header: Header, folder: Path, layout: str) -> RecordedEpis
             batches.append(batch)
 
     def arrays(name: str, space: Space[Any] | None) -> list[NDArray[Any]]:
-        leaves = [list(_arrow_leaves(f"{folder}: {name}", space, column(batch, name))) for batch in batches]
+        where = f"{folder}: {name}"
+        left_out = {f"{where}/{each}" for each in leave_out} if name == "observations" else set()
+        leaves = [list(_arrow_leaves(where, space, column(batch, name), left_out)) for batch in batches]
         return leaves[0] if len(leaves) == 1 else [np.concatenate(parts) for parts in zip(*leaves, strict=True)]
 
     def column(batch: Any, name: str) -> Any:
@@ -340,22 +354,27 @@ def _is_compressed(metadata: bytes) -> bool:
     return bool(batch and field(pointed(batch), 3))
 
 
-def _arrow_leaves(where: str, space: Space[Any] | None, column: Any) -> Iterator[NDArray[Any]]:
-    """An array for each leaf of a space, in the order of `leaf_spaces`; None is one number a row."""
+def _arrow_leaves(
+    where: str, space: Space[Any] | None, column: Any, left_out: Collection[str] = ()
+) -> Iterator[NDArray[Any]]:
+    """An array for each leaf of a space, in the order of `leaf_spaces`; None is one number a row.
+
+    left_out: what is there and not read, as `where` names it.
+    """
     import pyarrow
 
     if isinstance(space, NESTING):
         types = pyarrow.types
         named = dict(space.spaces if isinstance(space, spaces.Dict) else enumerate(space.spaces))
         there = {field.name for field in column.type} if types.is_struct(column.type) else set()
-        if unknown := there - set(map(str, named)):
+        if unknown := {name for name in there - set(map(str, named)) if f"{where}/{name}" not in left_out}:
             raise DataError(f"{where}: {min(unknown)!r} in it, expected {', '.join(map(str, named))}")
         for key, child in named.items():
             try:
                 inner = column.field(str(key))  # Tuple children are named by their numbers
             except (KeyError, AttributeError):
                 raise DataError(f"{where}/{key}: missing") from None
-            yield from _arrow_leaves(f"{where}/{key}", child, inner)
+            yield from _arrow_leaves(f"{where}/{key}", child, inner, left_out)
     else:
         yield _arrow_array(where, column, (space.shape if space else None) or (), space)
 

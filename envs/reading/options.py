@@ -17,12 +17,15 @@ class ReadingOptions:
 
     columns: by field the names that hold it in the file; several make a vector.
     last_row_is_final: the last row of each episode holds an observation only.
+    leave_out: parts of Dict observations that are not read, by their paths, such as "mission"; the environment's
+    observations lack them too.
     reward: "success" is 1 at each step at which the recording's success flag is true, else 0. "last" is 1 at each
     episode's last step, else 0. "none" reads a recording that has no rewards, as zeros.
     """
 
     columns: Columns = field(default_factory=dict)
     last_row_is_final: bool = False
+    leave_out: tuple[str, ...] = ()
     reward: RewardRule | None = None
 
     def __post_init__(self) -> None:
@@ -31,10 +34,16 @@ class ReadingOptions:
         if not isinstance(self.last_row_is_final, bool):
             raise DataError(f"last_row_is_final: {str(self.last_row_is_final)[:40]!r}, expected True or False")
 
+        if not all(isinstance(name, str) and name for name in self.leave_out):
+            raise DataError(f"leave_out: {str(self.leave_out)[:40]}, expected names of observations")
+
     @staticmethod
-    def of(columns: Mapping[str, str | Iterable[str]] | None = None, **options: Any) -> "ReadingOptions":
+    def of(
+        columns: Mapping[str, str | Iterable[str]] | None = None, leave_out: str | Iterable[str] = (), **options: Any
+    ) -> "ReadingOptions":
         """The options as Python and run.json give them; `DataError` names a wrong one."""
-        return ReadingOptions(columns=named_columns(columns or {}), **options)
+        names = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
+        return ReadingOptions(columns=named_columns(columns or {}), leave_out=names, **options)
 
     def is_said(self) -> bool:
         """Whether anything is not as usual."""
@@ -45,6 +54,7 @@ class ReadingOptions:
         usual = ReadingOptions()
         said = {each.name: getattr(self, each.name) for each in fields(self)}
         said = {name: value for name, value in said.items() if value != getattr(usual, name)}
+        said |= {"leave_out": list(self.leave_out)} if self.leave_out else {}
         return {**said, "columns": {name: list(names) for name, names in self.columns.items()}}
 
     @staticmethod

@@ -20,7 +20,7 @@ from envs.errors import DataError, EnvError, SpaceError
 from envs.reading.options import RewardRule
 from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference, reference_for
-from envs.spaces import LEAF_KINDS, Leaves, leaf_spaces, printable, space_from_json
+from envs.spaces import LEAF_KINDS, Leaves, leaf_spaces, printable, space_from_json, without
 
 PACKAGED = Path(__file__).parent.parent / "data"
 """Datasets that ship with the package: `hopper/replay-v0` is `hopper-replay-v0.npz`."""
@@ -66,6 +66,7 @@ class Header:
     last_row_is_final: bool = False  # the last row of each episode holds an observation only
     reward: RewardRule | None = None  # what the user says of rewards
     rewards_from: str = "recording"  # as `Dataset` has it
+    leave_out: tuple[str, ...] = ()  # parts of the observations that are in its arrays and are to be left out
     labels: tuple[str, ...] = ()  # what the file calls each episode, where some were left out
 
 
@@ -110,9 +111,10 @@ def spaces_from_json(text: str) -> dict[str, Space[Any]]:
     return declared_spaces("--spaces", document)
 
 
-def declared_spaces(where: str, document: Mapping[str, Any]) -> dict[str, Space[Any]]:
-    """Those of `SPACES` that a JSON object holds, each as Minari writes it."""
-    return {name: _space(where, document, name) for name in SPACES if name in document}
+def declared_spaces(where: str, document: Mapping[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Space[Any]]:
+    """Those of `SPACES` that a JSON object holds, each as Minari writes it. leave_out: as in `ReadingOptions`."""
+    left = {"observation_space": leave_out, "action_space": ()}
+    return {name: _space(where, document, name, left[name]) for name in SPACES if name in document}
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -141,16 +143,24 @@ def parse_metadata(where: str, text: str) -> dict[str, Any]:
     return metadata
 
 
-def header_of(where: str, source: Path, metadata: dict[str, Any], given: Mapping[str, Space[Any]]) -> Header:
+def header_of(
+    where: str,
+    source: Path,
+    metadata: dict[str, Any],
+    given: Mapping[str, Space[Any]],
+    leave_out: tuple[str, ...] = (),
+) -> Header:
     """What a recording's metadata says. Spaces are read here and never by building the environment.
 
-    where: what an error names. given: spaces by name, instead of the metadata's own.
+    where: what an error names. given: spaces by name, instead of the metadata's own. leave_out: as in
+    `ReadingOptions`; it applies to the environment too.
     """
     specification = metadata.get("eval_env_spec") or metadata.get("env_spec")
     try:
         environment = EnvironmentSpec.from_json(specification) if specification else None
     except EnvError as error:
         raise DataError(f"{where}: {error}") from None
+    environment = environment and environment.leaving_out(leave_out)
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if isinstance(low, int | float) and isinstance(high, int | float) and -1e300 < low < high < 1e300:
         reference: Reference | None = Reference(float(low), float(high), OWN_METADATA)
@@ -162,19 +172,23 @@ def header_of(where: str, source: Path, metadata: dict[str, Any], given: Mapping
         environment=environment,
         reference=reference,
         told={name: metadata[name] for name in TOLD if name in metadata},
-        spaces={**declared_spaces(where, {k: v for k, v in metadata.items() if k not in given}), **given},
+        spaces={**declared_spaces(where, {k: v for k, v in metadata.items() if k not in given}, leave_out), **given},
     )
 
 
-def _space(where: str, metadata: Mapping[str, Any], name: str) -> Space[Any]:
+def _space(where: str, metadata: Mapping[str, Any], name: str, leave_out: tuple[str, ...]) -> Space[Any]:
     try:
         space = space_from_json(metadata[name])
+        space = without(space, leave_out) if leave_out else space
     except SpaceError as error:
         raise DataError(f"{where}: {name}: {error}") from None
-    for leaf in leaf_spaces(space).values():
-        if not isinstance(leaf, LEAF_KINDS):
-            kinds = ", ".join(kind.__name__ for kind in LEAF_KINDS)
-            raise DataError(f"{where}: {name}: {type(leaf).__name__} is not supported; {kinds}, Dict and Tuple are")
+    leaves = leaf_spaces(space)
+    if odd := {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, LEAF_KINDS)}:
+        kinds = ", ".join(kind.__name__ for kind in LEAF_KINDS)
+        can_go = name == "observation_space" and len(odd) < len(leaves)
+        remedy = f"; --leave-out {' '.join(odd)} reads the rest" if can_go else ""
+        kind = type(next(iter(odd.values()))).__name__
+        raise DataError(f"{where}: {name}: {kind} is not supported; {kinds}, Dict and Tuple are{remedy}")
     return space
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.errors import DataError
 from envs.reading.episode_arrays import EpisodeArrays, group_names
@@ -38,58 +39,71 @@ def read_robomimic(file: Any, path: Path, options: ReadingOptions) -> Found:
     Observations are a dictionary of all of `obs`, or, where the columns name some of them, one vector. The columns go
     by names below a demonstration: actions=action_dict/rel_pos.
     """
-    demos = _demos(path, group_names(file, path, "data"))
-    first = f"data/{demos[0]}"
-    seen = [f"obs/{name}" for name in group_names(file, path, f"{first}/obs")]
-    after = {f"next_obs/{name}" for name in group_names(file, path, f"{first}/next_obs")}
-    inside = [name for name in group_names(file, path, first) if name not in ("obs", "next_obs")]
-    columns = {name: tuple(_full(each, seen) for each in wanted) for name, wanted in options.columns.items()}
-    chosen = {name: (known,) for name, known in USUAL.items() if known in inside and name not in columns} | columns
-    if "actions" not in chosen:
-        raise DataError(f"{path}: {first}: no 'actions' in it, only {listed(sorted(inside))}")
-    if not seen and "observations" not in chosen:
-        raise DataError(f"{path}: {first}: no 'obs' in it, only {listed(sorted(inside))}")
-    arrays = EpisodeArrays(file, path)
-    where = [f"data/{demo}" for demo in demos]
-    clock = chosen["actions"][0]
-    lengths = arrays.rows([f"{each}/{clock}" for each in where])
-    _check_counts(file, path, where, lengths)
-
-    def read(name: str) -> Any:
-        return arrays.stacked([f"{each}/{name}" for each in where], lengths, f"{clock} of that demonstration")
-
-    fields: dict[str, Any] = {
-        name: side_by_side(f"{path}: {name}", [read(each) for each in wanted])
-        for name, wanted in chosen.items()
-        if name not in ("observations", "done")
+    demos = [f"data/{demo}" for demo in _demos(path, group_names(file, path, "data"))]
+    seen = [f"obs/{name}" for name in group_names(file, path, f"{demos[0]}/obs")]
+    inside = [name for name in group_names(file, path, demos[0]) if name not in ("obs", "next_obs")]
+    columns = {
+        field: tuple(f"obs/{name}" if f"obs/{name}" in seen else name for name in names)
+        for field, names in options.columns.items()
     }
-    names = seen
-    if wanted := chosen.get("observations"):
-        names = list(wanted)
-        fields["observations"] = side_by_side(f"{path}: observations", [read(name) for name in names])
-    else:
-        fields["observations"] = {name.removeprefix("obs/"): read(name) for name in names}
-    nexts = {name: f"next_{name}" for name in names}
-    if set(nexts.values()) <= after:
-        found = {name: read(next_name) for name, next_name in nexts.items()}
-        fields["next_observations"] = (
-            side_by_side(f"{path}: next_observations", list(found.values()))
+    chosen = {field: (name,) for field, name in USUAL.items() if name in inside} | columns
+    kept = chosen.get("observations") or [name for name in seen if name[4:] not in options.leave_out]
+    if "actions" not in chosen or not kept:
+        missing = "observation" if "actions" in chosen else "actions"
+        raise DataError(f"{path}: {demos[0]}: no {missing} in it to read, only {listed(sorted([*inside, *seen]))}")
+    read = _Demonstrations(file, path, demos, chosen["actions"][0])
+    arrays: dict[str, Any] = {
+        field: side_by_side(f"{path}: {field}", [read(name) for name in names])
+        for field, names in chosen.items()
+        if field not in ("observations", "done")
+    }
+    arrays["observations"] = {name: read(name) for name in kept}
+    after = {f"next_obs/{name}" for name in group_names(file, path, f"{demos[0]}/next_obs")}
+    if {f"next_{name}" for name in kept} <= after:
+        arrays["next_observations"] = {name: read(f"next_{name}") for name in kept}
+    for field in arrays.keys() & {"observations", "next_observations"}:
+        arrays[field] = (
+            side_by_side(f"{path}: {field}", list(arrays[field].values()))
             if "observations" in chosen
-            else {name.removeprefix("obs/"): array for name, array in found.items()}
+            else {name.removeprefix("obs/"): array for name, array in arrays[field].items()}
         )
-    notes = []
-    if flags := chosen.get("done"):
-        done = read(flags[0])
-        ends = np.cumsum(lengths) - 1
-        fields["done"] = done[ends]
-        held = int(np.count_nonzero(done)) - int(np.count_nonzero(done[ends]))
-        if held:
-            notes.append(f"{flags[0]} are true at {held} steps before a demonstration's last: it ends at its last step")
-    read_names = {each for wanted in chosen.values() for each in wanted} | set(names)
+    notes = list[str]()
+    if "done" in chosen:
+        arrays["done"], notes = _ends(read(chosen["done"][0]), read.lengths)
+    used = {*kept, *(name for names in chosen.values() for name in names)}
+    left_out = [name for name in seen if name[4:] in options.leave_out and name not in used]
     unread = [name for name in group_names(file, path) if name != "data"]
-    unread += [name for name in inside if name not in {each.partition("/")[0] for each in read_names}]
-    unread += [name for name in seen if name not in read_names]
-    return Found(arrays={**fields, "lengths": np.array(lengths)}, unread=unread, notes=notes)
+    unread += [name for name in inside if name not in {each.partition("/")[0] for each in used}]
+    unread += [name for name in seen if name not in used and name not in left_out]
+    return Found(
+        arrays={**arrays, "lengths": np.array(read.lengths)},
+        unread=unread,
+        notes=notes,
+        left_out=[name[4:] for name in left_out],
+    )
+
+
+class _Demonstrations:
+    """Arrays of all demonstrations, one after the other, by their names below each."""
+
+    def __init__(self, file: Any, path: Path, demos: list[str], clock: str):
+        """clock: the name of the array that says how many steps each has."""
+        self._arrays, self._demos, self._clock = EpisodeArrays(file, path), demos, clock
+        self.lengths = self._arrays.rows([f"{demo}/{clock}" for demo in demos])
+        _check_counts(file, path, demos, self.lengths)
+
+    def __call__(self, name: str) -> NDArray[Any]:
+        """The arrays of this name: (N, ...)."""
+        names = [f"{demo}/{name}" for demo in self._demos]
+        return self._arrays.stacked(names, self.lengths, f"{self._clock} of that demonstration")
+
+
+def _ends(done: NDArray[Any], lengths: list[int]) -> tuple[NDArray[Any], list[str]]:
+    """The flag at each demonstration's last step, (E,), and a note where it is true before."""
+    last = done[np.cumsum(lengths) - 1]
+    held = int(np.count_nonzero(done)) - int(np.count_nonzero(last))
+    note = f"done is true at {held} steps before the last of their demonstrations: those end at their last steps"
+    return last, [note] if held else []
 
 
 def _demos(path: Path, names: list[str]) -> list[str]:
@@ -101,11 +115,6 @@ def _demos(path: Path, names: list[str]) -> list[str]:
         twice = min(set(names) - set(by_number.values()))
         raise DataError(f"{path}: data/{twice}: the same number as {by_number[int(twice.removeprefix('demo_'))]}")
     return [name for _, name in sorted(by_number.items())]
-
-
-def _full(name: str, seen: list[str]) -> str:
-    """The name below a demonstration that a user means: robot0_eef_pos is obs/robot0_eef_pos."""
-    return f"obs/{name}" if f"obs/{name}" in seen else name
 
 
 def _check_counts(file: Any, path: Path, where: list[str], lengths: list[int]) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from multiprocessing.reduction import ForkingPickler
@@ -24,7 +24,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.errors import EnvError, MissingEnvError
-from envs.spaces import misfit, printable, reason, same_space, to_leaves
+from envs.spaces import misfit, printable, pruned, reason, same_space, to_leaves, without
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class EnvironmentSpec:
     """Wrappers that a recording names; they are never put on."""
     from_file: bool = field(default=False, compare=False)
     """Whether a file names this environment, and not the user."""
+    leave_out: tuple[str, ...] = ()
+    """Parts of its observations that are not given, by their paths."""
 
     def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
         """Make the environment.
@@ -61,11 +63,16 @@ class EnvironmentSpec:
                 f" say it yourself with --environment and --environment-kwargs"
             )
         try:
-            return gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
+            made = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
+            return _leaving_out(made, self.leave_out) if self.leave_out else made
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # an environment's own constructor may raise anything, and end the program too
             raise MissingEnvError(f"environment {self.id}: {raised(error)}") from error
+
+    def leaving_out(self, names: tuple[str, ...]) -> "EnvironmentSpec":
+        """The same environment without these parts of its observations; with all that it has where there are none."""
+        return replace(self, leave_out=names) if names else self
 
     def check_registered(self) -> None:
         """Raise `MissingEnvError` unless the id is registered here, or is one of this package's own games."""
@@ -95,7 +102,8 @@ class EnvironmentSpec:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {"id": self.id, "kwargs": dict(self.kwargs), "max_episode_steps": self.max_episode_steps}
+        document = {"id": self.id, "kwargs": dict(self.kwargs), "max_episode_steps": self.max_episode_steps}
+        return {**document, **({"leave_out": list(self.leave_out)} if self.leave_out else {})}
 
     @staticmethod
     def from_json(document: Any) -> "EnvironmentSpec":
@@ -114,9 +122,18 @@ class EnvironmentSpec:
                 max_episode_steps=None if limit is None or int(limit) < 1 else int(limit),
                 left_out=tuple(printable(str(wrapper["name"])) for wrapper in content.get("additional_wrappers") or ()),
                 from_file=True,
+                leave_out=tuple(map(str, content.get("leave_out") or ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise EnvError(f"not an environment's specification: {str(document)[:80]!r}") from None
+
+
+def _leaving_out(environment: gymnasium.Env[Any, Any], names: tuple[str, ...]) -> gymnasium.Env[Any, Any]:
+    """The environment without these parts of its observations."""
+    space = without(environment.observation_space, names)
+    return gymnasium.wrappers.TransformObservation(
+        environment, functools.partial(pruned, names=frozenset(names)), space
+    )
 
 
 def check_spaces(
