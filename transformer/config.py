@@ -169,6 +169,9 @@ class TrainingConfig:
     bf16 where the hardware multiplies it; a run keeps what was taken at its start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    threads: Literal["auto"] | int = "auto"
+    """Processor threads. auto takes 1 for a model of up to a million weights, and else half of the cores; a run keeps
+    what was taken at its start, since sums over other numbers of threads round differently."""
     compile: bool = False
     """Have torch compile the model for training, which takes half a minute and a C++ compiler, such as g++. On a
     processor the numbers are the same to rounding, in bf16 in an eighth to a sixth less time; on a GPU dropout draws
@@ -191,6 +194,7 @@ class TrainingConfig:
         for name in ("warmup_steps", "weight_decay", "evaluate_every"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         check_seed(self.seed)
+        require(self.threads == "auto" or 1 <= self.threads <= 1024, f"threads must be 1 to 1024, not {self.threads}")
         for name in ("learning_rate", "gradient_clip"):
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
 

@@ -6,6 +6,7 @@ number of threads. Several processes share each batch (see `transformer.runs.dis
 """
 
 import math
+import os
 import re
 import signal
 import threading
@@ -135,6 +136,10 @@ def multiplies_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last on ARM
 
 
+SMALL_MODEL = 1_000_000
+"""Weights up to which a model is trained with one thread."""
+
+
 def settle_precision(config: TrainingConfig, device: torch.device, before: TrainingConfig | None) -> TrainingConfig:
     """The configuration with "auto" decided: as in the run to resume, or by the hardware. Warns of a slow choice."""
     precision = config.precision
@@ -145,6 +150,30 @@ def settle_precision(config: TrainingConfig, device: torch.device, before: Train
     elif precision == "bf16" and hasattr(torch.cpu, "get_capabilities") and not multiplies_bf16(device):
         tell("precision bf16: this hardware has no such products, so float32 is many times faster")
     return replace(config, precision=precision)
+
+
+def settle_threads(config: TrainingConfig, model: nn.Module) -> TrainingConfig:
+    """The configuration with the number of threads decided, which torch uses from here on.
+
+    config: with "auto" or a number.
+    model: what is trained; a small one is slower with several threads, above all next to other programs.
+    """
+    threads = config.threads
+    if threads == "auto":
+        small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL_MODEL
+        threads = 1 if small else max(1, (os.cpu_count() or 1) // 2)
+    torch.set_num_threads(int(threads))
+    return replace(config, threads=threads)
+
+
+def keep_threads(config: TrainingConfig, before: TrainingConfig) -> TrainingConfig:
+    """The configuration of a resumed run with the number of threads that it was begun with, which torch uses from here.
+
+    A run that does not say, of an earlier version, goes on with what torch uses.
+    """
+    threads = before.threads if config.threads == "auto" else config.threads
+    torch.set_num_threads(torch.get_num_threads() if threads == "auto" else threads)
+    return replace(config, threads=threads)
 
 
 def compiled(loss: Callable[[Any], Any], device: torch.device) -> Callable[[Any], Any]:

@@ -39,9 +39,11 @@ from transformer.runs.training import (
     Trainer,
     begun_by_this_launch,
     check_same_recipe,
+    keep_threads,
     newest_state,
     pick_device,
     settle_precision,
+    settle_threads,
 )
 from transformer.text.corpora import (
     CharacterCorpus,
@@ -120,12 +122,13 @@ def train_characters(file: Path, config: CharactersConfig, folder: Path, *, resu
     text, device = read_text(file), pick_device(config.training.device)
     resume = resume or begun_by_this_launch(folder)
     config = _settle(config, device, folder, resume)
-    training = config.training
     if not text:
         raise TextError(f"{file}: no text in it")
     tokenizer = character_tokenizer(text)
     corpus = CharacterCorpus(text, tokenizer, config.model.context_length, device)
     model = _new_model(LanguageModel, config, tokenizer, device)
+    config = _settle_threads(config, model, resume)
+    training = config.training
 
     def loss(window: Tensor) -> Loss:
         return next_token_loss(model(window[:, :-1]), window[:, 1:])
@@ -167,11 +170,12 @@ def train_translator(
 
     device, resume = pick_device(config.training.device), resume or begun_by_this_launch(folder)
     config = _settle(config, device, folder, resume)
-    training = config.training
-    _check_last_batch(len(pairs), training.batch_size)
+    _check_last_batch(len(pairs), config.training.batch_size)
     sentences = [sentence for pair in pairs for sentence in pair]
     tokenizer = subword_tokenizer(sentences, config.vocabulary_size)
     model = _new_model(EncoderDecoder, config, tokenizer, device)
+    config = _settle_threads(config, model, resume)
+    training = config.training
     corpus = _pair_corpus(pairs, tokenizer, model, "training pair")
     held_out = _pair_corpus(validation, tokenizer, model, "validation pair")
 
@@ -352,9 +356,15 @@ def _tokenizer(text: str, where: str) -> "Tokenizer":
 
 
 def _settle(config: C, device: torch.device, folder: Path, resume: bool) -> C:
-    """The configuration with its precision settled, as the run to resume has it."""
+    """The configuration with its precision settled, and its threads as the run to resume has them."""
     before = read_config(folder, type(config)).training if resume else None
-    return replace(config, training=settle_precision(config.training, device, before))
+    training = settle_precision(config.training, device, before)
+    return replace(config, training=keep_threads(training, before) if before else training)
+
+
+def _settle_threads(config: C, model: Any, resume: bool) -> C:
+    """The configuration of a new run with its number of threads settled."""
+    return config if resume else replace(config, training=settle_threads(config.training, model))
 
 
 def _new_model(kind: Any, config: CharactersConfig | TranslatorConfig, tokenizer: "Tokenizer", device: Any) -> Any:
