@@ -30,8 +30,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from benchmarks.delayed_reward import delayed
+from dt.asking.targets import default_targets
 from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, DataConfig, EvaluationConfig, ModelConfig
-from dt.evaluation import TargetResult, best_target, default_targets, evaluate
+from dt.evaluation import TargetResult, best_target, evaluate
 from dt.learning.training import load_run, train, versions
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
@@ -135,7 +136,7 @@ def recipe(cell: Cell, maximum: float) -> Config:
     method = METHODS[cell.method]
     return Config(
         model=ModelConfig(conditioning=method.conditioning, context_length=method.context_length),
-        data=DataConfig(top_fraction=method.top_fraction),
+        data=DataConfig(top_fraction=method.top_fraction, balanced=0.0),
         training=TrainingConfig(
             steps=method.steps,
             learning_rate=6e-4,
@@ -143,7 +144,7 @@ def recipe(cell: Cell, maximum: float) -> Config:
             checkpoint_every=500,
             seed=cell.seed,
         ),
-        evaluation=EvaluationConfig(target_return=(maximum,), episodes=EPISODES // 2),
+        evaluation=EvaluationConfig(target_return=(maximum,), episodes=EPISODES // 2, calibration=False),
     )
 
 
@@ -177,7 +178,7 @@ def _ours(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
     """A run of this package's: last and best checkpoint, and the best target of the best checkpoint."""
     run = train(dataset, config, folder, resume=is_run(folder))
     best = load_run(folder, "best", run.model.return_scale.device)
-    targets = default_targets(dataset.returns, heard=config.model.hears_returns)
+    targets = default_targets(dataset.returns, conditioned=config.model.hears_returns)
     started = time.perf_counter()
     policy = ReturnConditionedPolicy(best.model)
     sweep = score(policy, dataset, targets, EPISODES // 2, FINAL_SEED + SWEEP_OFFSET) if len(targets) > 1 else []

@@ -12,7 +12,8 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.gym import DATASETS, MAIN, METHODS, read_rows
-from dt.evaluation import TargetResult, rank_correlation
+from dt.asking.alignment import rank_correlation
+from dt.evaluation import TargetResult
 
 NAMES = {
     "token": "token",

@@ -24,10 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dt.asking.alignment import rank_correlation
+from dt.asking.targets import default_targets
 from dt.config import FINAL_SEED, Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset, returns_to_go
 from dt.encoders import Normalizer
-from dt.evaluation import default_targets, evaluate, rank_correlation
+from dt.evaluation import evaluate
 from dt.learning.training import versions
 from dt.model import table_rows
 from dt.presets import paper_hopper
@@ -234,7 +236,8 @@ def main() -> None:
         reference=dataset.reference,
         checkpoint=f"step-{steps:08d}",
         seed=FINAL_SEED,
-        temperature=0.0,
+        played={"temperature": 0.0, "guidance": 1.0},
+        found={},
     )
     write_json(options.output / "results.json", {**document, **run})
     print(f"{dataset.name} in {dataset.environment.id}, Hugging Face's model, recipe {options.recipe}, {steps} steps")

@@ -18,7 +18,7 @@ from tyro.conf import OmitArgPrefixes
 import envs.key_to_door  # noqa: F401  registers the environment
 from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
-from dt.config import Config, ModelConfig
+from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.evaluation import evaluate
 from dt.learning.training import train, versions
 from dt.policy import ReturnConditionedPolicy
@@ -84,6 +84,8 @@ class Options:
 def recipe(method: Method, seed: int, options: Options) -> Config:
     """The whole episode is the context, as in the paper; a small model, so that one core is enough."""
     return Config(
+        data=DataConfig(balanced=0.0),
+        evaluation=EvaluationConfig(calibration=False),
         model=ModelConfig(
             conditioning=CONDITIONING[method],
             width=options.width,

@@ -21,7 +21,7 @@ from tyro.conf import OmitArgPrefixes
 
 from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
-from dt.config import Config, ModelConfig
+from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.learning.training import train, versions
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
@@ -136,6 +136,8 @@ class ShortestPaths(ReturnConditionedPolicy):
 def recipe(conditioning: Any, steps: int) -> Config:
     """The whole path is the context."""
     return Config(
+        data=DataConfig(balanced=0.0),
+        evaluation=EvaluationConfig(calibration=False),
         model=ModelConfig(conditioning=conditioning, width=32, num_layers=2, activation="gelu", context_length=STEPS),
         training=TrainingConfig(steps=steps, learning_rate=2e-3, warmup_steps=100, gradient_clip=1.0, evaluate_every=0),
     )

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dt.evaluation import TargetResult, rank_correlation
+from dt.asking.alignment import rank_correlation
+from dt.evaluation import TargetResult
 from transformer.runs.checkpoint import read_json
 
 

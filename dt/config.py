@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dt.asking.limits import check_strength, check_target
 from transformer.config import TrainingConfig, TransformerConfig, check_fields, require
 from transformer.errors import ConfigError
 
@@ -12,6 +13,9 @@ WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
 
 RECORDING_SEED = 10_000_000
 """LocalEnv seeds of recordings: no model is scored on the starts that it learned from."""
+
+CALIBRATION_SEED, CALIBRATION_SEEDS = 4_000_000, 1_000_000
+"""Environment seeds of calibrations: episode i has the first of these + i; how many of them are kept for this."""
 
 SWEEP_OFFSET = 3_000_000
 """A target is chosen on the environment seeds that lie so far past those that it is scored on."""
@@ -60,46 +64,85 @@ class DataConfig:
     held_out: float | None = None
     """Share of those episodes that is drawn by the seed and not learned from: the error of the model's actions is
     measured on it. None takes 0.1 where there is no environment to play in, and else 0."""
+    balanced: float | None = None
+    """Share of each batch that is drawn evenly over the range of the episodes' returns, so that rare good episodes are
+    learned as well as common bad ones. None takes 0.5 where the model is conditioned on returns, and else 0."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(0 < self.top_fraction <= 1, f"top_fraction must be above 0 and at most 1, not {self.top_fraction}")
         share = self.held_out
         require(share is None or 0 <= share < 1, f"held_out must be at least 0 and below 1, not {share}")
+        share = self.balanced
+        require(share is None or 0 <= share <= 1, f"balanced must be at least 0 and at most 1, not {share}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """How a trained policy is asked for returns in its environment."""
+class PlayConfig:
+    """How a trained policy plays."""
 
-    target_return: tuple[float, ...] | Literal["auto"] = ()
-    """Returns to ask for; none given means quantiles (10, 30, 50, 70, 90 %) and maximum of the data's returns. auto
-    plays those on environments of their own, and scores the one that earned most, beside the maximum, on the others."""
-    episodes: int = 10
-    """Episodes for each target, each with its own seed."""
     num_envs: int = 16
     """Environments stepped together; the returns do not depend on it."""
     env_timeout: float | None = None
     """Seconds that an environment may take for a step or a reset. Given, each plays in a process of its own: one that
     hangs or crashes is ended and named, and the others play on. The returns do not depend on it."""
-    temperature: float = 0.0
+    temperature: float | None = None
     """How discrete actions are chosen: 0 takes the likeliest, above it they are drawn from softmax(logits /
-    temperature), 1 being the model's own distribution. Numbers of a Box are not drawn."""
-
-    @property
-    def named_targets(self) -> tuple[float, ...]:
-        """The targets that the user names; none where they come from the data."""
-        return () if self.target_return == "auto" else self.target_return
+    temperature), 1 being the model's own distribution. Numbers of a Box are not drawn. None takes what the run was
+    trained to be played with, at first 0."""
+    eval_context_length: int | None = None
+    """Steps of history that the model sees when it plays, at most --context-length. None takes what the run was trained
+    to be played with, at first all of them."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("episodes", "num_envs"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        require(self.temperature >= 0, f"temperature must not be negative, not {self.temperature}")
-        timeout = self.env_timeout
+        require(self.num_envs >= 1, f"num_envs must be at least 1, not {self.num_envs}")
+        heat, timeout, history = self.temperature, self.env_timeout, self.eval_context_length
+        require(heat is None or heat >= 0, f"temperature must not be negative, not {heat}")
         require(timeout is None or 0 < timeout <= 1e6, f"env_timeout must be above 0 and at most 1e6, not {timeout}")
+        require(history is None or history >= 1, f"eval_context_length must be at least 1, not {history}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """What a run's calibration may cost."""
+
+    calibration_steps: int = 200_000
+    """Environment steps that a calibration may take."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.calibration_steps >= 1, f"calibration_steps must be at least 1, not {self.calibration_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(PlayConfig):
+    """Which returns a trained policy is asked for in its environment."""
+
+    target_return: Literal["auto"] | tuple[float | str, ...] = ()
+    """Target returns: numbers, percentiles of the data's returns (p90), their maximum (max), or shares of their range
+    (1.2x is minimum + 1.2 (maximum - minimum)). Without any: the data's 5, 25, 50, 75, 95 % and its maximum. auto looks
+    for the target that earns most, in episodes of its own, and scores it next to the maximum."""
+    episodes: int = 20
+    """Episodes for each target, each with its own seed."""
+    guidance: Literal["auto"] | float = "auto"
+    """How strongly the model follows its target return: 1 is the model as trained, more is stronger. auto takes what
+    the run's calibration found, and 1 where it has none."""
+    calibration: bool = True
+    """Use the calibration of the run, which says what to request for a target return; dt train measures it."""
+
+    @property
+    def named_targets(self) -> tuple[float | str, ...]:
+        """The targets that the user gives; none where they come from the data."""
+        return () if self.target_return == "auto" else self.target_return
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.episodes >= 1, f"episodes must be at least 1, not {self.episodes}")
+        if self.guidance != "auto":
+            check_strength(self.guidance)
         for target in self.named_targets:
-            require(abs(target) <= 1e38, f"target_return must be finite and at most 1e38, not {target}")
+            check_target(target)
 
 
 RENAMED = {"num_worlds": "num_envs", "world_timeout": "env_timeout"}
@@ -114,6 +157,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
 
     def check_rewards(self, dataset: str, rewards_from: str) -> None:
         """Raise `ConfigError` where returns are needed and the dataset has no rewards.
@@ -145,11 +189,14 @@ class Config:
             evaluation = {RENAMED.get(name, name): value for name, value in document["evaluation"].items()}
             if isinstance(evaluation["target_return"], list):
                 evaluation["target_return"] = tuple(evaluation["target_return"])
+            data = dict(document.get("data", {}))  # absent in a run of before there was a choice
+            data.setdefault("balanced", 0.0)  # what a run of before there was a choice has done
             return Config(
-                data=DataConfig(**document.get("data", {})),  # absent in a run of before there was a choice
+                data=DataConfig(**data),
                 model=ModelConfig(**document["model"]),
                 training=TrainingConfig(**document["training"]),
                 evaluation=EvaluationConfig(**evaluation),
+                calibration=CalibrationConfig(**document.get("calibration", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ConfigError(f"not a configuration of this version: {error}") from None

@@ -93,10 +93,43 @@ def return_scale(dataset: Dataset) -> float:
     return scale
 
 
+class ReturnBins:
+    """Draws steps evenly over the range of returns, so that rare good episodes are learned as well as common bad ones.
+
+    The range is cut into bins of equal width. Each bin that holds an episode is drawn with equal chance, and in it each
+    step of its episodes.
+    """
+
+    def __init__(self, returns: NDArray[np.float64], offsets: NDArray[np.int64], num_bins: int = 20):
+        """Sort episodes into bins.
+
+        returns: (E,), of each episode.
+        offsets: (E + 1,), flat index of each episode's first step.
+        """
+        edges = np.linspace(returns.min(), returns.max(), num_bins + 1)[1:-1]
+        bins = np.searchsorted(edges, returns, side="right")  # (E,), 0 to num_bins - 1
+        order = np.argsort(bins, kind="stable")
+        self._begin = offsets[:-1][order]  # (E,), flat index of the first step of each episode, by bin
+        self._ends = np.cumsum(np.diff(offsets)[order])  # (E,), steps up to the end of each episode, by bin
+        last = np.flatnonzero(np.append(np.diff(bins[order]) > 0, True))  # the last episode of each bin
+        self._bin_ends = self._ends[last]  # (bins,), steps up to the end of each bin
+
+    def draw(self, generator: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """Flat indices of steps: (count,)."""
+        chosen = generator.integers(0, len(self._bin_ends), count)
+        low = np.where(chosen > 0, self._bin_ends[chosen - 1], 0)
+        place = generator.integers(low, self._bin_ends[chosen])  # among the steps of all episodes, by bin
+        episode = np.searchsorted(self._ends, place, side="right")
+        before = np.where(episode > 0, self._ends[episode - 1], 0)
+        return self._begin[episode] + place - before
+
+
 class TrajectoryDataset:
     """A dataset ready to be sampled: flat tensors and the windows that can be cut from them.
 
     Images are held once, as recorded; a window's stacks of `frame_stack` of them are put together when it is cut.
+
+    balanced: share of each batch that is drawn evenly over the range of the episodes' returns; see `ReturnBins`.
     """
 
     def __init__(
@@ -106,10 +139,13 @@ class TrajectoryDataset:
         device: torch.device | str = "cpu",
         *,
         frame_stack: int = 1,
+        balanced: float = 0.0,
         units: ModelUnits | None = None,
     ):
         """units: those of the model that reads the windows, `DecisionTransformer.units`."""
         self.context_length = context_length
+        self.balanced = balanced
+        self._bins = ReturnBins(dataset.returns, dataset.offsets) if balanced else None
         self.num_steps = dataset.num_steps
         units = units or ModelUnits()
         states, actions = _in(dataset.observations, units.observations), _in(dataset.actions, units.actions)
@@ -124,11 +160,15 @@ class TrajectoryDataset:
     def indices(self, seed: int, step: int, batch_size: int) -> Tensor:
         """First steps of the batch's windows: (B,), any step of any episode with equal chance, as the paper's code.
 
-        A pure function of its arguments: nothing is remembered between calls.
+        The share `balanced` of them is drawn over the returns' range instead. A pure function of its arguments.
         """
         digest = hashlib.blake2b(f"batch {seed} {step}".encode(), digest_size=8).digest()
         generator = np.random.default_rng(int.from_bytes(digest, "little"))
-        return torch.from_numpy(generator.integers(0, self.num_steps, batch_size))
+        first = generator.integers(0, self.num_steps, batch_size)
+        if self._bins is not None:
+            count = round(self.balanced * batch_size)
+            first[:count] = self._bins.draw(generator, count)
+        return torch.from_numpy(first)
 
     def gather(self, first: Tensor) -> Batch:
         """Windows of K steps that begin at the flat indices `first` (B,), cut where their episode ends."""

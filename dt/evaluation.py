@@ -1,12 +1,12 @@
 """Ask a policy for returns and see what it gets: all targets and episodes together, each with its own seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dt.asking.guidance import Request
 from dt.errors import FailedEpisodesError, PolicyError
 from dt.model import DecisionTransformer
 from envs.errors import EnvError
@@ -15,9 +15,6 @@ from envs.simulate.rollout import Job, Played, Policy, rollout
 from envs.simulate.scores import Reference, normalized_score
 from transformer.config import require
 from transformer.runs import distributed
-
-QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-"""Quantiles of the data's returns that are asked for where the user names none."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,6 @@ class TargetResult:
         }
 
 
-def default_targets(returns: NDArray[np.float64], *, heard: bool = True) -> tuple[float, ...]:
-    """The data's own returns at `QUANTILES`, without repeats; the maximum alone where requests are not heard."""
-    return tuple(sorted({float(np.quantile(returns, q)) for q in (QUANTILES if heard else QUANTILES[-1:])}))
-
-
 def labels(targets: Sequence[float]) -> list[str]:
     """Targets as texts for names, in six digits, or in as many as tell them all apart."""
     for digits in range(6, 18):
@@ -90,7 +82,7 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, env_tim
 def evaluate(
     policy: Policy,
     environment: EnvironmentSpec,
-    targets: Sequence[float],
+    targets: Sequence[float | Request],
     *,
     episodes: int = 10,
     seed: int = 0,
@@ -111,30 +103,44 @@ def evaluate(
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_envs", num_envs)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
-    jobs = distributed.shard([Job(seed + i, float(target)) for target in targets for i in range(episodes)])
-
-    def play() -> list[tuple[float, int, str | None]]:
-        failed: list[Played] = []
-        if not jobs:  # there are more processes than episodes
-            return []
-        with Environments(environment.maker(), min(num_envs, len(jobs)), env_timeout) as environments:
-            played = rollout(environments, policy, jobs, on_episode=on_episode, on_failure=failed.append)
-        return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]
-
-    played = distributed.gather(distributed.raise_together(play, EnvError, PolicyError))
+    jobs = [Job(seed + i, target) for target in targets for i in range(episodes)]
+    played = play_jobs(policy, environment, jobs, num_envs, env_timeout, on_episode)
     if all(failure is not None for _, _, failure in played):
         raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
 
 
+def play_jobs(
+    policy: Policy,
+    environment: EnvironmentSpec,
+    jobs: Sequence[Job],
+    num_envs: int,
+    env_timeout: float | None = None,
+    on_episode: Callable[[Played], None] | None = None,
+) -> list[tuple[float, int, str | None]]:
+    """Play episodes, shared among processes: return, steps and failure (None) of each, in the order of the jobs."""
+    mine = distributed.shard(list(jobs))
+
+    def play() -> list[tuple[float, int, str | None]]:
+        failed: list[Played] = []
+        if not mine:  # there are more processes than episodes
+            return []
+        with Environments(environment.maker(), min(num_envs, len(mine)), env_timeout) as environments:
+            played = rollout(environments, policy, mine, on_episode=on_episode, on_failure=failed.append)
+        return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]
+
+    return distributed.gather(distributed.raise_together(play, EnvError, PolicyError))
+
+
 def _result(
-    target: float, played: Sequence[tuple[float, int, str | None]], reference: Reference | None
+    target: float | Request, played: Sequence[tuple[float, int, str | None]], reference: Reference | None
 ) -> TargetResult:
+    target = target.target_return if isinstance(target, Request) else float(target)
     ended = [episode for episode in played if episode[2] is None]
     failures = tuple(f"target {target:g}, {failure}" for _, _, failure in played if failure is not None)
     returns, lengths = tuple(episode[0] for episode in ended), tuple(episode[1] for episode in ended)
     score = normalized_score(float(np.mean(returns)), reference) if returns else None
-    return TargetResult(float(target), returns, lengths, score, failures)
+    return TargetResult(target, returns, lengths, score, failures)
 
 
 def failures(results: Sequence[TargetResult]) -> list[str]:
@@ -161,23 +167,6 @@ def best_mean(results: Sequence[TargetResult]) -> float:
     return max(result.mean_return for result in _heard_of(results))
 
 
-def rank_correlation(results: Sequence[TargetResult]) -> float:
-    """Spearman's correlation of asked and achieved: 1 where more asked is always more earned. NaN below two targets."""
-    results = _heard_of(results)
-    if len(results) < 2:
-        return float("nan")
-    asked, achieved = (_ranks(x) for x in ([r.target_return for r in results], [r.mean_return for r in results]))
-    if np.ptp(asked) == 0 or np.ptp(achieved) == 0:
-        return 0.0  # a policy that ignores what it is asked for
-    return float(np.corrcoef(asked, achieved)[0, 1])
-
-
 def _heard_of(results: Sequence[TargetResult]) -> list[TargetResult]:
     """Without targets at which every episode failed."""
     return [result for result in results if result.returns]
-
-
-def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    """Rank of each value; equal values share the mean of their ranks."""
-    x = np.asarray(values)
-    return ((x[:, None] > x).sum(1) + (x[:, None] >= x).sum(1)) / 2

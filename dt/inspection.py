@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from dt.asking.targets import default_targets
 from dt.data import return_scale
 from dt.encoders import is_image
-from dt.evaluation import default_targets
 from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import Statistics, never_varies, statistics, without_marks
 from envs.errors import DataError

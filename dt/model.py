@@ -14,6 +14,7 @@ from gymnasium.spaces import Space
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dt.asking.guidance import MODULATED
 from dt.config import ModelConfig
 from dt.data import Batch, TensorLeaves, return_scale
 from dt.encoders import (
@@ -32,9 +33,6 @@ from envs.spaces import leaf_spaces
 from transformer.blocks import Transformer, initialize
 from transformer.config import require
 from transformer.positions import LearnedPositions
-
-MODULATED = ("decoupled", "single")
-"""The conditionings in which a step's return-to-go acts on that step's output alone."""
 
 
 def interleave(parts: list[Tensor]) -> Tensor:
@@ -55,6 +53,10 @@ class ReturnModulation(nn.Module):
     """Adaptive layer norm: the return-to-go of a step scales and shifts that step's normalised output.
 
     norm(x) (1 + scale(R)) + shift(R), with scale and shift zero at first (Peebles & Xie 2023, adaLN-Zero).
+
+    Guidance w moves the output further in the direction in which the return moves it: n + w (c - n), with n the plain
+    output norm(x) and c the modulated one (classifier-free guidance, Ho & Salimans 2022). Since n does not depend on
+    the return, this is the same modulation with scale and shift multiplied by w.
     """
 
     def __init__(self, width: int):
@@ -63,9 +65,17 @@ class ReturnModulation(nn.Module):
         self.input = nn.Linear(1, width)
         self.output = nn.Linear(width, 2 * width)
 
-    def forward(self, x: Tensor, returns: Tensor) -> Tensor:
-        """x: (B, Q, D). returns: (B, Q), scaled. Returns (B, Q, D)."""
+    def forward(self, x: Tensor, returns: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """Modulate the outputs x by their returns-to-go: (B, Q, D).
+
+        x: (B, Q, D), the Transformer's outputs.
+        returns: (B, Q), returns-to-go divided by the return scale.
+        guidance: (B,), w for each row; None is 1 everywhere and multiplies nothing.
+        """
         scale, shift = self.output(F.gelu(self.input(returns[..., None]))).chunk(2, dim=-1)  # each (B, Q, D)
+        if guidance is not None:
+            w = guidance[:, None, None]  # (B, 1, 1) float32: a row with w = 1 keeps its bits in bf16 too
+            scale, shift = (w * scale.float()).to(scale.dtype), (w * shift.float()).to(shift.dtype)
         return self.norm(x) * (1 + scale) + shift
 
 
@@ -156,13 +166,20 @@ class DecisionTransformer(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, batch: Batch, allowed: Mapping[str, Tensor] | None = None, noise: Mapping[str, Tensor] | None = None
+        self,
+        batch: Batch,
+        allowed: Mapping[str, Tensor] | None = None,
+        noise: Mapping[str, Tensor] | None = None,
+        guidance: Tensor | None = None,
     ) -> TensorLeaves:
         """The action for the last real step of each row, in the space's own units: for each leaf (B, *leaf).
 
-        allowed, noise: for leaves of choices what may be chosen, and what samples them; see `DiscreteHead.choose`.
+        batch: B windows of T steps.
+        allowed: for each leaf of choices what may be chosen; see `DiscreteHead.choose`.
+        noise: for each leaf of choices what samples them; see `DiscreteHead.choose`.
+        guidance: (B,), how strongly each row follows its return-to-go; None is 1. Only where the return modulates.
         """
-        return self.choose(self._read_actions(batch, last_step(batch.mask)), allowed, noise)
+        return self.choose(self._read_actions(batch, last_step(batch.mask), guidance), allowed, noise)
 
     def choose(
         self,
@@ -177,12 +194,12 @@ class DecisionTransformer(nn.Module):
             for head, name in zip(self.heads, self.action_leaves, strict=True)
         }
 
-    def _read_actions(self, batch: Batch, steps: Tensor | None) -> TensorLeaves:
+    def _read_actions(self, batch: Batch, steps: Tensor | None, guidance: Tensor | None = None) -> TensorLeaves:
         """Head outputs at the states of the asked steps, (Q,) or (B, Q), or of all: for each leaf (B, Q, *outputs)."""
         every = torch.arange(batch.mask.shape[1], device=batch.mask.device) if steps is None else steps
         everything = steps is None and self.tokens_a_step == 1
         x = self.transformer(self.embed(batch), read=None if everything else self.state_tokens(every))  # (B, Q, D)
-        return self.read(x, batch, every)
+        return self.read(x, batch, every, guidance)
 
     @property
     def tokens_a_step(self) -> int:
@@ -205,12 +222,15 @@ class DecisionTransformer(nn.Module):
             parts.insert(0, self.return_encoder(self._scaled_returns(batch)[..., None]) + time)
         return self.embedding_norm(interleave(parts))  # (B, T P, D)
 
-    def read(self, x: Tensor, batch: Batch, steps: Tensor) -> TensorLeaves:
-        """Head outputs of the Transformer's at the states of these steps, (B, Q, D): for each leaf (B, Q, *outputs)."""
+    def read(self, x: Tensor, batch: Batch, steps: Tensor, guidance: Tensor | None = None) -> TensorLeaves:
+        """Head outputs of the Transformer's at the states of these steps, (B, Q, D): for each leaf (B, Q, *outputs).
+
+        guidance: (B,), as in `act`.
+        """
         if self.config.conditioning in MODULATED:
             returns = self._scaled_returns(batch)
             own = returns[:, steps] if steps.dim() == 1 else returns.gather(1, steps)  # (B, Q)
-            x = self.modulation(x, own)
+            x = self.modulation(x, own, guidance)
         return {name: head(x) for head, name in zip(self.heads, self.action_leaves, strict=True)}
 
     def _scaled_returns(self, batch: Batch) -> Tensor:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dt.asking.calibration import Calibration
+from dt.asking.guidance import Request, check_guidance
 from dt.data import Batch, TensorLeaves
 from dt.encoders import is_image
 from dt.errors import PolicyError
@@ -27,11 +29,23 @@ class History:
     """The last K steps of one episode: what the model is shown. Oldest first, each step at its place in the window."""
 
     def __init__(
-        self, context_length: int, states: Leaves, images: Set[str], actions: Leaves, target_return: float, seed: int
+        self,
+        context_length: int,
+        states: Leaves,
+        images: Set[str],
+        actions: Leaves,
+        target_return: float,
+        seed: int,
+        guidance: float = 1.0,
     ):
-        """states, actions: for each leaf a row of the right shape and type that stands where there is none.
+        """An empty window.
 
-        images: the leaves of which a row is a stack of frames. seed: what the episode's random choices come from.
+        context_length: steps that it holds.
+        states, actions: for each leaf a row of the right shape and type, which fills steps that are not there yet.
+        images: the leaves of which a row is a stack of frames.
+        target_return: the return that the model is conditioned on at the first step, in the reward's unit.
+        seed: of the episode's random choices.
+        guidance: see `ReturnModulation`.
         """
         self.states = {name: np.stack([row] * context_length) for name, row in states.items()}
         self.actions = {name: np.stack([row] * context_length) for name, row in actions.items()}
@@ -44,6 +58,7 @@ class History:
         self.anew = True  # whether the present step is the first after the beginning, or after steps were dropped
         self.elapsed = 0  # steps of the episode that have been seen
         self.target_return = target_return
+        self.guidance = guidance  # how strongly the model follows what is still wanted
         self.earned = 0.0  # float64, summed in the order the rewards came, as the training data's
         self.allowed: Leaves = {}  # what the present step's action mask says
         self.generator = np.random.default_rng(
@@ -89,13 +104,14 @@ class CachedWindows:
     step of `rows`.
     """
 
-    def __init__(self, model: DecisionTransformer, rows: int, halved: bool):
+    def __init__(self, model: DecisionTransformer, rows: int, halved: bool, context_length: int):
         self.model, self.rows, self.few = model, rows, min(4, rows)
-        self.keep = max(1, model.config.context_length // 2) - 1  # steps that a full window keeps beside the new one
+        self.context_length = context_length
+        self.keep = max(1, context_length // 2) - 1  # steps that a full window keeps beside the new one
         self._like = model.return_scale.new_empty(0, dtype=torch.bfloat16 if halved else torch.float32)
         self._caches: dict[int, list[RaggedCache]] = {}  # of environments 0 to rows - 1, the next, ...
 
-    def begin(self, environments: list[int], batch: Batch) -> TensorLeaves:
+    def begin(self, environments: list[int], batch: Batch, guidance: Tensor | None) -> TensorLeaves:
         """Encode these environments' windows, the batch's first rows: head outputs of the last step, (rows, 1, ...)."""
         steps = torch.arange(self.keep + 1, device=batch.mask.device).expand(self.few, -1)
         windows = _cut(batch, steps)
@@ -110,9 +126,9 @@ class CachedWindows:
                 old.lengths[place] = self.model.state_tokens(last[row, 0]) + 1
         # A narrow head's product of a few rows alone has, on some processors, last bits that depend on the row.
         idle = self.rows - self.few
-        return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)))
+        return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)), guidance)
 
-    def go_on(self, number: int, batch: Batch) -> TensorLeaves:
+    def go_on(self, number: int, batch: Batch, guidance: Tensor | None) -> TensorLeaves:
         """One step of the environments from `number * rows` on, whose windows the batch holds: (rows, 1, ...).
 
         What it takes in are the tokens from the action before to the state. Rows without a step stay as they are.
@@ -125,7 +141,7 @@ class CachedWindows:
         x = self._transform(tokens, now * (tokens.shape[1] - 1), caches)  # (rows, 1, D)
         for cache in caches:
             cache.lengths += present * tokens.shape[1]
-        return self.model.read(x, two, now)
+        return self.model.read(x, two, now, guidance)
 
     def _transform(self, tokens: Tensor, read: Tensor, caches: list[RaggedCache]) -> Tensor:
         """The Transformer's outputs at one token of each row, (B, 1, D), for tokens (B, L, D)."""
@@ -137,7 +153,7 @@ class CachedWindows:
 
     def _make(self, count: int) -> list[RaggedCache]:
         config = self.model.config
-        capacity = (config.context_length + 1) * self.model.tokens_a_step  # rows without a step write past their end
+        capacity = (self.context_length + 1) * self.model.tokens_a_step  # rows without a step write past their end
         shape = (count, config.num_heads, capacity, config.width // config.num_heads)
         return [RaggedCache(*shape, self._like) for _ in range(config.num_layers)]
 
@@ -170,6 +186,11 @@ class ReturnConditionedPolicy:
     cached: keys and values are remembered from step to step, which is several times as fast and not the same policy:
     the window grows from half the context length to all of it, and is then encoded anew from its last half, so that
     nothing is remembered of a step that was dropped.
+    guidance: 1 plays the model as it was trained; above 1 it follows the target return more strongly. Only for models
+    that the return modulates (conditioning single or decoupled).
+    context_length: steps of history that the model sees, at most those of its training; None is as many.
+    calibration: what a run has measured about itself: it replaces each target return by the request and the guidance
+    that earn it (see `dt.asking.calibration`). `guidance` must then be 1.
     """
 
     def __init__(
@@ -180,9 +201,20 @@ class ReturnConditionedPolicy:
         temperature: float = 0.0,
         precision: Literal["float32", "bf16"] = "float32",
         cached: bool = False,
+        guidance: float = 1.0,
+        context_length: int | None = None,
+        calibration: Calibration | None = None,
     ):
         if not 0 <= temperature < np.inf:
             raise PolicyError(f"temperature must be 0 or more and finite, not {temperature}")
+        check_guidance(model.config, guidance)
+        if calibration is not None and guidance != 1:
+            raise PolicyError(f"guidance {guidance:g} with a calibration, which chooses its own: give one of them")
+        trained = model.config.context_length
+        context_length = trained if context_length is None else context_length
+        if not 1 <= context_length <= trained:
+            raise PolicyError(f"context_length must be 1 to {trained}, as the model was trained, not {context_length}")
+        self.guidance, self.calibration, self.context_length = guidance, calibration, context_length
         self.model, self.rows, self.temperature = fast_view(model.eval()), rows, temperature
         self.device = model.return_scale.device
         leaves = leaf_spaces(model.observation_space)
@@ -196,9 +228,9 @@ class ReturnConditionedPolicy:
         self._action_spaces = leaf_spaces(model.action_space)
         self._anything = allowed_choices(model.action_space)
         self._histories: dict[int, History] = {}
-        self._halved = precision == "bf16"
-        self._cached = CachedWindows(self.model, rows, self._halved) if cached else None
-        self._idle = self._history(0.0, 0)
+        self.precision, self.cached, self._halved = precision, cached, precision == "bf16"
+        self._cached = CachedWindows(self.model, rows, self._halved, self.context_length) if cached else None
+        self._idle = self._history(Request(0.0), 0)
         self._idle.allowed = self._anything
 
     def reset(self, target_return: float, *, seed: int = 0) -> None:
@@ -216,15 +248,28 @@ class ReturnConditionedPolicy:
         """The reward that the last action earned: from now on that much less is wanted."""
         self.receive(0, reward)
 
-    def begin(self, env: int, request: float, seed: int) -> None:
-        """An episode starts in this environment; the request is its target return."""
-        if not np.isfinite(request):
-            raise PolicyError(f"target return must be finite, not {request}")
+    def begin(self, env: int, request: float | Request, seed: int) -> None:
+        """An episode starts in this environment.
+
+        env: its number.
+        request: the target return, which a calibration translates; or a `Request`, which is taken as it is.
+        seed: of what the episode draws.
+        """
+        if not isinstance(request, Request):
+            request = self.request_for(float(request))
+        if not np.isfinite(request.target_return):
+            raise PolicyError(f"target return must be finite, not {request.target_return}")
         self._histories[env] = self._history(request, seed)
 
-    def _history(self, request: float, seed: int) -> History:
-        length = self.model.config.context_length
-        history = History(length, self._states, self._images, self._actions, float(request), seed)
+    def request_for(self, target_return: float) -> Request:
+        """What the model is conditioned on for a target return: the calibration's choice, or the target itself."""
+        if self.calibration is None or not np.isfinite(target_return):
+            return Request(target_return, self.guidance)
+        return self.calibration.request_for(target_return)
+
+    def _history(self, request: Request, seed: int) -> History:
+        empty = (self._states, self._images, self._actions)
+        history = History(self.context_length, *empty, float(request.target_return), seed, request.guidance)
         if self._cached is not None:
             history.keep = self._cached.keep
         return history
@@ -263,7 +308,8 @@ class ReturnConditionedPolicy:
         for start in range(0, len(environments), self.rows):
             chunk = environments[start : start + self.rows]
             histories = [self._histories[env] for env in chunk]
-            outputs = self.model.act(self._batch(histories), self._allowed(histories), self._noise(histories))
+            choices = self._allowed(histories), self._noise(histories)
+            outputs = self.model.act(self._batch(histories), *choices, self._guidance(histories))
             yield dict(enumerate(chunk)), outputs
 
     def _act_cached(
@@ -281,9 +327,9 @@ class ReturnConditionedPolicy:
             yield places, self._choose_cached(cached.go_on, number, histories)
 
     def _choose_cached(
-        self, step: Callable[[Any, Batch], TensorLeaves], which: Any, histories: list[History]
+        self, step: Callable[[Any, Batch, Tensor | None], TensorLeaves], which: Any, histories: list[History]
     ) -> TensorLeaves:
-        outputs = step(which, self._batch(histories))
+        outputs = step(which, self._batch(histories), self._guidance(histories))
         return self.model.choose(outputs, self._allowed(histories), self._noise(histories))
 
     def receive(self, env: int, reward: float) -> None:
@@ -317,6 +363,14 @@ class ReturnConditionedPolicy:
             name: torch.from_numpy(np.stack([row[name] for row in rows])).to(self.device) for name in self._anything
         }
 
+    def _guidance(self, histories: list[History]) -> Tensor | None:
+        """Guidance of each row, (rows,) float32; None where it is 1 everywhere, so that the plain model is played."""
+        if all(history.guidance == 1 for history in histories):
+            return None
+        rows = torch.ones(self.rows)
+        rows[: len(histories)] = torch.tensor([history.guidance for history in histories])
+        return rows.to(self.device)
+
     def _noise(self, histories: list[History]) -> dict[str, torch.Tensor] | None:
         """Temperature times Gumbel noise of each episode's own generator, (rows, N, M); None where nothing is drawn."""
         if self.temperature == 0:
@@ -329,7 +383,7 @@ class ReturnConditionedPolicy:
 
     def _batch(self, histories: list[History]) -> Batch:
         """One batch of `rows` windows; rows past the histories are empty, their mask False."""
-        mask = np.zeros((self.rows, self.model.config.context_length), np.bool_)
+        mask = np.zeros((self.rows, self.context_length), np.bool_)
         for row, history in enumerate(histories):
             mask[row, : history.length] = True
 

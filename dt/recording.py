@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dt.asking.calibrate import policy_of
+from dt.asking.targets import resolve
 from dt.cli.sources import names_run, saved_algorithm
 from dt.config import EvaluationConfig
 from dt.evaluation import check_environment
 from dt.learning.training import load_run, versions
-from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import from_episodes
 from envs.errors import EnvError
@@ -115,19 +116,20 @@ def _run_player(
     told: dict[str, Any],
 ) -> Player:
     run = load_run(folder, checkpoint)
-    targets = config.named_targets or tuple(run.dataset["targets"])
+    targets = resolve(config.named_targets or run.dataset["targets"], run.dataset.get("percentiles", []))
     if not targets:
-        raise ConfigError(f"{folder}: it knows no data whose returns it could ask for; --target-return G names one")
+        raise ConfigError(f"{folder}: it does not know its data's returns; give --target-return G")
     check_environment(environment, run.model, config.env_timeout)
+    policy = policy_of(replace(run, environment=environment), config, which=checkpoint)
     told |= {
         "checkpoint": run.checkpoint.name,
         "trained_on": run.dataset["name"],
         "target_returns": list(targets),
         "episodes_at_each": config.episodes,
-        "temperature": config.temperature,
+        "temperature": policy.temperature,
+        "guidance": policy.guidance if policy.calibration is None else "calibrated",
     }
     jobs = [Job(seed + i, float(target)) for target in targets for i in range(config.episodes)]
-    policy = ReturnConditionedPolicy(run.model, temperature=config.temperature)
     description = "A Decision Transformer asked for returns, one after the other"
     more = {"algorithm_name": "decision-transformer", "description": description, "recorded": told}
     return Player(policy, jobs, config.num_envs, more, reference_in(environment, run.environment, run.reference))

@@ -106,7 +106,7 @@ def test_recorded_trained_and_played(tmp_path, monkeypatch, capsys):
     assert data.observation_space.shape == (84, 84)
     assert data.truncated.all()
     small = ["--width", "16", "--num-layers", "1", "--num-heads", "1", "--context-length", "3", "--batch-size", "2"]
-    quick = ["--steps", "2", "--episodes", "1", "--evaluate-every", "0", "--device", "cpu"]
+    quick = ["--no-calibration", "--steps", "2", "--episodes", "1", "--evaluate-every", "0", "--device", "cpu"]
     run = str(tmp_path / "run")
     assert main(["train", "mine/breakout-v0", "--preset", "paper-breakout", *small, *quick, "--output", run]) == 0
     capsys.readouterr()

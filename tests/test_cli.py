@@ -21,6 +21,7 @@ from tyro.conf import Positional
 
 from dt import Config
 from dt import config as dt_config
+from dt.asking.guidance import Request
 from dt.cli import main
 from dt.evaluation import TargetResult
 from dt.learning.description import read_description
@@ -31,6 +32,7 @@ from transformer.runs.command_line import RENAMED, parse
 from transformer.text.cli import main as text_main
 
 QUICK = [
+    "--no-calibration",
     "--steps",
     "6",
     "--width",
@@ -107,7 +109,7 @@ def refused(capsys, arguments: list[str], words: str, code: int = 2) -> None:
 
 
 def test_train_leaves_a_run_and_prints_its_scores(run, capsys):
-    results = {f"results/{name}" for name in ("last.json", "best.json", "asked-against-achieved.png")}
+    results = {f"results/{name}" for name in ("last.json", "best.json", "target-against-achieved.png")}
     assert results | {"run.json", "log.jsonl", "best.json"} <= files(run)
     assert read_json(run / "results" / "best.json")["seed"] != read_json(run / "results" / "last.json")["seed"]
     document = read_json(run / "results" / "last.json")
@@ -140,12 +142,12 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
 def test_auto_chooses_a_target_on_environments_that_do_not_score_it(run, tmp_path, monkeypatch, capsys):
     def known(policy, environment, targets, *, episodes, seed, **_):
         """A policy that earns most when asked for 4, and in each environment the number of its seed beside."""
+        asked = [target.target_return if isinstance(target, Request) else target for target in targets]
         return [
-            TargetResult(g, tuple(seed + i - abs(g - 4) for i in range(episodes)), (1,) * episodes, None)
-            for g in targets
+            TargetResult(g, tuple(seed + i - abs(g - 4) for i in range(episodes)), (1,) * episodes, None) for g in asked
         ]
 
-    monkeypatch.setattr("dt.cli.commands.evaluate", known)
+    monkeypatch.setattr("dt.cli.scores.evaluate", known)
     path = tmp_path / "scores.json"
     arguments = ["evaluate", str(run), "--seed", "7", "--episodes", "5", "--json", str(path)]
     assert main([*arguments, "--target-return", "auto"]) == 0
@@ -154,12 +156,12 @@ def test_auto_chooses_a_target_on_environments_that_do_not_score_it(run, tmp_pat
     assert [result["target_return"] for result in document["results"]] == [4, 10]
     assert [result["returns"][0] for result in document["results"]] == [7, 1]
     played = [result["target_return"] for result in document["sweep"]["results"]]
-    assert played == read_json(run / "run.json")["dataset"]["targets"]
+    assert played == 2 * [*read_json(run / "run.json")["dataset"]["targets"], 11.5, 13.0]
     swept = {
         seed + abs(g - 4) for g, r in zip(played, document["sweep"]["results"], strict=True) for seed in r["returns"]
     }
     assert min(swept) == document["sweep"]["seed"] > 7 + 5
-    assert "\n4 earned most; asked for on other environments" in capsys.readouterr().out
+    assert "\ntarget 4 with guidance 1 earned most; scored on other seeds" in capsys.readouterr().out
     assert main([*arguments, "--target-return", "4"]) == 0
     assert "sweep" not in read_json(path)
 
@@ -221,7 +223,10 @@ def test_training_reports_the_chosen_target_and_the_datas_best(recorded, tmp_pat
     for which in ("last", "best"):
         document = read_json(folder / "results" / f"{which}.json")
         assert {result["target_return"] for result in document["results"]} == {document["sweep"]["chosen"], 10.0}
-        assert len(document["sweep"]["results"]) == len(read_json(folder / "run.json")["dataset"]["targets"]) > 2
+        tried = {(each["guidance"], each["target_return"]) for each in document["sweep"]["results"]}
+        targets = [*read_json(folder / "run.json")["dataset"]["targets"], 11.5, 13.0]  # and beyond the data
+        assert tried == {(guidance, target) for guidance in (1.0, 2.0) for target in targets}
+        assert (document["sweep"]["guidance"], document["sweep"]["chosen"]) in tried
     assert read_json(folder / "run.json")["config"]["evaluation"]["target_return"] == "auto"
 
 
@@ -342,7 +347,7 @@ def watch_pictures(monkeypatch) -> list[int]:
         ),
         (["train", "{recorded}", "--environment", "CartPole-v1"], "its observation space does not fit the data's"),
         (["train", "{recorded}", "--environment", "NoSuch-v3"], "environment NoSuch-v3: not registered; --import"),
-        (["train", "{recorded}", "--import", "no_such_module"], "--import no_such_module: No module named"),
+        (["train", "{recorded}", "--import", "no_such_module"], "no_such_module: ModuleNotFoundError: No module"),
         (["train", "{recorded}", "--environment-kwargs", "{{"], "--environment-kwargs: not JSON"),
         (["train", "{recorded}", "--environment-kwargs", "{{}}x"], "--environment-kwargs: not JSON"),
         (["train", "{recorded}", "--resume"], "--resume needs --output"),
@@ -356,7 +361,7 @@ def watch_pictures(monkeypatch) -> list[int]:
         ),
         (
             ["train", "{recorded}", "--target-return", "1e300"],
-            "target_return must be finite and at most 1e38",
+            "target_return must be finite and at most 1e+38",
         ),
         (["train-many", "{recorded}", "--minutes", "nan"], "minutes must be a finite number or null, not nan"),
         (["train-many", "{recorded}", "--minutes", "-5"], "minutes must be 0 or more and finite, not -5"),
@@ -634,7 +639,7 @@ def test_films_on_a_machine_that_cannot_draw_are_refused_before_anything_is_play
     gymnasium.register("Dark-v0", Dark, max_episode_steps=20)
     try:
         arguments = ["evaluate", str(run), "--environment", "Dark-v0", "--video", str(run / "films")]
-        refused(capsys, arguments, "environment 0, no picture: no screen and no EGL")
+        refused(capsys, arguments, "environment 0, no picture: RuntimeError: no screen and no EGL")
     finally:
         del gymnasium.registry["Dark-v0"]
     assert not (run / "films").exists()

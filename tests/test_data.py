@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import CONTEXT, LENGTHS
 
-from dt.data import TrajectoryDataset, returns_to_go
+from dt.data import ReturnBins, TrajectoryDataset, returns_to_go
 
 
 @pytest.fixture
@@ -84,3 +84,27 @@ def test_every_step_of_every_episode_is_as_likely(dataset, data):
 def test_the_episodes_of_a_batch_can_be_named(dataset, data):
     assert sum(LENGTHS) == dataset.num_steps
     assert data.episodes_of(torch.tensor([0, 2, 13, 14, 21])) == [0, 1, 2, 3]
+
+
+def test_balanced_windows_are_drawn_evenly_over_the_returns():
+    returns, offsets = np.array([0.0, 10, 0.2, 5, 10, 9.99]), np.array([0, 3, 5, 10, 11, 15, 16])
+    drawn = ReturnBins(returns, offsets, num_bins=4).draw(np.random.default_rng(0), 60_000)
+    share = np.bincount(drawn, minlength=16) / 60_000
+    low, middle, high = [0, 1, 2, 5, 6, 7, 8, 9], [10], [3, 4, 11, 12, 13, 14, 15]
+    for steps in (low, middle, high):
+        assert share[steps].sum() == pytest.approx(1 / 3, abs=0.01)
+        assert share[steps] == pytest.approx(np.full(len(steps), 1 / 3 / len(steps)), abs=0.01)
+
+
+def test_a_share_of_each_batch_is_balanced_and_none_leaves_the_draws_as_they_were(dataset):
+    plain, half = TrajectoryDataset(dataset, CONTEXT), TrajectoryDataset(dataset, CONTEXT, balanced=0.5)
+    first, balanced = plain.indices(3, 4, 10), half.indices(3, 4, 10)
+    assert torch.equal(first[5:], balanced[5:])
+    assert not torch.equal(first[:5], balanced[:5])
+    assert torch.equal(balanced, TrajectoryDataset(dataset, CONTEXT, balanced=0.5).indices(3, 4, 10))
+    assert torch.equal(first, TrajectoryDataset(dataset, CONTEXT, balanced=0.0).indices(3, 4, 10))
+
+
+def test_balanced_windows_of_equal_returns_are_any_windows():
+    drawn = ReturnBins(np.full(3, 7.0), np.array([0, 2, 5, 9])).draw(np.random.default_rng(0), 9_000)
+    assert np.bincount(drawn) / 9_000 == pytest.approx(np.full(9, 1 / 9), abs=0.02)

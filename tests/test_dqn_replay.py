@@ -147,5 +147,15 @@ def test_a_replay_is_inspected_trained_on_and_imported(tmp_path, monkeypatch, ca
     assert main(["import", folder, "mine/game-v0"]) == 0
     assert load("mine/game-v0").fingerprint == load(folder).fingerprint
     small = ["--width", "8", "--num-layers", "1", "--context-length", "2", "--frame-stack", "4", "--batch-size", "2"]
-    quick = ["--steps", "2", "--warmup-steps", "0", "--device", "cpu", "--output", str(tmp_path / "run")]
+    quick = [
+        "--no-calibration",
+        "--steps",
+        "2",
+        "--warmup-steps",
+        "0",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "run"),
+    ]
     assert main(["train", folder, *small, *quick]) == 0

@@ -9,7 +9,7 @@ import torch
 from conftest import ACTIONS, OBSERVATIONS, echo_dataset, ends, random_mask
 from gymnasium import spaces
 
-from dt.config import Config, EvaluationConfig, ModelConfig
+from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import ContinuousHead, DiscreteHead, ImageEncoder, is_image, make_state_encoder
 from dt.errors import PolicyError
@@ -92,7 +92,7 @@ def test_every_parameter_gets_a_gradient_and_padding_none(echo):
 
 def test_a_run_comes_back_and_plays_as_it_did(echo, tmp_path):
     training = TrainingConfig(steps=2, batch_size=3, evaluate_every=0, device="cpu")
-    evaluation = EvaluationConfig(target_return=(4.0,), temperature=1.0)
+    evaluation = EvaluationConfig(target_return=(4.0,), temperature=1.0, calibration=False)
     run = train(echo, Config(model=ModelConfig(**SMALL), training=training, evaluation=evaluation), tmp_path / "run")
     back = load_run(tmp_path / "run")
     assert (back.model.observation_space, back.model.action_space) == (echo.observation_space, echo.action_space)
@@ -192,7 +192,7 @@ def learn_by_heart(dataset, folder, **changes):
         evaluate_every=0,
         device="cpu",
     )
-    config = Config(model=ModelConfig(**{**SMALL, **changes}), training=training)
+    config = Config(data=DataConfig(balanced=0.0), model=ModelConfig(**{**SMALL, **changes}), training=training)
     trainer = prepare(dataset, config, folder)
     trainer.start()
     trainer.train()

@@ -412,6 +412,7 @@ def test_a_run_reads_the_columns_that_it_was_begun_with(tmp_path, monkeypatch, c
     assert main(["import", path, "mine/odd-v0", *columns]) == 0
     assert load("mine/odd-v0").fingerprint == load(path, columns=ODD).fingerprint
     small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--batch-size", "4", "--steps", "2"]
+    small += ["--no-calibration"]
     assert main(["train", "mine/odd-v0", path, *columns, *small, "--output", run]) == 0
     parts = read_json(tmp_path / "run" / "run.json")["dataset"]["parts"]
     assert parts[0]["columns"] == {}

@@ -147,7 +147,7 @@ def test_an_imported_run_is_inspected_and_evaluated_as_any_other(published, caps
     assert [result["target_return"] for result in document["results"]] == [3600, 1800]
     assert document["reference"]["maximum"] == 3234.3  # the environment's own, as for a dataset
     assert plot.exists()
-    refused(capsys, ["evaluate", str(run)], f"{run}: it knows no data whose returns it could ask for; --target-return")
+    refused(capsys, ["evaluate", str(run)], f"{run}: it does not know its data's returns; give --target-return")
 
 
 def test_a_dataset_gives_normaliser_spaces_targets_and_name(dataset, tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_constant_dimensions_and_numbers_at_a_bound_are_counted():
 
 def test_targets_and_return_scale_are_those_of_training(dataset):
     text = describe_dataset(replace(dataset, rewards=np.repeat([1.0, 2.0, 0.0, 4.0], dataset.lengths)))
-    assert line(text, "targets").split()[1:] == ["0.9", "2.7", "12.5", "22.6", "26.2", "28"]
+    assert line(text, "targets").split()[1:] == ["0.45", "2.25", "12.5", "23.5", "27.1", "28"]
     model = small_model("token", dataset)
     assert return_scale(dataset) == pytest.approx(model.return_scale.item(), rel=1e-6)
 
@@ -157,6 +157,7 @@ def test_a_file_is_inspected_in_the_environment_that_it_would_be_trained_in(tmp_
     assert "inferred" not in told
     assert line(told, "observations").startswith("observations  Box([-4.8")
     small = ["--width", "8", "--num-layers", "1", "--steps", "1", "--batch-size", "4", "--episodes", "1"]
+    small += ["--no-calibration"]
     run = ["--output", str(tmp_path / "run"), "--target-return", "5", *small]
     assert main(["train", path, "--environment", "CartPole-v1", *run]) == 0
     assert told in capsys.readouterr().err
@@ -190,7 +191,7 @@ def test_an_environment_that_is_none_or_does_not_fit_is_refused(tmp_path, capsys
 
 def test_a_run_is_told_of_without_options_for_data(tmp_path, capsys):
     path, run = cartpole_file(tmp_path / "flat.npz"), str(tmp_path / "run")
-    small = ["--width", "8", "--num-layers", "1", "--steps", "1", "--batch-size", "4"]
+    small = ["--width", "8", "--num-layers", "1", "--steps", "1", "--batch-size", "4", "--no-calibration"]
     assert main(["train", path, "--output", run, *small]) == 0
     for option in (["--environment", "CartPole-v1"], ["--skip-bad-episodes"], ["--plot", str(tmp_path / "x.png")]):
         assert main(["inspect", run, *option]) == 2

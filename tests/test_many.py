@@ -303,6 +303,7 @@ def test_the_command_leaves_runs_that_evaluate_and_train_open(payday, tmp_path, 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     write_minari(payday, "payday/coins-v0")
     options = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "4", "--evaluate-every", "0"]
+    options += ["--no-calibration"]
     command = ["train-many", "payday/coins-v0", "--seeds", "0", "3", "--output", str(tmp_path / "runs"), *options]
     assert main([*command, "--minutes", "0"]) == 0
     assert "the time is up" in capsys.readouterr().err
@@ -324,6 +325,7 @@ def test_many_runs_read_their_data_as_one_run_does(tmp_path, capsys, monkeypatch
     rows[7] = "2,,1.0,0.5"
     path.write_text("\n".join(["ep_id,x,act,rew", *rows]))
     small = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--batch-size", "4", "--steps", "2"]
+    small += ["--no-calibration"]
     reading = ["--columns", "episode=ep_id", "observations=x", "actions=act", "rewards=rew", "--skip-bad-episodes"]
     reading += ["--spaces", '{"action_space": {"type": "Discrete", "n": 3}}']
     command = ["train-many", str(path), *reading, *small, "--seeds", "0", "1", "--output", str(tmp_path / "runs")]

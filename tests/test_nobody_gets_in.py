@@ -218,6 +218,7 @@ def test_a_name_from_a_file_names_no_folder_outside(payday, tmp_path, monkeypatc
     source = write_npz(tmp_path / "coins.npz", payday, dataset_id="../../stolen\x1b[2J-v0")
     before = files(tmp_path)
     steps = ["--steps", "1", "--width", "8", "--num-layers", "1", "--episodes", "1", "--target-return", "5"]
+    steps += ["--no-calibration"]
     assert main(["train", str(source), *steps]) == 0
     written = files(tmp_path) - before
     assert all(name.startswith("here/runs") for name in written)
@@ -896,7 +897,7 @@ def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys)
     (tmp_path / "secret.txt").write_text("the treasure is under the oak")
     (tmp_path / "secret.csv").write_text("the treasure,is under\nthe,oak\n")
     source, made = write_npz(tmp_path / "far.npz", payday, "FarAway-v3"), tmp_path / "run"
-    quick = "--steps 1 --width 8 --num-layers 1 --device cpu"
+    quick = "--steps 1 --width 8 --num-layers 1 --device cpu --no-calibration"
     assert main(["train", str(source), "--output", str(made), *quick.split()]) == 0
     for name, words in (
         ("secret.txt", "neither a Minari dataset's folder nor a file that is known here"),

@@ -581,7 +581,9 @@ def poison_weight(trainer, patch):
         trainer.model.embedding_norm.weight[0] = float("nan")
 
 
-QUICK = "--steps 60 --width 8 --num-layers 1 --context-length 2 --batch-size 2 --dropout 0 --device cpu"
+QUICK = (
+    "--steps 60 --no-calibration --width 8 --num-layers 1 --context-length 2 --batch-size 2 --dropout 0 --device cpu"
+)
 QUICK = QUICK.split()
 POISONS = [
     poison_inputs,

@@ -138,7 +138,7 @@ def test_the_commands_offer_it(tmp_path, monkeypatch, capsys):
     assert main(["import", path, "mine/good-v0", "--skip-bad-episodes"]) == 0
     assert "left out: episode_1: rewards not finite" in capsys.readouterr().err
     assert load("mine/good-v0").num_episodes == 2
-    quick = ["--steps", "1", "--width", "8", "--num-layers", "1", "--held-out", "0.5"]
+    quick = ["--no-calibration", "--steps", "1", "--width", "8", "--num-layers", "1", "--held-out", "0.5"]
     run = tmp_path / "run"
     assert main(["train", path, "--skip-bad-episodes", "--output", str(run), *quick]) == 0
     assert "left out: episode_1" in capsys.readouterr().err

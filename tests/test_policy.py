@@ -9,18 +9,12 @@ import torch
 from conftest import ACTION, CONTEXT, STATE, Payday, small_model
 from gymnasium import spaces
 
+from dt.asking.alignment import rank_correlation
+from dt.asking.targets import default_targets
 from dt.config import ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.errors import PolicyError
-from dt.evaluation import (
-    TargetResult,
-    best_target,
-    check_environment,
-    default_targets,
-    evaluate,
-    labels,
-    rank_correlation,
-)
+from dt.evaluation import TargetResult, best_target, check_environment, evaluate, labels
 from dt.model import DecisionTransformer
 from dt.policy import CachedWindows, History, ReturnConditionedPolicy
 from envs.errors import EnvError
@@ -164,8 +158,8 @@ def dropped_steps_are_remembered(patch):
 def rows_without_a_step_move_on(patch):
     go_on = CachedWindows.go_on
 
-    def all_move(self, number, batch):
-        outputs = go_on(self, number, batch)
+    def all_move(self, number, batch, guidance):
+        outputs = go_on(self, number, batch, guidance)
         for cache in self._caches[number]:
             cache.lengths += ~batch.mask.any(1) * self.model.tokens_a_step
         return outputs
@@ -324,9 +318,9 @@ def test_labels_of_targets_are_short_and_never_the_same():
 
 
 def test_default_targets_are_quantiles_up_to_the_maximum():
-    assert default_targets(np.arange(101.0)) == (10, 30, 50, 70, 90, 100)
+    assert default_targets(np.arange(101.0)) == (5, 25, 50, 75, 95, 100)
     assert default_targets(np.full(9, 7.0)) == (7.0,)
-    assert default_targets(np.arange(101.0), heard=False) == (100,)
+    assert default_targets(np.arange(101.0), conditioned=False) == (100,)
 
 
 def test_the_best_target_earned_most_and_is_the_lowest_of_equals():
@@ -346,7 +340,7 @@ def test_rank_correlation_is_spearmans_and_zero_for_a_policy_that_ignores_its_ta
 
 
 def test_small_returns_are_not_rounded_away():
-    assert default_targets(np.array([0.01, 0.02, 0.04])) == pytest.approx((0.012, 0.016, 0.02, 0.028, 0.036, 0.04))
+    assert default_targets(np.array([0.01, 0.02, 0.04])) == pytest.approx((0.011, 0.015, 0.02, 0.03, 0.038, 0.04))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from conftest import CONTEXT, small_model
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
-from dt.config import Config, ModelConfig
+from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.learning.training import train
 from envs.datasets.loading import load
@@ -54,6 +54,8 @@ def curve(replay, folder: Path, conditioning: Any = "single", **changes) -> list
     }
     config = Config(
         model=ModelConfig(conditioning=conditioning, **{key: changes.get(key, value) for key, value in model.items()}),
+        data=DataConfig(balanced=0.0),
+        evaluation=EvaluationConfig(calibration=False),
         training=TrainingConfig(**recipe | {key: value for key, value in changes.items() if key not in model}),
     )
     train(replay, config, folder)

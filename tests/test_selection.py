@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from dt.cli import main
-from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
+from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from dt.learning.training import train
 from envs.datasets.dataset import Dataset, Part
 from envs.datasets.loading import from_arrays, from_episodes
@@ -132,6 +132,7 @@ def test_a_joined_dataset_has_the_environment_and_the_reference_that_its_parts_a
 SMALL = Config(
     model=ModelConfig(width=8, num_layers=1, context_length=3),
     training=TrainingConfig(steps=2, batch_size=4, evaluate_every=0),
+    evaluation=EvaluationConfig(calibration=False),
 )
 
 
@@ -165,7 +166,9 @@ def test_a_run_of_before_there_was_a_choice_goes_on(payday, tmp_path):
     document = read_json(tmp_path / "run" / "run.json")
     del document["config"]["data"], document["dataset"]["parts"]
     write_json(tmp_path / "run" / "run.json", document)
-    assert Config.from_json(document["config"]) == SMALL
+    before = Config.from_json(document["config"])
+    assert before.data == DataConfig(balanced=0.0)  # what there was then
+    assert (before.model, before.evaluation) == (SMALL.model, SMALL.evaluation)
     train(payday, SMALL, tmp_path / "run", resume=True)
 
 

@@ -41,7 +41,7 @@ def small(steps=12, conditioning="single", **training) -> Config:
                 **training,
             }
         ),
-        evaluation=EvaluationConfig(target_return=(2.0, 8.0), episodes=3),
+        evaluation=EvaluationConfig(target_return=(2.0, 8.0), episodes=3, calibration=False),
     )
 
 
@@ -346,7 +346,7 @@ def test_training_is_a_plain_loop_of_adamw(payday, tmp_path, schedule):
     training = config.training
     torch.manual_seed(3)
     model = build_model(payday, config, payday.environment)
-    data = TrajectoryDataset(payday, config.model.context_length)
+    data = TrajectoryDataset(payday, config.model.context_length, balanced=0.5)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.5)
     clipped = 0
     for step in range(7):
@@ -399,7 +399,9 @@ def test_near_equal_targets_are_told_apart_in_the_log(payday, tmp_path, monkeypa
 
     results = [TargetResult(target, (target,), (1,), None) for target in (5.0, 5.0000001)]
     monkeypatch.setattr(dt.learning.training, "evaluate", lambda *_, **__: results)
-    config = replace(small(steps=2, evaluate_every=2), evaluation=EvaluationConfig(target_return=(5.0, 5.0000001)))
+    config = replace(
+        small(steps=2, evaluate_every=2), evaluation=EvaluationConfig(target_return=(5.0, 5.0000001), calibration=False)
+    )
     train(payday, config, tmp_path / "run")
     line = next(line for line in log_without_clock(tmp_path / "run") if line["kind"] == "evaluation")
     assert (line["return_at_5"], line["return_at_5.0000001"]) == (5.0, 5.0000001)
@@ -496,7 +498,10 @@ def test_a_best_whose_checkpoint_is_gone_is_sought_anew(payday, scored, capsys):
 
 
 def test_a_best_of_another_evaluation_is_sought_anew_and_that_is_said(payday, scored, capsys):
-    config = replace(small(steps=15, evaluate_every=3), evaluation=EvaluationConfig(target_return=(5.0,), episodes=1))
+    config = replace(
+        small(steps=15, evaluate_every=3),
+        evaluation=EvaluationConfig(target_return=(5.0,), episodes=1, calibration=False),
+    )
     train(payday, config, scored, resume=True)
     assert "step 3 was best at another evaluation: the best is sought anew from here" in capsys.readouterr().err
     assert read_json(scored / "best.json")["step"] == 15

@@ -11,7 +11,7 @@ import torch
 from conftest import echo_dataset, small_model
 
 from dt.cli import main
-from dt.config import Config, DataConfig, ModelConfig, TrainingConfig
+from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import DiscreteHead
 from dt.learning.training import train
@@ -25,6 +25,7 @@ from transformer.runs.checkpoint import read_json
 SMALL = Config(
     model=ModelConfig(width=8, num_layers=1, context_length=3),
     training=TrainingConfig(steps=4, batch_size=4, log_every=2, warmup_steps=1, evaluate_every=2, keep_checkpoints=9),
+    evaluation=EvaluationConfig(calibration=False),
 )
 
 

@@ -1,27 +1,36 @@
 """What the commands do (`dt inspect` and `dt import` apart), once the command line is read; torch comes in here."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from dt.cli.options import Evaluate, ImportHuggingFace, Record, Train, TrainMany
+from dt.asking.calibrate import calibrate, policy_of
+from dt.cli.options import Calibrate, Evaluate, ImportHuggingFace, Record, Train, TrainMany
+from dt.cli.scores import (
+    document_of,
+    plot_scores,
+    print_scores,
+    score,
+    score_run,
+    warn_of_targets,
+    write_scores,
+)
 from dt.cli.sources import in_environment, run_folder
-from dt.config import BEST_SEED, FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
+from dt.config import BEST_SEED, FINAL_SEED
 from dt.errors import FailedEpisodesError
-from dt.evaluation import TargetResult, best_target, check_environment, check_failures, evaluate, failures
+from dt.evaluation import check_environment, check_failures
 from dt.inspection import describe_dataset
 from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
 from dt.learning.training import Run, load_run, train, versions
-from dt.policy import ReturnConditionedPolicy
 from dt.recording import play, player
 from dt.sharing.huggingface import import_published
 from dt.sharing.huggingface_config import Published
-from dt.sharing.report import held_out_document, plot_asked_against_achieved, results_document, score_table
+from dt.sharing.report import calibration_table, held_out_document
 from dt.sharing.video import check_camera, film
 from dt.validation import Validation, choose_episodes, error_table
 from envs.datasets.dataset import Dataset, Part
@@ -46,7 +55,7 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
     tell(describe_dataset(in_environment(dataset, environment)))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:
-        scores = _score(run, config.evaluation, FINAL_SEED) if run.environment is not None else None
+        scores = score_run(run, config.evaluation, FINAL_SEED, "last") if run.environment is not None else None
     except MissingEnvError as error:
         tell(f"no returns: {error}")
         scores = None
@@ -55,18 +64,18 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
     if scores is None:
         tell(f"\nrun folder    {folder}\ncurves        tensorboard --logdir {folder / 'tensorboard'}")
         return
-    _print_scores(scores, run)
-    _keep(run, _write_scores, "last", scores, run, config.evaluation, FINAL_SEED)
+    print_scores(scores, run)
+    _keep(run, write_scores, "last", scores, run, FINAL_SEED)
     if (folder / "best.json").exists():
         tell("\nbest on the way, scored anew on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
-        scored_best = _score(best, config.evaluation, BEST_SEED)
-        _print_scores(scored_best, best)
-        _keep(best, _write_scores, "best", scored_best, best, config.evaluation, BEST_SEED)
+        scored_best = score_run(best, config.evaluation, BEST_SEED, "best")
+        print_scores(scored_best, best)
+        _keep(best, write_scores, "best", scored_best, best, BEST_SEED)
         scores = replace(scores, results=[*scores.results, *scored_best.results])
     tell(
         f"\nrun folder    {folder}"
-        f"\npicture       {folder / 'results' / 'asked-against-achieved.png'}"
+        f"\npicture       {folder / 'results' / 'target-against-achieved.png'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
         f"\nask it again  dt evaluate {folder} --target-return G"
     )
@@ -121,20 +130,38 @@ def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
         )
     if options.video:
         check_camera(run.environment, options.config.env_timeout)
-    how: dict[str, Any] = {"temperature": options.config.temperature}
-    how |= {"precision": options.precision, "cached": options.cached}
-    policy = ReturnConditionedPolicy(run.model, **how)
-    scores = _play(run, policy, options.config, options.seed)
-    _print_scores(scores, run)
+    precision = None if options.precision == "auto" else options.precision
+    policy = policy_of(run, options.config, precision=precision, cached=options.cached, which=options.checkpoint)
+    warn_of_targets(run, policy, options.config)
+    scores = score(run, options.config, options.seed, policy, options.checkpoint)
+    print_scores(scores, run)
     if options.json:
-        write_json(options.json, _document(scores, run, options.seed, how["temperature"]) | how)
+        write_json(options.json, document_of(scores, run, options.seed))
     if options.plot:
-        plot_asked_against_achieved(scores.results, options.plot, run.dataset["name"], run.dataset.get("maximum"))
+        plot_scores(scores, run, options.plot, options.checkpoint)
     if options.video:
         targets, timeout = [result.target_return for result in scores.results], options.config.env_timeout
         for path in film(run, policy, targets, options.seed, options.video, timeout):
             tell(f"film          {path}")
     check_failures(scores.results)
+
+
+def calibrate_run(options: Calibrate, environment: EnvironmentSpec | None) -> None:
+    """`dt calibrate`: play a run at many requests and keep what it earned."""
+    run = _in_environment(load_run(options.run, options.checkpoint, pick_device(options.device)), environment)
+    if not run.config.model.hears_returns:
+        raise ConfigError(f"{run.folder}: conditioning none does not depend on a target return")
+    precision = None if options.precision == "auto" else options.precision
+    calibration = calibrate(
+        run,
+        options.play,
+        options.calibration.calibration_steps,
+        precision=precision,
+        cached=options.cached,
+        which=options.checkpoint,
+    )
+    show(calibration_table(calibration, run.dataset["percentiles"]))
+    show(f"dt evaluate {run.folder}")
 
 
 def _has_environment(run: Run) -> bool:
@@ -271,59 +298,6 @@ def _in_environment(run: Run, environment: EnvironmentSpec | None) -> Run:
     return replace(run, environment=environment, reference=reference)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a run earned at each target."""
-
-    results: list[TargetResult]
-    sweep: list[TargetResult]  # what chose a target, on environments of its own; empty where the user names targets
-
-
-def _play(run: Run, policy: ReturnConditionedPolicy, config: EvaluationConfig, seed: int) -> Scores:
-    assert run.environment is not None
-    targets = config.named_targets or tuple(run.dataset["targets"])
-    if not targets:
-        raise ConfigError(f"{run.folder}: it knows no data whose returns it could ask for; --target-return G names one")
-    check_environment(run.environment, run.model, config.env_timeout)
-    if config.target_return != "auto":
-        return Scores(_play_targets(run, policy, targets, config, seed), [])
-    sweep = _play_targets(run, policy, targets, config, seed + SWEEP_OFFSET)
-    asked = sorted({best_target(sweep), max(targets)})
-    return Scores(_play_targets(run, policy, asked, config, seed), sweep)
-
-
-def _play_targets(
-    run: Run, policy: ReturnConditionedPolicy, targets: Sequence[float], config: EvaluationConfig, seed: int
-) -> list[TargetResult]:
-    assert run.environment is not None
-    with tqdm(
-        total=len(distributed.shard(range(len(targets) * config.episodes))), unit="episode", desc="evaluate"
-    ) as bar:
-        return evaluate(
-            policy,
-            run.environment,
-            targets,
-            episodes=config.episodes,
-            seed=seed,
-            num_envs=config.num_envs,
-            env_timeout=config.env_timeout,
-            reference=run.reference,
-            on_episode=lambda _: bar.update(),
-        )
-
-
-def _score(run: Run, config: EvaluationConfig, seed: int) -> Scores:
-    """Score a finished run as `_play` does."""
-    return _play(run, ReturnConditionedPolicy(run.model, temperature=config.temperature), config, seed)
-
-
-def _write_scores(folder: Path, which: str, scores: Scores, run: Run, config: EvaluationConfig, seed: int) -> None:
-    """Leave results and picture in a folder."""
-    write_json(folder / f"{which}.json", _document(scores, run, seed, config.temperature))
-    picture = folder / ("asked-against-achieved.png" if which == "last" else f"asked-against-achieved-{which}.png")
-    plot_asked_against_achieved(scores.results, picture, f"{run.dataset['name']} ({which})", run.dataset.get("maximum"))
-
-
 def _keep(run: Run, write: Callable[..., None], *what: Any) -> None:
     """Write into a run's folder of results what is printed already; a failure is said, and hours are not lost by it."""
     if not distributed.is_first_rank():
@@ -334,32 +308,3 @@ def _keep(run: Run, write: Callable[..., None], *what: Any) -> None:
         write(place, *what)
     except OSError as error:
         tell(f"{place}: cannot be written, {os_reason(error)}; what is printed stands")
-
-
-def _document(scores: Scores, run: Run, seed: int, temperature: float) -> dict[str, Any]:
-    assert run.environment is not None
-    document = results_document(
-        scores.results,
-        dataset=run.dataset["name"],
-        environment=run.environment,
-        versions=versions(),
-        reference=run.reference,
-        checkpoint=run.checkpoint.name,
-        seed=seed,
-        temperature=temperature,
-    )
-    if scores.sweep:
-        chosen, played = best_target(scores.sweep), [result.to_json() for result in scores.sweep]
-        document["sweep"] = {"seed": seed + SWEEP_OFFSET, "chosen": chosen, "results": played}
-    return document
-
-
-def _print_scores(scores: Scores, run: Run) -> None:
-    assert run.environment is not None
-    show(f"{run.dataset['name']} in {run.environment.id}, checkpoint {run.checkpoint.name}")
-    if scores.sweep:
-        show(score_table(scores.sweep, None))
-        show(f"{best_target(scores.sweep):.5g} earned most; asked for on other environments, beside the data's best:")
-    show(score_table(scores.results, run.reference))
-    for failure in failures([*scores.sweep, *scores.results])[:20]:
-        tell(f"failed        {failure}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from dt.config import FINAL_SEED, RECORDING_SEED, Config, EvaluationConfig
+from dt.config import FINAL_SEED, RECORDING_SEED, CalibrationConfig, Config, EvaluationConfig, PlayConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +115,33 @@ class Evaluate:
     """Also film the first episode at each target into this folder (pip install 'imageio[ffmpeg]')."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16 plays faster where the hardware has such products; its returns are a little different."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """bf16 plays faster where the hardware has such products; its returns are a little different. auto takes the
+    precision of the run's training."""
     cached: bool = False
     """Play several times as fast by remembering keys and values: the window grows from half the context length to all
     of it and then begins anew with its last half, so the returns are another policy's."""
     env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate:
+    """Measure which request earns which return, so that a run earns its target returns; dt train does so by itself."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run's folder; the calibration is written into it."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint: the newest, or the one that scored best on the way."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes a GPU if there is one."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """As in dt evaluate; a calibration holds for one precision."""
+    cached: bool = False
+    """As in dt evaluate; a calibration holds with or without."""
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

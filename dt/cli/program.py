@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
-from dt.cli.options import Evaluate, Import, ImportHuggingFace, Inspect, Record, Train, TrainMany
+from dt.cli.options import Calibrate, Evaluate, Import, ImportHuggingFace, Inspect, Record, Train, TrainMany
 from dt.config import Config
 from dt.presets import PRESETS
 from transformer.config import check_fields
@@ -57,6 +57,11 @@ def _main(arguments: list[str]) -> int:
         from dt.cli.commands import ask
 
         ask(command, env)
+    elif isinstance(command, Calibrate):
+        env = sources.check_calibration(command)
+        from dt.cli.commands import calibrate_run
+
+        calibrate_run(command, env)
     elif isinstance(command, Record):
         played = sources.recording_environment(command)
         from dt.cli.commands import record_episodes
@@ -70,7 +75,9 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Train | TrainMany | Evaluate | Inspect | Import | Record | ImportHuggingFace:
+def _parse(
+    arguments: list[str],
+) -> Train | TrainMany | Evaluate | Calibrate | Inspect | Import | Record | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     many = TrainMany(dataset=tyro.MISSING, config=start.config)
@@ -78,6 +85,7 @@ def _parse(arguments: list[str]) -> Train | TrainMany | Evaluate | Inspect | Imp
         Annotated[Train, subcommand("train", default=start)]
         | Annotated[TrainMany, subcommand("train-many", default=many)]
         | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Calibrate, subcommand("calibrate")]
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Import, subcommand("import")]
         | Annotated[Record, subcommand("record")]

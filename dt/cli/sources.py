@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dt.cli.options import (
+    Calibrate,
     EnvironmentOptions,
     EnvironmentSettings,
     Evaluate,
@@ -22,7 +23,7 @@ from dt.cli.options import (
     Train,
     TrainMany,
 )
-from dt.config import Config
+from dt.config import CALIBRATION_SEED, CALIBRATION_SEEDS, SWEEP_OFFSET, Config
 from dt.learning.description import left_out_in, read_description, reading_in
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
@@ -156,7 +157,15 @@ def in_environment(dataset: Dataset, environment: EnvironmentSpec | None) -> Dat
 def check_request(options: Evaluate) -> EnvironmentSpec | None:
     """Refuse what `dt evaluate` cannot write and what is no run; the environment that it is given."""
     _check_environment_seed(options.seed)
+    _check_scoring_seed(options.seed)
     _check_places(options)
+    environment = environment_to_play_in(options.env)
+    _check_trained_run(options.run)
+    return environment
+
+
+def check_calibration(options: Calibrate) -> EnvironmentSpec | None:
+    """Refuse what is no run for `dt calibrate`; the environment that it is given."""
     environment = environment_to_play_in(options.env)
     _check_trained_run(options.run)
     return environment
@@ -164,6 +173,16 @@ def check_request(options: Evaluate) -> EnvironmentSpec | None:
 
 def _check_environment_seed(seed: int) -> None:
     require(0 <= seed < 2**32, f"seed must be at least 0 and below 2^32, not {seed}")
+
+
+def _check_scoring_seed(seed: int) -> None:
+    """Refuse seeds on which runs are calibrated: their scores would be of episodes that chose the requests."""
+    for first in (seed, seed + SWEEP_OFFSET):
+        require(
+            not CALIBRATION_SEED <= first < CALIBRATION_SEED + CALIBRATION_SEEDS,
+            f"seed {seed}: runs are calibrated on environment seeds {CALIBRATION_SEED} to "
+            f"{CALIBRATION_SEED + CALIBRATION_SEEDS - 1}, so scores would not be of unseen episodes; give another seed",
+        )
 
 
 def _check_trained_run(folder: Path) -> None:

@@ -36,6 +36,7 @@ class DataDocument(TypedDict):
     episodes: NotRequired[int]
     steps: NotRequired[int]
     maximum: NotRequired[float]
+    percentiles: NotRequired[list[float]]
 
 
 class EnvironmentDocument(TypedDict):

@@ -13,17 +13,18 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor
 
+from dt.asking.alignment import rank_correlation
+from dt.asking.calibrate import calibrate_after_training, drop_calibrations
+from dt.asking.targets import default_targets, percentiles, resolve
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import Batch, Batches, TrajectoryDataset
 from dt.errors import PolicyError
 from dt.evaluation import (
     best_mean,
     check_environment,
-    default_targets,
     evaluate,
     failures,
     labels,
-    rank_correlation,
 )
 from dt.learning.description import environment_in, read_description
 from dt.model import DecisionTransformer, table_rows
@@ -53,11 +54,19 @@ from transformer.runs.training import (
     begun_by_this_launch,
     check_same_recipe,
     explain_out_of_memory,
+    keep_threads,
     learning_rate_at,
     newest_state,
     pick_device,
     settle_precision,
+    settle_threads,
 )
+
+BALANCED = 0.5
+"""Share of each batch that is drawn evenly over the range of returns where nothing else is said."""
+
+WAY_EPISODES = 10
+"""Episodes at each target of an evaluation during training, at most."""
 
 MOST_ROWS = 200_000
 """Rows of a table of weights, one for each timestep or value of a choice, that any data may ask for."""
@@ -95,8 +104,12 @@ def train(
     trainer = prepare(dataset, config, Path(folder), environment=environment, resume=resume)
     if not resume:
         trainer.start()
+    if trainer.step < trainer.config.steps:
+        distributed.on_first_rank(lambda: drop_calibrations(Path(folder)))
     trainer.train()
-    return load_run(folder, device=pick_device(config.training.device))
+    run = load_run(folder, device=pick_device(config.training.device))
+    calibrate_after_training(run)
+    return run
 
 
 def prepare(
@@ -124,6 +137,7 @@ def prepare(
         environment = environment or environment_in(old)
     before = Config.from_json(old["config"]) if old is not None else None
     settled = settle_precision(config.training, device, before.training if before else None)
+    settled = keep_threads(settled, before.training) if before else settled
     config = replace(config, training=settled)
     environment = environment or dataset.environment
     if environment is not None:
@@ -133,6 +147,8 @@ def prepare(
     torch.manual_seed(config.training.seed)
     with explain_out_of_memory("the model", "lower width, num_layers, context_length or max_timesteps"):
         model = _new_model(dataset, config, environment)
+    if before is None:
+        config = replace(config, training=settle_threads(config.training, model))
     playable = environment is not None
     try:
         if environment is not None:
@@ -146,6 +162,7 @@ def prepare(
         tell("target_return: there is no environment to ask for it in, --environment ID names one")
     reference = reference_in(environment, dataset.environment, dataset.reference)
     config = _with_held_out(config, old, 0.0 if playable or dataset.num_episodes == 1 else HELD_OUT)
+    config = _with_balance(config, old)
     learned, held_out = choose_episodes(dataset, config.data, config.training.seed)
     for note in learned.notes[len(dataset.notes) :]:
         tell(note)
@@ -158,10 +175,16 @@ def prepare(
         _check_same_data(old, document, folder)
     model.to(device)
     data = TrajectoryDataset(
-        learned, config.model.context_length, device, frame_stack=config.model.frame_stack, units=model.units
+        learned,
+        config.model.context_length,
+        device,
+        frame_stack=config.model.frame_stack,
+        balanced=config.data.balanced or 0.0,
+        units=model.units,
     )
     batches = Batches(data, config.training.seed, config.training.batch_size)
-    targets = config.evaluation.named_targets or tuple(document["dataset"]["targets"])
+    known = document["dataset"]
+    targets = resolve(config.evaluation.named_targets or known["targets"], known["percentiles"])
 
     validation = None if held_out is None else Validation(model, learned, held_out)
 
@@ -212,6 +235,16 @@ def _with_held_out(config: Config, old: Any, default: float) -> Config:
     return replace(config, data=replace(config.data, held_out=share))
 
 
+def _with_balance(config: Config, old: Any) -> Config:
+    """The configuration with the share of balanced windows settled: as given, as the run was begun, or the default."""
+    if config.data.balanced is not None:
+        return config
+    share = BALANCED if config.model.hears_returns else 0.0
+    if old is not None:
+        share = old["config"].get("data", {}).get("balanced") or 0.0
+    return replace(config, data=replace(config.data, balanced=share))
+
+
 def _score_on_the_way(
     model: DecisionTransformer,
     environment: EnvironmentSpec,
@@ -225,10 +258,12 @@ def _score_on_the_way(
     """
     try:
         results = evaluate(
-            ReturnConditionedPolicy(model, temperature=config.temperature),
+            ReturnConditionedPolicy(
+                model, temperature=config.temperature or 0.0, context_length=config.eval_context_length
+            ),
             environment,
             targets,
-            episodes=config.episodes,
+            episodes=min(config.episodes, WAY_EPISODES),
             seed=WAY_SEED,
             num_envs=config.num_envs,
             env_timeout=config.env_timeout,
@@ -325,7 +360,8 @@ def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None 
         "parts": [part.to_json() for part in dataset.parts or (Part.of(dataset),)],
         "episodes": learned.num_episodes,
         "steps": learned.num_steps,
-        "targets": list(default_targets(learned.returns, heard=model.hears_returns)),
+        "targets": list(default_targets(learned.returns, conditioned=model.hears_returns)),
+        "percentiles": percentiles(learned.returns),
         "maximum": float(learned.returns.max()),
     }
 

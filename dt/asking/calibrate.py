@@ -1,0 +1,255 @@
+"""Calibration of a run: play its plan, keep what was played, and use it where it holds.
+
+RUN/calibration-last.json and -best.json are of the checkpoints of those names. While a calibration is not finished its
+episodes are in RUN/calibration-last.part.json; the same command goes on from there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from tqdm import tqdm
+
+from dt.asking.calibration import Calibration, Episode, from_json, to_json
+from dt.asking.guidance import Request
+from dt.asking.plan import Finished, Outcome, Plan, carry_out, make_plan, seed_of
+from dt.config import EvaluationConfig, PlayConfig
+from dt.evaluation import check_environment, play_jobs
+from dt.policy import ReturnConditionedPolicy
+from envs.errors import MissingEnvError
+from envs.simulate.rollout import Job, Played
+from transformer.errors import ConfigError
+from transformer.runs import distributed
+from transformer.runs.checkpoint import read_json, write_json
+from transformer.runs.console import tell
+
+if TYPE_CHECKING:
+    from dt.learning.training import Run
+
+Play = TypeVar("Play", bound=PlayConfig)
+
+Precision = Literal["float32", "bf16"]
+
+
+def played_as(run: "Run", config: Play) -> Play:
+    """How a run is played where a configuration leaves it open: as its training was told to play it."""
+    own = run.config.evaluation
+    length = config.eval_context_length or own.eval_context_length or run.config.model.context_length
+    temperature = own.temperature or 0.0 if config.temperature is None else config.temperature
+    return replace(config, eval_context_length=length, temperature=temperature)
+
+
+def binding_of(run: "Run", config: PlayConfig, precision: Precision, cached: bool) -> dict[str, Any]:
+    """What a calibration holds for; where one of these differs, achieved returns differ.
+
+    run: with the environment that it is played in.
+    config: how it is played.
+    precision, cached: as in `ReturnConditionedPolicy`.
+    """
+    assert run.environment is not None
+    settled = played_as(run, config)
+    manifest = read_json(run.checkpoint / "manifest.json")
+    return {
+        "checkpoint": manifest["sha256"]["model.safetensors"],
+        "environment": run.environment.id,
+        "environment_kwargs": dict(run.environment.kwargs),
+        "max_episode_steps": run.environment.step_limit,
+        "context_length": settled.eval_context_length,
+        "temperature": settled.temperature,
+        "precision": precision,
+        "cached": cached,
+    }
+
+
+def calibrate(
+    run: "Run",
+    config: PlayConfig,
+    steps: int,
+    precision: Precision | None = None,
+    cached: bool = False,
+    which: str = "last",
+) -> Calibration:
+    """Play a run at many requests and write what it earned to its folder.
+
+    run: with the environment that it is played in.
+    config: how it is played.
+    steps: environment steps that this may take.
+    precision: as in `ReturnConditionedPolicy`; None is that of the run's training.
+    cached: as in `ReturnConditionedPolicy`.
+    which: the checkpoint's name, "last" or "best".
+
+    Raises:
+        ConfigError: the run does not know its data's returns, or there are too few steps.
+        EnvError: the environment cannot be made, or does not fit the model.
+    """
+    assert run.environment is not None
+    config, precision = played_as(run, config), precision or precision_of(run)
+    percentiles = run.dataset.get("percentiles")
+    if not percentiles:
+        raise ConfigError(f"{run.folder}: it does not know its data's returns, so it cannot be calibrated")
+    check_environment(run.environment, run.model, config.env_timeout)
+    longest = run.environment.step_limit or run.model.max_timesteps
+    plan = make_plan(percentiles, run.config.model, longest, steps)
+    binding = binding_of(run, config, precision, cached)
+    part, final = run.folder / f"calibration-{which}.part.json", run.folder / f"calibration-{which}.json"
+    _take_up(plan, distributed.on_first_rank(lambda: _read_part(part, binding)))
+    policy = ReturnConditionedPolicy(
+        run.model,
+        temperature=config.temperature or 0.0,
+        precision=precision,
+        cached=cached,
+        context_length=config.eval_context_length,
+    )
+    tell(f"calibration   at most {steps} environment steps")
+    with tqdm(total=steps, unit="step", desc="calibrate") as bar:
+
+        def play(numbered: Mapping[int, Request], finished: Finished) -> dict[int, Outcome]:
+            return _play(run, policy, config, numbered, finished, bar)
+
+        curves = carry_out(plan, play, lambda plan: _save(plan, part, binding))
+    calibration = Calibration(binding, curves, plan.steps_taken)
+    distributed.on_first_rank(lambda: _finish(final, part, calibration))
+    return calibration
+
+
+def calibrate_after_training(run: "Run") -> None:
+    """Calibrate a run that was just trained, unless it was told not to be, cannot be, or is already."""
+    config = run.config.evaluation
+    known = run.dataset.get("percentiles") or [0.0]
+    if not (config.calibration and run.environment and run.config.model.hears_returns and known[0] < known[-1]):
+        return
+    try:
+        check_environment(run.environment, run.model, config.env_timeout)
+    except MissingEnvError:  # said before training
+        return
+    there = read_calibration(run)
+    if there is None or difference(there, binding_of(run, config, precision_of(run), False)):
+        calibrate(run, config, run.config.calibration.calibration_steps)
+
+
+def precision_of(run: "Run") -> Precision:
+    """The precision that a run was trained with, in which it also plays."""
+    return "bf16" if run.config.training.precision == "bf16" else "float32"
+
+
+def policy_of(
+    run: "Run",
+    config: EvaluationConfig | None = None,
+    *,
+    precision: Precision | None = None,
+    cached: bool = False,
+    which: str = "last",
+) -> ReturnConditionedPolicy:
+    """A run's policy, with its calibration where that holds; where it does not, this is said.
+
+    run: with the environment that it is to play in, if any.
+    config: how it is played; None is as it was trained to be.
+    precision: as in `ReturnConditionedPolicy`; None is that of its training.
+    cached: as in `ReturnConditionedPolicy`.
+    which: the name of its checkpoint, "last" or "best".
+    """
+    own = replace(run.config.evaluation, calibration=True)  # one that is there is used, whoever measured it
+    config, precision = played_as(run, config or own), precision or precision_of(run)
+    guidance = 1.0 if config.guidance == "auto" else config.guidance
+    asked_for = config.calibration and config.guidance == "auto" and run.environment is not None
+    calibration = read_calibration(run, which) if asked_for else None
+    why = calibration and difference(calibration, binding_of(run, config, precision, cached))
+    if why:
+        tell(f"the run's calibration is not used: it is of another {why}; dt calibrate {run.folder} makes one")
+        calibration = None
+    return ReturnConditionedPolicy(
+        run.model,
+        temperature=config.temperature or 0.0,
+        precision=precision,
+        cached=cached,
+        guidance=guidance,
+        context_length=config.eval_context_length,
+        calibration=calibration,
+    )
+
+
+def read_calibration(run: "Run", which: str = "last") -> Calibration | None:
+    """The calibration in a run's folder, None where there is none.
+
+    Raises:
+        ConfigError: the file is not a calibration.
+    """
+    path = run.folder / f"calibration-{which}.json"
+    if not path.is_file():
+        return None
+    try:
+        return from_json(read_json(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; dt calibrate writes it again") from None
+
+
+def drop_calibrations(folder: Path) -> None:
+    """Remove a run's calibrations: its weights are about to change."""
+    for path in folder.glob("calibration-*.json"):
+        path.unlink(missing_ok=True)
+
+
+def difference(calibration: Calibration, binding: Mapping[str, Any]) -> str | None:
+    """Why a calibration does not hold for a binding: names the first thing that differs. None where it holds."""
+    for name, value in binding.items():
+        known = calibration.binding.get(name)
+        if known != value:
+            return "the checkpoint" if name == "checkpoint" else f"{name} {value} (calibrated with {known})"
+    return None
+
+
+def _play(
+    run: "Run",
+    policy: ReturnConditionedPolicy,
+    config: PlayConfig,
+    numbered: Mapping[int, Request],
+    finished: Finished,
+    bar: Any,
+) -> dict[int, Outcome]:
+    """Play numbered episodes, shared among processes."""
+    assert run.environment is not None
+    jobs = [Job(seed_of(number), request) for number, request in numbered.items()]
+
+    def on_episode(played: Played) -> None:
+        finished(played.job.seed - seed_of(0), (played.total_return, played.length))
+        bar.update(min(played.length, bar.total - bar.n))
+
+    played = play_jobs(policy, run.environment, jobs, config.num_envs, config.env_timeout, on_episode)
+    outcomes = ((total, length) if failure is None else None for total, length, failure in played)
+    return dict(zip(numbered, outcomes, strict=True))
+
+
+def _save(plan: Plan, part: Path, binding: Mapping[str, Any]) -> None:
+    """Write what was played so far; on a signal, too."""
+    if distributed.is_first_rank():
+        episodes = [
+            [number, e.request.target_return, e.request.guidance, e.total_return, e.length]
+            for number, e in sorted(plan.episodes.items())
+            if e is not None
+        ]
+        write_json(part, {"binding": dict(binding), "episodes": episodes})
+
+
+def _read_part(part: Path, binding: Mapping[str, Any]) -> list[list[float]]:
+    """Episodes of a calibration that was interrupted; none where it was of something else, or the file is damaged."""
+    if not part.is_file():
+        return []
+    try:
+        document = read_json(part)
+        episodes = [[float(number) for number in row] for row in document["episodes"]]
+        right = document["binding"] == dict(binding) and all(len(row) == 5 for row in episodes)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        right = False
+    return episodes if right else []
+
+
+def _take_up(plan: Plan, rows: list[list[float]]) -> None:
+    """Give a plan the episodes of an interrupted calibration; those it does not ask for again are not used."""
+    for number, target_return, guidance, total_return, length in rows:
+        plan.known[int(number)] = Episode(Request(target_return, guidance), total_return, int(length))
+
+
+def _finish(final: Path, part: Path, calibration: Calibration) -> None:
+    write_json(final, to_json(calibration))
+    part.unlink(missing_ok=True)

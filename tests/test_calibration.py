@@ -1,0 +1,314 @@
+"""Calibration: what was earned is made monotone and inverted, and the plan does not depend on who plays it."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dt.asking import calibration as calibration_module
+from dt.asking.calibrate import calibrate, difference, policy_of, read_calibration
+from dt.asking.calibration import Calibration, Curve, Episode, curves_of, from_json, inverse, monotone, to_json
+from dt.asking.guidance import Request
+from dt.asking.plan import Plan, carry_out, make_plan
+from dt.config import CalibrationConfig, Config, EvaluationConfig, ModelConfig, PlayConfig
+from dt.evaluation import evaluate
+from dt.learning.training import load_run, train
+from transformer.config import TrainingConfig
+from transformer.errors import ConfigError
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_monotone_is_the_closest_sequence_that_never_falls(seed):
+    rng = np.random.default_rng(seed)
+    values, weights = rng.normal(size=7).round(1), rng.integers(1, 5, 7).astype(float)
+    fitted = monotone(values, weights)
+    assert (np.diff(fitted) >= 0).all()
+    # by brute force: the result is constant on runs of neighbours, each at its weighted mean
+    best = math.inf
+    for cuts in range(2**6):
+        ends = [0, *(i + 1 for i in range(6) if cuts >> i & 1), 7]
+        tried = np.concatenate(
+            [np.full(b - a, np.average(values[a:b], weights=weights[a:b])) for a, b in itertools.pairwise(ends)]
+        )
+        if (np.diff(tried) >= -1e-12).all():
+            best = min(best, float((weights * (values - tried) ** 2).sum()))
+    assert float((weights * (values - fitted) ** 2).sum()) == pytest.approx(best)
+
+
+def test_the_inverse_earns_its_target_and_stays_near_it_on_a_plateau():
+    requests, achieved = np.array([0.0, 10, 20, 30, 40, 50]), np.array([5.0, 5, 15, 25, 25, 25])
+    assert inverse(requests, achieved, 15.0) == (20.0, 15.0)
+    assert inverse(requests, achieved, 20.0) == (25.0, 20.0)
+    assert inverse(requests, achieved, 25.0) == (30.0, 25.0)  # the end of the plateau that is nearest to 25
+    assert inverse(requests, achieved, 33.0) == (33.0, 25.0)  # more than can be earned: itself, on the plateau
+    assert inverse(requests, achieved, 99.0) == (50.0, 25.0)
+    assert inverse(requests, achieved, 5.0) == (5.0, 5.0)
+    assert inverse(requests, achieved, -7.0) == (0.0, 5.0)
+    for target in np.linspace(5, 25, 41):
+        request, answer = inverse(requests, achieved, float(target))
+        assert np.interp(request, requests, achieved) == pytest.approx(answer) == pytest.approx(target)
+
+
+def curve(guidance, answers, spread=0.0):
+    requests = np.arange(float(len(answers)))
+    return Curve(guidance, requests, tuple(np.array([answer - spread, answer + spread]) for answer in answers))
+
+
+def test_the_curve_that_comes_closest_is_taken_and_the_steadier_of_equals():
+    plain, strong = curve(1.0, [4, 5, 6]), curve(3.0, [0, 5, 6])
+    both = Calibration({}, (plain, strong), 0)
+    assert both.request_for(1.0).guidance == 3.0  # out of the plain curve's reach
+    assert both.request_for(5.0) == Request(1.0, 1.0)  # both reach it: the lower guidance
+    assert both.answer_to(1.0) == pytest.approx(1.0)
+    assert both.highest == 6.0
+    noisy = Calibration({}, (curve(1.0, [4, 5, 6], spread=2), strong), 0)
+    assert noisy.request_for(5.0).guidance == 3.0
+
+
+def test_a_calibration_comes_back_from_json():
+    before = Calibration({"checkpoint": "abc"}, (curve(1.0, [4, 5, 6], 0.5), curve(2.0, [0, 5, 9])), 120)
+    after = from_json(json.loads(json.dumps(to_json(before))))
+    assert to_json(after) == to_json(before)
+    assert after.request_for(2.2) == before.request_for(2.2)
+
+
+GOOD = to_json(Calibration({"checkpoint": "abc"}, (curve(1.0, [4, 5, 6]),), 12))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.pop("curves"),
+        lambda d: d.update(curves=[]),
+        lambda d: d.update(schema=2),
+        lambda d: d.update(steps="many"),
+        lambda d: d.update(binding=[]),
+        lambda d: d["curves"][0].update(guidance=2.0),
+        lambda d: d["curves"][0].update(guidance=10**400),
+        lambda d: d["curves"][0]["requests"].reverse(),
+        lambda d: d["curves"][0]["requests"].pop(),
+        lambda d: d["curves"][0]["returns"].__setitem__(0, []),
+        lambda d: d["curves"][0]["returns"][0].__setitem__(0, float("nan")),
+        lambda d: d["curves"][0]["returns"][0].__setitem__(0, 1e39),
+        lambda d: d["curves"][0]["returns"][0].__setitem__(0, None),
+        lambda d: d["curves"][0]["returns"][0].__setitem__(0, True),
+        lambda d: d.update(curves=[d["curves"][0]] * 101),
+        lambda d: d.update(curves=d["curves"] * 2),
+        lambda d: d["curves"].__setitem__(0, "a text"),
+    ],
+)
+def test_a_document_that_is_no_calibration_is_refused(change):
+    document = json.loads(json.dumps(GOOD))
+    change(document)
+    with pytest.raises(ValueError, match=r"\w"):
+        from_json(document)
+
+
+def a_plan(steps=4000, guidances=(1.0, 2.0)):
+    return Plan(0.0, 100.0, np.linspace(0, 100, 11), guidances, longest=10, steps=steps)
+
+
+def answer(request, number):
+    """An environment that earns a bent function of the request, and noise that depends on the episode's number."""
+    earned = 100 / (1 + math.exp(-(request.target_return - 50) / (40 / request.guidance)))
+    return earned + np.random.default_rng(number).normal(), 7 + number % 4
+
+
+def play_all(numbered, finished):
+    return {number: answer(request, number) for number, request in numbered.items()}
+
+
+def test_a_plan_finds_requests_that_earn_their_targets():
+    plan = a_plan()
+    found = Calibration({}, carry_out(plan, play_all, lambda plan: None), plan.steps_taken)
+    for target in (10.0, 40.0, 75.0, 90.0):
+        assert answer(found.request_for(target), 0)[0] == pytest.approx(target, abs=4)
+    assert plan.steps_taken <= plan.steps
+    assert list(plan.episodes) == list(range(plan.whole))
+
+
+def test_a_plan_that_is_settled_stops_early():
+    plan = a_plan(steps=1_000_000)
+    carry_out(plan, lambda numbered, finished: {n: (r.target_return, 10) for n, r in numbered.items()}, lambda p: None)
+    assert plan.steps_taken < 50_000
+
+
+def test_steps_are_never_more_than_allowed():
+    for steps in (260, 400, 777, 1500):
+        plan = make_plan([float(p) for p in range(101)], ModelConfig(), longest=10, steps=steps)
+        carry_out(plan, lambda numbered, _: {n: (r.target_return, 10) for n, r in numbered.items()}, lambda p: None)
+        assert 130 <= plan.steps_taken <= steps
+
+
+def test_too_few_steps_and_returns_that_do_not_vary_are_refused():
+    with pytest.raises(ConfigError, match="give --calibration-steps 130 or more, or --no-calibration"):
+        make_plan([float(p) for p in range(101)], ModelConfig(), longest=10, steps=129)
+    with pytest.raises(ConfigError, match="nothing to calibrate"):
+        make_plan([7.0] * 101, ModelConfig(), longest=10, steps=5000)
+
+
+def test_environments_that_fail_are_left_out_and_end_the_plan_all_the_same():
+    plan = a_plan()
+    curves = carry_out(
+        plan,
+        lambda numbered, _: {n: None if n % 3 == 0 else answer(r, n) for n, r in numbered.items()},
+        lambda plan: None,
+    )
+    assert sum(len(returns) for curve in curves for returns in curve.returns) == sum(
+        episode is not None for episode in plan.episodes.values()
+    )
+    with pytest.raises(ConfigError, match="nearly every episode failed"):
+        carry_out(a_plan(), lambda numbered, _: dict.fromkeys(numbered), lambda plan: None)
+
+
+@pytest.mark.parametrize("stop_after", [5, 30, 47])
+def test_an_interrupted_plan_goes_on_from_the_episodes_that_it_has(stop_after):
+    whole = a_plan()
+    expected = to_json(Calibration({}, carry_out(whole, play_all, lambda plan: None), whole.steps_taken))
+    kept, played = {}, []
+
+    def interrupted(numbered, finished):
+        for number, request in numbered.items():
+            if len(played) == stop_after:
+                raise KeyboardInterrupt
+            played.append(number)
+            finished(number, answer(request, number))
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(a_plan(), interrupted, lambda plan: kept.update(plan.episodes))
+    assert len(kept) == stop_after
+    again, more = a_plan(), []
+    again.known = kept
+
+    def counted(numbered, finished):
+        more.extend(numbered)
+        return play_all(numbered, finished)
+
+    curves = carry_out(again, counted, lambda plan: None)
+    assert to_json(Calibration({}, curves, again.steps_taken)) == expected
+    assert not set(more) & set(kept)
+
+
+@pytest.fixture(scope="module")
+def trained(payday, tmp_path_factory):
+    """A run that has learned to earn coins, without calibration."""
+    config = Config(
+        model=ModelConfig(width=16, num_layers=1, num_heads=2, context_length=3, dropout=0.0),
+        training=TrainingConfig(steps=150, learning_rate=3e-3, warmup_steps=10, evaluate_every=0, precision="float32"),
+        evaluation=EvaluationConfig(calibration=False),
+    )
+    return train(payday, config, tmp_path_factory.mktemp("calibration") / "run")
+
+
+def earned(run, steps=3000, **play):
+    return to_json(calibrate(run, PlayConfig(**play), steps))
+
+
+def test_a_calibrated_run_earns_what_it_is_asked_for(trained):
+    assert policy_of(trained).calibration is None
+    calibrate(trained, PlayConfig(), 6000)
+    policy = policy_of(trained)
+    assert policy.calibration is not None
+    results = evaluate(policy, trained.environment, [2.0, 5.0, 8.0], episodes=10)
+    plain = evaluate(policy_of(trained, EvaluationConfig(calibration=False)), trained.environment, [2.0, 5.0, 8.0])
+    error, before = (sum(abs(r.mean_return - r.target_return) for r in each) / 3 for each in (results, plain))
+    assert error < 0.8
+    assert error <= before + 0.1
+    with pytest.raises(Exception, match="give one of them"):
+        type(policy)(trained.model, guidance=2.0, calibration=policy.calibration)
+
+
+def test_a_calibration_does_not_depend_on_the_number_of_environments(trained):
+    assert earned(trained, num_envs=1) == earned(trained, num_envs=5) == earned(trained, num_envs=16)
+
+
+def test_a_calibration_of_something_else_is_not_used_and_that_is_said(trained, capsys):
+    calibrate(trained, PlayConfig(), 3000)
+    assert policy_of(trained).calibration is not None
+    for config, how, word in (
+        (EvaluationConfig(temperature=1.0), {}, "temperature"),
+        (EvaluationConfig(eval_context_length=2), {}, "context_length"),
+        (EvaluationConfig(), {"precision": "bf16"}, "precision"),
+        (EvaluationConfig(), {"cached": True}, "cached"),
+    ):
+        capsys.readouterr()
+        assert policy_of(trained, config, **how).calibration is None
+        assert f"calibration is not used: it is of another {word}" in capsys.readouterr().err
+    assert policy_of(trained, EvaluationConfig(guidance=2.0)).calibration is None
+    elsewhere = replace(trained, environment=replace(trained.environment, max_episode_steps=15))
+    assert policy_of(elsewhere).calibration is None
+    there = read_calibration(trained)
+    assert difference(there, {**there.binding, "checkpoint": "another"}) == "the checkpoint"
+
+
+def test_training_on_drops_the_calibration(trained, payday, tmp_path):
+    folder = tmp_path / "run"
+    config = replace(trained.config, training=replace(trained.config.training, steps=3))
+    run = train(payday, config, folder)
+    calibrate(run, PlayConfig(), 3000)
+    assert (folder / "calibration-last.json").exists()
+    train(payday, replace(config, training=replace(config.training, steps=4)), folder, resume=True)
+    assert not (folder / "calibration-last.json").exists()
+
+
+def test_training_calibrates_unless_told_not_to(payday, tmp_path):
+    config = Config(
+        model=ModelConfig(width=8, num_layers=1, num_heads=2, context_length=2),
+        training=TrainingConfig(steps=2, evaluate_every=0),
+        calibration=CalibrationConfig(calibration_steps=1000),
+    )
+    run = train(payday, config, tmp_path / "run")
+    written = (tmp_path / "run" / "calibration-last.json").read_bytes()
+    assert policy_of(run).calibration is not None
+    train(payday, config, tmp_path / "run", resume=True)  # nothing is left to train, and it is calibrated already
+    assert (tmp_path / "run" / "calibration-last.json").read_bytes() == written
+    assert not list((tmp_path / "run").glob("*.part.json"))
+
+
+def test_a_damaged_calibration_is_named(trained):
+    path = trained.folder / "calibration-last.json"
+    path.write_text("[")
+    with pytest.raises(Exception, match=r"calibration-last.json"):
+        policy_of(load_run(trained.folder))
+    path.write_text('{"schema": 1}')
+    with pytest.raises(ConfigError, match="dt calibrate writes it again"):
+        policy_of(load_run(trained.folder))
+    path.unlink()
+
+
+def never_monotone(patch):
+    patch.setattr(calibration_module, "monotone", lambda values, weights: values)
+
+
+def naive_inverse(patch):
+    def far(requests, achieved, target):
+        answer = float(np.clip(target, achieved[0], achieved[-1]))
+        return float(requests[np.searchsorted(achieved, answer, side="right") - 1]), answer
+
+    patch.setattr(calibration_module, "inverse", far)
+
+
+def test_curves_that_fall_are_noticed(monkeypatch):
+    falling = curve(1.0, [4, 6, 5, 8])
+    assert (np.diff(falling.achieved) >= 0).all()
+    never_monotone(monkeypatch)
+    assert (np.diff(curve(1.0, [4, 6, 5, 8]).achieved) < 0).any()
+
+
+def test_an_inverse_that_runs_away_on_a_plateau_is_noticed(monkeypatch):
+    flat = curve(1.0, [0, 3, 3, 3, 3])
+    assert flat.ask(3.0)[0] == Request(3.0, 1.0)
+    naive_inverse(monkeypatch)
+    assert flat.ask(3.0)[0] == Request(4.0, 1.0)
+
+
+def test_token_models_are_calibrated_by_the_request_only():
+    plan = make_plan([float(p) for p in range(101)], ModelConfig(conditioning="token"), longest=10, steps=10_000)
+    assert plan.guidances == (1.0,)
+    episodes = [Episode(Request(float(r), 1.0), r * 2.0, 3) for r in range(4)]
+    (only,) = curves_of(episodes)
+    assert only.achieved.tolist() == [0, 2, 4, 6]
