@@ -26,19 +26,20 @@ class ModelConfig(TransformerConfig):
     """A causal Transformer over the last steps of a trajectory (Chen et al. 2021)."""
 
     conditioning: Literal["single", "token", "decoupled", "none"] = "single"
-    """What the tokens of a step are and how the return-to-go enters: one token, the state and the action before it
-    together, whose output the return modulates by adaptive layer norm (single); three, the return-to-go first (token,
-    the paper); state and action, the return as in single (decoupled, Wang et al. 2026, arXiv 2601.15953); state and
-    action, no return at all (none), which is behaviour cloning."""
+    """Which tokens a step has, and how the return-to-go enters. single: one token, the state and the action before it
+    together; the return modulates the output by adaptive layer norm. token, the paper: three tokens, return-to-go,
+    state and action. decoupled (Wang et al. 2026, arXiv 2601.15953): two tokens, state and action; the return enters
+    as in single. none: state and action without a return, which is behaviour cloning."""
     context_length: int = 20
     """Steps the model sees, K in the paper."""
     frame_stack: int = 1
-    """Pictures that make one state where observations are images: the step's own and those just before it, the first
-    repeated at an episode's start. The data and the environment give single ones."""
+    """Pictures that make one state: the step's own and those just before it. The first is repeated at an episode's
+    start. The data and the environment give single pictures."""
     return_scale: float | None = None
-    """Returns are divided by this before the model sees them; None takes the deviation of the data's returns-to-go."""
+    """Returns are divided by this before the model sees them. None takes the standard deviation of the data's
+    returns-to-go."""
     max_timesteps: int | None = None
-    """Rows of the timestep table; None takes the longer of the data's episodes and the environment's own limit."""
+    """Rows of the timestep table. None takes the longest of the data's episodes and the environment's limit."""
 
     @property
     def hears_returns(self) -> bool:
@@ -59,11 +60,11 @@ class DataConfig:
     """Which episodes of the data a model learns from."""
 
     top_fraction: float = 1.0
-    """Learn from the best episodes alone: by return, from the best on downwards, as long as they hold at most this
-    share of the steps; the best one always."""
+    """Learn only from the best episodes by return, as many as hold at most this share of the steps. The best one is
+    always taken."""
     held_out: float | None = None
-    """Share of those episodes that is drawn by the seed and not learned from: the error of the model's actions is
-    measured on it. None takes 0.1 where there is no environment to play in, and else 0."""
+    """Share of those episodes that is drawn by the seed and held out, to measure the error of the model's actions on
+    it. None takes 0.1 if there is no environment to play in, and otherwise 0."""
     balanced: float | None = None
     """Share of each batch that is drawn evenly over the range of the episodes' returns, so that rare good episodes are
     learned as well as common bad ones. None takes 0.5 where the model is conditioned on returns, and else 0."""
@@ -117,7 +118,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(PlayConfig):
-    """Which returns a trained policy is asked for in its environment."""
+    """How a trained policy is asked for returns in its environment."""
 
     target_return: Literal["auto"] | tuple[float | str, ...] = ()
     """Target returns: numbers, percentiles of the data's returns (p90), their maximum (max), or shares of their range

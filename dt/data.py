@@ -38,21 +38,26 @@ LARGEST_RETURN, SMALLEST_SCALE = 1e37, 1e-37
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows of T steps, padded on the right; raw values, the model normalises them itself.
+    """B windows of T steps, padded on the right. Values are raw; the model normalises them.
 
     A leaf for which the model has `Units` is float32 in those units.
     """
 
-    states: TensorLeaves  # each (B, T, *leaf), as recorded; of images a stack of F at each step: (B, T, F, *leaf)
-    actions: TensorLeaves  # each (B, T, *leaf), as recorded
-    returns_to_go: Tensor  # (B, T) float32, in the reward's own unit
-    timesteps: Tensor  # (B, T) int64, position in the episode
-    mask: Tensor  # (B, T) bool, True where the step is real
+    states: TensorLeaves
+    """By leaf: each (B, T, *leaf), as recorded; of pictures a stack of F at each step, (B, T, F, *leaf)."""
+    actions: TensorLeaves
+    """By leaf: each (B, T, *leaf), as recorded."""
+    returns_to_go: Tensor
+    """(B, T) float32, in the reward's unit."""
+    timesteps: Tensor
+    """(B, T) int64, position in the episode."""
+    mask: Tensor
+    """(B, T) bool, True where the step is real."""
 
     def slices(self) -> list["Batch"]:
-        """The windows in parts that a processor's cache holds better; on a GPU, which wants much at once, as one.
+        """The windows in parts that fit a CPU's cache; on a GPU, all in one part.
 
-        Of 1,024 windows (K = 20, width 128, bf16) 256 at a time took the least time of 64, 128, 256, 512 and all.
+        Of 1,024 windows (K = 20, width 128, bf16), 256 at a time took the least time of 64, 128, 256, 512 and all.
         """
         size = len(self.mask)
         if self.mask.device.type != "cpu" or size <= CACHED_WINDOWS:
@@ -125,11 +130,16 @@ class ReturnBins:
 
 
 class TrajectoryDataset:
-    """A dataset ready to be sampled: flat tensors and the windows that can be cut from them.
+    """A dataset ready to be sampled: flat tensors, and windows cut from them.
 
-    Images are held once, as recorded; a window's stacks of `frame_stack` of them are put together when it is cut.
+    Pictures are stored once, as recorded; a window's stacks of `frame_stack` pictures are made when it is cut.
 
-    balanced: share of each batch that is drawn evenly over the range of the episodes' returns; see `ReturnBins`.
+    Args:
+        dataset: what to sample from.
+        context_length: steps of a window, K.
+        device: where the tensors are.
+        frame_stack: pictures in a stack.
+        units: those of the model that reads the windows, `DecisionTransformer.units`.
     """
 
     def __init__(
@@ -158,9 +168,14 @@ class TrajectoryDataset:
         self._images = {name for name, leaf in leaf_spaces(dataset.observation_space).items() if is_image(leaf)}
 
     def indices(self, seed: int, step: int, batch_size: int) -> Tensor:
-        """First steps of the batch's windows: (B,), any step of any episode with equal chance, as the paper's code.
+        """First steps of a batch's windows: (B,), each step of each episode with equal chance, as in the paper's code.
 
-        The share `balanced` of them is drawn over the returns' range instead. A pure function of its arguments.
+        The result depends only on the arguments; nothing is remembered between calls.
+
+        Args:
+            seed: of the run.
+            step: of training.
+            batch_size: B.
         """
         digest = hashlib.blake2b(f"batch {seed} {step}".encode(), digest_size=8).digest()
         generator = np.random.default_rng(int.from_bytes(digest, "little"))
@@ -171,7 +186,11 @@ class TrajectoryDataset:
         return torch.from_numpy(first)
 
     def gather(self, first: Tensor) -> Batch:
-        """Windows of K steps that begin at the flat indices `first` (B,), cut where their episode ends."""
+        """A batch of windows of K steps, each cut at its episode's end.
+
+        Args:
+            first: the windows' first steps, as flat indices: (B,).
+        """
         first = first.to(self.offsets.device)
         episode = torch.searchsorted(self.offsets, first, right=True) - 1  # (B,)
         begin, end = self.offsets[episode, None], self.offsets[episode + 1, None]  # each (B, 1)

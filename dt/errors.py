@@ -4,7 +4,7 @@ from envs.errors import CannotActError
 
 
 class PolicyError(CannotActError):
-    """A policy that is used wrongly; the message says how and why it cannot work."""
+    """A policy cannot do what it is asked for; the message says what and why."""
 
 
 class FailedEpisodesError(RuntimeError):

@@ -19,17 +19,18 @@ from transformer.runs import distributed
 
 @dataclass(frozen=True)
 class TargetResult:
-    """What was asked for and what came.
-
-    returns, lengths: of the episodes that came to an end. failures: why the others did not, a line each; they are in
-    no mean, which therefore says less where there are any.
-    """
+    """What was achieved at one target return."""
 
     target_return: float
+    """What was asked for."""
     returns: tuple[float, ...]
+    """Of the episodes that ended, in the order of their seeds."""
     lengths: tuple[int, ...]
+    """Steps of the same episodes."""
     normalized_score: float | None
+    """Of the mean return; None without a reference."""
     failures: tuple[str, ...] = ()
+    """Why other episodes did not end, one line each. They are in no mean."""
 
     @property
     def mean_return(self) -> float:
@@ -91,14 +92,26 @@ def evaluate(
     reference: Reference | None = None,
     on_episode: Any = None,
 ) -> list[TargetResult]:
-    """Play `episodes` episodes at each target; episode i of every target starts from the environment's seed `seed + i`.
+    """Play episodes at each target return and return one result for each target.
 
-    policy: usually a `ReturnConditionedPolicy`; any other that takes a target return as its request will do.
-    The returns do not depend on `num_envs`, nor on the number of processes that share the episodes. on_episode is
-    called with each finished `Played` of this process.
-    env_timeout: seconds that an environment may take for a step; given, each plays in a process of its own.
-    An episode whose environment fails is named in its target's `failures` and counts nowhere; where all of them fail
-    that is an `EnvError`.
+    Episode i of every target starts from the environment's seed `seed + i`. The returns depend neither on `num_envs`
+    nor on the number of processes that share the episodes. An episode with a failing environment is named in its
+    target's `failures` and is not counted.
+
+    Args:
+        policy: usually a `ReturnConditionedPolicy`; any policy that takes a target return as its request will do.
+        environment: where to play.
+        targets: returns to ask for, in the environment's unit.
+        episodes: episodes for each target.
+        seed: of the first episode.
+        num_envs: environments that run side by side.
+        env_timeout: seconds that an environment may take for a step or a reset. If given, each runs in its own process.
+        reference: for normalised scores.
+        on_episode: called with each finished episode of this process.
+
+    Raises:
+        EnvError: every episode failed.
+        ConfigError: a count is below 1, or there are no targets.
     """
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_envs", num_envs)):

@@ -80,10 +80,16 @@ class ReturnModulation(nn.Module):
 
 
 class DecisionTransformer(nn.Module):
-    """Windows of returns-to-go, states and actions in; for each state the action that leads to that return out.
+    """Predicts, for each state of a window, the action that leads to the return-to-go (Chen et al. 2021).
 
-    Raw values in, raw actions out: normaliser, return scale and the table of timesteps are part of the model.
-    max_timesteps: rows of that table; a step at or past it has no encoding.
+    Raw values go in and raw actions come out: normaliser, return scale and the table of timesteps are part of the
+    model.
+
+    Args:
+        config: shape and conditioning.
+        observation_space: of the states.
+        action_space: of the actions.
+        max_timesteps: rows of the timestep table; a step at or past it has no encoding.
     """
 
     def __init__(self, config: ModelConfig, observation_space: Space, action_space: Space, max_timesteps: int):  # type: ignore[type-arg]
@@ -148,7 +154,11 @@ class DecisionTransformer(nn.Module):
             raise ValueError(f"units of {'/'.join(min(given))}, which takes none")
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss summed over the real steps, and their number: two scalars."""
+        """The loss summed over the real steps, and their number: two scalars.
+
+        Args:
+            batch: B windows of T steps.
+        """
         outputs = self.predict(batch)
         loss = torch.zeros((), device=batch.mask.device)
         for head, name in zip(self.heads, self.action_leaves, strict=True):
@@ -158,9 +168,11 @@ class DecisionTransformer(nn.Module):
         return loss, batch.mask.sum()
 
     def predict(self, batch: Batch, steps: Tensor | None = None) -> TensorLeaves:
-        """What the heads say: for each action leaf (B, Q, *outputs).
+        """Head outputs for each action leaf: (B, Q, *outputs).
 
-        steps: where, (Q,) or (B, Q) indices into the window; None is everywhere, be a step real or not.
+        Args:
+            batch: B windows of T steps.
+            steps: indices into the window, (Q,) or (B, Q). None takes every step, real or padding.
         """
         return self._read_actions(batch, steps)
 
@@ -172,12 +184,12 @@ class DecisionTransformer(nn.Module):
         noise: Mapping[str, Tensor] | None = None,
         guidance: Tensor | None = None,
     ) -> TensorLeaves:
-        """The action for the last real step of each row, in the space's own units: for each leaf (B, *leaf).
+        """The action for the last real step of each row, in the space's units, for each leaf: (B, *leaf).
 
-        batch: B windows of T steps.
-        allowed: for each leaf of choices what may be chosen; see `DiscreteHead.choose`.
-        noise: for each leaf of choices what samples them; see `DiscreteHead.choose`.
-        guidance: (B,), how strongly each row follows its return-to-go; None is 1. Only where the return modulates.
+        Args:
+            batch: B windows of T steps.
+            allowed: for leaves of choices, what may be chosen; see `DiscreteHead.choose`.
+            noise: for leaves of choices, the noise that samples them.
         """
         return self.choose(self._read_actions(batch, last_step(batch.mask), guidance), allowed, noise)
 
@@ -187,7 +199,13 @@ class DecisionTransformer(nn.Module):
         allowed: Mapping[str, Tensor] | None = None,
         noise: Mapping[str, Tensor] | None = None,
     ) -> TensorLeaves:
-        """What `act` does with head outputs at one step, each (B, 1, *outputs)."""
+        """The action that head outputs at one step give, for each leaf: (B, *leaf).
+
+        Args:
+            outputs: for each action leaf (B, 1, *outputs).
+            allowed: as in `act`.
+            noise: as in `act`.
+        """
         allowed, noise = allowed or {}, noise or {}
         return {
             name: head.choose(outputs[name][:, 0], allowed.get(name), noise.get(name))  # type: ignore[operator]

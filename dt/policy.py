@@ -171,26 +171,25 @@ def _cut(batch: Batch, steps: Tensor) -> Batch:
 
 
 class ReturnConditionedPolicy:
-    """Acts towards a target return, in many environments at once or in a loop of one's own.
+    """Acts towards a target return, in many environments at once or in a loop of your own.
 
-    In one's own loop: `reset(target_return)`, then in turn `act(observation)` and `feed(reward)`. `rollout` uses
-    `begin`, `choose` and `receive`, the same for many environments. If an environment's info holds an `action_mask`,
-    as Gymnasium's spaces take it, only actions that it allows are chosen.
+    In a loop of your own, call `reset(target_return)`, then in turn `act(observation)` and `feed(reward)`. `rollout`
+    calls `begin`, `choose` and `receive`, which do the same for many environments. If an environment's info holds an
+    `action_mask`, as Gymnasium's spaces take it, only actions that it allows are chosen.
 
-    temperature: 0 takes the likeliest of discrete actions; above it they are drawn from softmax(logits / temperature).
-    Each episode draws from a generator of its own seed. A Box has nothing to draw: its action is the model's.
-    rows: windows in each call of the model. Every call has this one shape, idle rows filled: the last bits of a matrix
-    product depend on its number of rows, so only then does an environment's return not depend on how many others
-    run. With fewer than 16, some processors' products differ in the last bit from row to row as well.
-    precision: bf16 is faster where the hardware has such products, and its actions are a little different.
-    cached: keys and values are remembered from step to step, which is several times as fast and not the same policy:
-    the window grows from half the context length to all of it, and is then encoded anew from its last half, so that
-    nothing is remembered of a step that was dropped.
-    guidance: 1 plays the model as it was trained; above 1 it follows the target return more strongly. Only for models
-    that the return modulates (conditioning single or decoupled).
-    context_length: steps of history that the model sees, at most those of its training; None is as many.
-    calibration: what a run has measured about itself: it replaces each target return by the request and the guidance
-    that earn it (see `dt.asking.calibration`). `guidance` must then be 1.
+    Args:
+        model: the trained model.
+        rows: windows in each call of the model. Every call has this one shape, with idle rows filled, because the last
+            bits of a matrix product depend on its number of rows. So returns do not depend on how many environments
+            run. With fewer than 16, some processors' products also differ in the last bit from row to row.
+        temperature: 0 takes the most likely of discrete actions; above 0 they are drawn from softmax(logits /
+            temperature), each episode from a generator of its own seed. A Box has nothing to draw.
+        precision: "bf16" is faster on hardware with such products, and its actions are slightly different.
+        cached: reuse keys and values between steps. This is several times faster and a different policy: the window
+            grows from half the context length to all of it, and then restarts from its most recent half.
+
+    Raises:
+        PolicyError: the temperature is negative or not finite.
     """
 
     def __init__(

@@ -48,10 +48,20 @@ def train_many(
     environment: EnvironmentSpec | None = None,
     minutes: float | None = None,
 ) -> tuple[list[Path], bool]:
-    """Train each dataset at each seed, all as one program; returns the runs' folders, and whether they are done.
+    """Train each dataset at each seed, all as one program; return the runs' folders, and whether all are finished.
 
-    Folders that are there are gone on with. minutes: stop after so long, with a checkpoint. Datasets of different
-    shapes raise `ConfigError`.
+    Runs that are in `output` are continued.
+
+    Args:
+        datasets: with the same spaces and sizes of model.
+        config: the same for all runs, apart from the seed.
+        seeds: of the runs.
+        output: the folder of the runs' folders.
+        environment: where to evaluate; None takes each dataset's own.
+        minutes: stop after this time, with a checkpoint; None trains to the end.
+
+    Raises:
+        ConfigError: the datasets give models of different shapes.
     """
     cells = cells_of(datasets, config, seeds, Path(output))
     folders = [folder for _, _, folder in cells]

@@ -74,16 +74,24 @@ MOST_ROWS = 200_000
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, opened: what it is, and its model at one checkpoint."""
+    """A run's folder, opened at one checkpoint: its model, and how it was made."""
 
     folder: Path
+    """The run's folder."""
     checkpoint: Path
+    """The folder of the checkpoint."""
     model: DecisionTransformer
+    """At that checkpoint, ready to act."""
     config: Config
-    dataset: dict[str, Any]  # as `describe_data`; an imported run may know name and targets alone
+    """Its settings."""
+    dataset: dict[str, Any]
+    """What it learned from, as run.json describes it."""
     environment: EnvironmentSpec | None
+    """Where it plays; None if there is none."""
     reference: Reference | None
-    imported: str | None = None  # where its weights came from, if they were not trained here
+    """Reference returns of that environment."""
+    imported: str | None = None
+    """Where its weights came from, if they were not trained here."""
 
 
 def train(
@@ -96,9 +104,20 @@ def train(
 ) -> Run:
     """Train on a dataset into a run's folder and return the run at its last step.
 
-    environment: where to evaluate on the way; None takes the dataset's own, and trains without if that one cannot be
-    made here. A folder that holds a run is refused unless `resume`, which then goes on from its newest checkpoint, bit
-    for bit as if it had never stopped.
+    Args:
+        dataset: what to learn from.
+        config: data, model, training and evaluation settings.
+        folder: the run's folder. One that holds a run is refused unless `resume`.
+        environment: where to evaluate during training. None takes the dataset's own, and trains without one if that
+            cannot be made here.
+        resume: continue from the newest checkpoint, bit for bit as if the run had never stopped.
+
+    Raises:
+        ConfigError: a setting cannot work.
+        CheckpointError: the folder cannot be used.
+        EnvError: the environment does not fit the data.
+        NonFiniteError: a loss, gradient or weight is NaN or infinite.
+        Stopped: a signal came; a checkpoint was written first.
     """
     resume = resume or begun_by_this_launch(Path(folder))
     trainer = prepare(dataset, config, Path(folder), environment=environment, resume=resume)
@@ -378,7 +397,16 @@ def versions() -> dict[str, str]:
 
 
 def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device: str | torch.device = "cpu") -> Run:
-    """Open a run at its "last" or its "best" checkpoint. What cannot be used raises `CheckpointError`."""
+    """Open a run at one of its checkpoints.
+
+    Args:
+        folder: the run's folder.
+        which: "last", or "best", the one that scored best during training.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: the folder is not a run, or the checkpoint cannot be used.
+    """
     require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
     folder = Path(folder)
     check_run(folder)

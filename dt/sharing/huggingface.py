@@ -62,11 +62,21 @@ def import_huggingface(
     dataset: Dataset | None = None,
     environment: EnvironmentSpec | None = None,
 ) -> Run:
-    """Make a run in the new folder `output` of the `DecisionTransformerModel` in the folder `source`.
+    """Make a run of a saved `DecisionTransformerModel`. If something is refused, nothing is written.
 
-    context_length, return_scale: as in its training. normalizer: a JSON file {"mean": [...], "std": [...]} of the
-    states; or dataset: what it was trained on, which also names the run's targets. environment: where it plays; None
-    takes the dataset's own. Raises `ConfigError`, `CheckpointError` or `EnvError`, and then writes nothing.
+    Args:
+        source: the folder that it was saved in.
+        output: the run's folder, a new one.
+        context_length: steps that it was trained to see, K.
+        return_scale: what returns were divided by in its training.
+        normalizer: a JSON file {"mean": [...], "std": [...]} of the observations in its training.
+        dataset: instead of `normalizer`, what it was trained on. It also gives the run's targets.
+        environment: where the run plays; None takes the dataset's own.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        CheckpointError: the folder cannot be used.
+        EnvError: the environment does not fit.
     """
     published = read_published(
         source,
