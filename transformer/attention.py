@@ -146,10 +146,11 @@ class RaggedCache(KeyValueCache):
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each in its own Hd = D / H dimensions; their results are joined and projected.
+    """H attentions side by side, each in Hd = D / H dimensions; their results are joined and projected.
 
-    causal: a position sees itself and what came before. Otherwise it sees everything, as in an encoder and in
-    cross-attention.
+    Args:
+        config: width, heads, dropout and rotary positions.
+        causal: a position sees itself and earlier ones. Otherwise it sees all, as in an encoder and in cross-attention.
     """
 
     def __init__(self, config: TransformerConfig, causal: bool = True):
@@ -170,13 +171,15 @@ class MultiHeadAttention(nn.Module):
         positions: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Queries from x, keys and values from the context: from x itself (self-attention) when it is None.
+        """Outputs (B, L, D), or (B, Q, D) with `read`.
 
-        x: (B, L, D). context: (B, Lk, D). mask: (B, Lk), True where a key is real, those in the cache included.
-        positions: where the tokens of x stand, (L,) or (B, L), for rotary ones; 0, 1, ... when None.
-        cache: keys and values of earlier calls, which x's tokens follow, and of this one from now on.
-        read: indices into x whose outputs are wanted, (Q,) or (B, Q); all when None.
-        Returns (B, L, D), or (B, Q, D) with `read`.
+        Args:
+            x: (B, L, D), where the queries come from.
+            context: (B, Lk, D), where keys and values come from. None takes x: self-attention.
+            read: indices into x at which outputs are wanted, (Q,) or (B, Q). None takes all.
+            mask: (B, Lk), True where a key is real, including those in the cache.
+            positions: of x's tokens, (L,) or (B, L), for rotary positions. None takes 0, 1, ...
+            cache: keys and values of earlier calls, which x's tokens follow; this call's are added.
         """
         q, k, v, visible = self._project(x, context, read, mask, positions, cache)
         heads = self._attend(q, k, v, visible)  # (B, H, Lq, Hd)
@@ -195,7 +198,13 @@ class MultiHeadAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=triangle, dropout_p=rate)
 
     def weights(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
-        """Which key each query looks at, and how much, for a picture: (B, H, L, Lk), each row sums to one."""
+        """How much each query looks at each key: (B, H, L, Lk); each row sums to one.
+
+        Args:
+            x: (B, L, D), where the queries come from.
+            context: (B, Lk, D), where the keys come from. None takes x.
+            mask: (B, Lk), True where a key is real.
+        """
         q, k, _, visible = self._project(x, context, None, mask, None, None)
         if self.causal and visible is None:
             visible = causal_visibility(torch.arange(x.shape[1], device=x.device), x.shape[1])

@@ -18,7 +18,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a non-linearity between them, at each position on its own; four times as wide inside."""
+    """Two linear maps with a non-linearity between them, at each position separately; four times as wide inside.
+
+    Args:
+        config: width and activation.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -41,8 +45,13 @@ def relu(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention [+ cross-attention] + feed-forward, each a residual branch.
 
-    A layer norm stands before each branch (pre-norm) or after each sum (post-norm). `causal` and `cross` make the three
-    blocks there are: decoder only (causal), encoder (neither), decoder of a translation (both).
+    A layer norm is before each branch (pre-norm) or after each sum (post-norm). `causal` and `cross` make the three
+    kinds of block: decoder only (causal), encoder (neither), decoder of a translation (both).
+
+    Args:
+        config: shape of the block.
+        causal: a position sees itself and earlier ones only.
+        cross: the block also attends to a memory.
     """
 
     def __init__(self, config: TransformerConfig, *, causal: bool = True, cross: bool = False):
@@ -99,10 +108,12 @@ class BlockCache:
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. It knows no words and has no table of positions: whoever uses it embeds and reads out.
+    """A stack of blocks: embeddings in, embeddings out. It has no vocabulary and no table of positions.
 
-    causal: a decoder, each output depends on its own and earlier positions alone; otherwise an encoder.
-    cross: each block also attends to a memory, an encoder's output.
+    Args:
+        config: shape of the stack.
+        causal: a decoder; each output depends only on its own and earlier positions. Otherwise an encoder.
+        cross: each block also attends to a memory, an encoder's output.
     """
 
     def __init__(self, config: TransformerConfig, *, causal: bool = True, cross: bool = False):
@@ -129,15 +140,18 @@ class Transformer(nn.Module):
         memory_mask: Tensor | None = None,
         cache: list[BlockCache] | None = None,
     ) -> Tensor:
-        """Embeddings (B, L, D) to outputs (B, L, D).
+        """Outputs (B, L, D), or (B, Q, D) with `read`.
 
-        read: indices whose outputs are wanted, (Q,) or (B, Q) with a choice for each row; then (B, Q, D) comes out. The
-        last block computes queries and feed-forward there alone: the same numbers for less work.
-        mask: (B, L), True where a token is real, or (B, Lk) with those in the cache; a causal stack, padded on the
-        right needs one for cached tokens alone.
-        positions: where the tokens stand, (L,) or (B, L), for rotary ones; 0, 1, ... when None.
-        memory: (B, M, D) for a stack with cross-attention; memory_mask: (B, M), True where it is real.
-        cache: from `make_cache`; it takes this call's keys and values up.
+        Args:
+            x: embeddings, (B, L, D).
+            read: indices at which outputs are wanted, (Q,), or (B, Q) with a choice for each row. The last block
+                computes queries and feed-forward only there: the same numbers for less work.
+            mask: (B, L), True where a token is real, or (B, Lk) with those in the cache. A causal stack with padding on
+                the right needs one only for cached tokens.
+            positions: of the tokens, (L,) or (B, L), for rotary positions. None takes 0, 1, ...
+            memory: (B, M, D), for a stack with cross-attention.
+            memory_mask: (B, M), True where the memory is real.
+            cache: from `make_cache`; this call's keys and values are added.
         """
         x, last = self.dropout(x), len(self.blocks) - 1
         again = self.config.activation_checkpointing and self.training and torch.is_grad_enabled()
@@ -156,7 +170,13 @@ class Transformer(nn.Module):
         return self.final_norm(x)
 
     def make_cache(self, batch_size: int, length: int, memory_length: int = 0) -> list[BlockCache]:
-        """Room for `length` positions, and for a memory's, in every block; filled by `forward`."""
+        """An empty cache for every block, which `forward` fills.
+
+        Args:
+            batch_size: rows.
+            length: positions that it can hold.
+            memory_length: positions of the memory, with cross-attention.
+        """
         like, heads = next(self.parameters()), self.config.num_heads
         width = self.config.width // heads
         return [

@@ -106,7 +106,7 @@ class TransformerConfig:
     dropout: float = 0.1
     """Share of activations dropped in training: embeddings, attention weights and residual branches."""
     activation_checkpointing: bool = False
-    """Compute each block again in the backward pass instead of keeping what it computed: the same gradients, less
+    """Compute each block a second time in the backward pass instead of storing its results: the same gradients, less
     memory, about a third more time (Chen et al. 2016)."""
 
     def __post_init__(self) -> None:
@@ -165,17 +165,17 @@ class TrainingConfig:
     gradient_clip: float = 0.25
     """Largest norm of the whole gradient; a longer one is scaled down."""
     precision: Literal["float32", "bf16", "auto"] = "float32"
-    """Number format of the matrix products in training; bf16 runs them by autocast, weights stay float32. auto takes
-    bf16 where the hardware multiplies it; a run keeps what was taken at its start."""
+    """Number format of the matrix products in training. bf16 runs them by autocast, and weights stay float32. auto
+    takes bf16 if the hardware multiplies it. A run keeps what was taken at its start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     threads: Literal["auto"] | int = "auto"
     """Processor threads. auto takes 1 for a model of up to a million weights, and else half of the cores; a run keeps
     what was taken at its start, since sums over other numbers of threads round differently."""
     compile: bool = False
-    """Have torch compile the model for training, which takes half a minute and a C++ compiler, such as g++. On a
-    processor the numbers are the same to rounding, in bf16 in an eighth to a sixth less time; on a GPU dropout draws
-    others."""
+    """Compile the model for training with torch.compile, which takes half a minute and needs a C++ compiler such as
+    g++. On a CPU the numbers are the same to rounding, in bf16 in an eighth to a sixth less time. On a GPU dropout
+    draws different numbers."""
     seed: int = 0
     """Seed of the initial weights, of the batches and of dropout."""
     log_every: int = 50
@@ -183,9 +183,9 @@ class TrainingConfig:
     checkpoint_every: int = 1_000
     """Steps between two checkpoints; the last step always makes one."""
     evaluate_every: int = 2_500
-    """Steps between two evaluations on the way, which find the best checkpoint; 0 leaves them out."""
+    """Steps between two evaluations during training, which find the best checkpoint; 0 turns them off."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep; the best is always kept beside them."""
+    """Newest checkpoints to keep, in addition to the best one."""
 
     def __post_init__(self) -> None:
         check_fields(self)

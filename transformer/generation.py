@@ -39,7 +39,7 @@ def window_start(length: int, context_length: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn from its logits. Temperature 0 is greedy: the most likely token, nothing drawn."""
+    """How the next token is drawn from its logits. Temperature 0 is greedy: it takes the most likely token."""
 
     temperature: float = 1.0
     """Logits are divided by this; 0 takes the most likely token."""
@@ -211,9 +211,21 @@ def generate(
     generator: torch.Generator | None = None,
     use_cache: bool = True,
 ) -> list[list[int]]:
-    """Prompts, each followed by what the model writes: at most `new_tokens`, ending with a `stop` token if one comes.
+    """Each prompt followed by what the model writes, as lists of tokens.
 
-    The numbers are the same with and without the cache, to rounding. Raises ValueError for an empty prompt.
+    The tokens are the same with and without the cache, apart from rounding.
+
+    Args:
+        model: the language model.
+        prompts: at least one token each; they may differ in length.
+        new_tokens: the most tokens to write after each prompt.
+        sampling: how tokens are drawn.
+        stop: tokens that end a text when they are written.
+        generator: draws the tokens; None takes torch's own.
+        use_cache: reuse keys and values between tokens.
+
+    Raises:
+        ValueError: a prompt is empty.
     """
     if not all(prompts):
         raise ValueError("a prompt needs at least one token")
@@ -231,12 +243,22 @@ def beam_search(
     stop: Set[int],
     length_penalty: float = 1.0,
 ) -> list[tuple[list[int], float]]:
-    """For each text the likeliest continuation among `width` kept side by side, and its score.
+    """The most likely continuation of each text, and its score.
 
-    A score is the sum of the new tokens' log-probabilities over their number to the power `length_penalty`
-    (Wu et al. 2016 without the constants): 0 favours short texts, 1 is the mean. A text that ends with a `stop`
-    token is finished; its search ends when `width` have finished or `new_tokens` are written. Raises ValueError for a
-    length penalty below 0 or above `MAX_LENGTH_PENALTY`.
+    A score is the sum of the new tokens' log-probabilities divided by their number to the power `length_penalty` (Wu et
+    al. 2016 without the constants). A text that ends with a `stop` token is finished. A search ends when `width` texts
+    have finished, or `new_tokens` are written.
+
+    Args:
+        reader: gives the logits of next tokens.
+        texts: the beginnings.
+        new_tokens: the most tokens to write.
+        width: texts that are kept side by side for each beginning.
+        stop: tokens that finish a text.
+        length_penalty: 0 favours short texts, 1 takes the mean.
+
+    Raises:
+        ValueError: the length penalty is below 0 or above `MAX_LENGTH_PENALTY`.
     """
     if not 0 <= length_penalty <= MAX_LENGTH_PENALTY:
         raise ValueError(f"length_penalty must be from 0 to {MAX_LENGTH_PENALTY}, not {length_penalty}")

@@ -51,8 +51,13 @@ BLOCK = {
 def load_gpt2(path: str | Path) -> LanguageModel:
     """A GPT-2 language model in float32, ready to use (`.train()` turns its dropout on).
 
-    path: a folder with config.json and model.safetensors (or the index of several), or a .safetensors file with
-    config.json beside it. Raises `CheckpointError` for a file and `ConfigError` for a setting that cannot be used.
+    Args:
+        path: a folder with config.json and model.safetensors (or the index of several), or a .safetensors file next to
+            its config.json.
+
+    Raises:
+        CheckpointError: a file cannot be used.
+        ConfigError: a setting is not supported.
     """
     config_path, weights_path = locate(Path(path))
     theirs = read_config(config_path, "gpt2", activation_function="gelu_new")
@@ -84,8 +89,15 @@ def load_gpt2(path: str | Path) -> LanguageModel:
 def save_gpt2(model: LanguageModel, folder: str | Path) -> None:
     """Write config.json and model.safetensors, which `GPT2LMHeadModel.from_pretrained` opens.
 
-    The folder appears complete or not at all; one that holds anything raises `CheckpointError`. A model that GPT-2's
-    layout cannot express raises `ConfigError`. Their tokens for beginning and end are left open (null).
+    The folder is complete or absent. GPT-2's tokens for beginning and end are left open (null).
+
+    Args:
+        model: pre-norm, with learned positions and without rotary ones.
+        folder: a new or an empty one.
+
+    Raises:
+        CheckpointError: the folder holds something.
+        ConfigError: GPT-2's layout cannot express the model.
     """
     config = model.config
     require(config.positions == "learned", f"positions {config.positions}: GPT-2 has learned ones alone")

@@ -41,7 +41,11 @@ class TokenEmbedding(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embeds tokens, runs the causal stack, and reads out with the embedding's own weights."""
+    """Embeds tokens, runs the causal stack, and reads out with the embedding's weights (tied).
+
+    Args:
+        config: shape, vocabulary and context length.
+    """
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
@@ -58,11 +62,14 @@ class LanguageModel(nn.Module):
         mask: Tensor | None = None,
         cache: list[BlockCache] | None = None,
     ) -> Tensor:
-        """tokens: (B, L) integers, padded on the right where rows differ in length. Returns logits (B, L, V).
+        """Logits of each next token: (B, L, V), or (B, Q, V) with `read`.
 
-        positions: (L,) or (B, L), for tokens that follow those in the cache; 0, 1, ... when None. read: indices (Q,) or
-        (B, Q) whose logits are wanted, then (B, Q, V). mask: (B, Lk), True where a token is real, those in the cache
-        included; None where none of them is padding.
+        Args:
+            tokens: (B, L) integers, padded on the right if rows differ in length.
+            positions: (L,) or (B, L), for tokens that follow those in the cache. None takes 0, 1, ...
+            read: indices at which logits are wanted, (Q,) or (B, Q).
+            mask: (B, Lk), True where a token is real, including those in the cache. None if there is no padding.
+            cache: from `transformer.make_cache`.
         """
         x = self.embedding(tokens, positions)  # (B, L, D)
         x = self.transformer(x, read, mask=mask, positions=positions, cache=cache)  # (B, Q, D)

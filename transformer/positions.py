@@ -5,7 +5,11 @@ from torch import Tensor, nn
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed waves of many lengths (Vaswani et al. 2017, section 3.5): works for any index, learns nothing."""
+    """Fixed waves of many lengths (Vaswani et al. 2017, section 3.5). They work for any index and learn nothing.
+
+    Args:
+        width: D, even.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -15,22 +19,34 @@ class SinusoidalPositions(nn.Module):
         self.frequencies: Tensor
 
     def forward(self, positions: Tensor) -> Tensor:
-        """positions: integers of any shape (...). Returns (..., D): sine at even and cosine at odd dimensions."""
+        """Encodings (..., D): sines at even dimensions, cosines at odd ones.
+
+        Args:
+            positions: integers of any shape (...).
+        """
         angles = positions[..., None] * self.frequencies  # (..., D / 2)
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (..., D)
 
 
 class LearnedPositions(nn.Embedding):
-    """A table with one learned row for each index below `length`; integers (...) in, (..., D) out."""
+    """A table with one learned row for each index: integers (...) in, (..., D) out.
+
+    Args:
+        length: rows; indices are below it.
+        width: D.
+    """
 
     def __init__(self, length: int, width: int):
         super().__init__(length, width)
 
 
 class RotaryPositions(nn.Module):
-    """Turn pairs of dimensions by an angle that grows with the position (Su et al. 2021, RoFormer, section 3.2.2).
+    """Turns pairs of dimensions by an angle that grows with the position (Su et al. 2021, RoFormer, section 3.2.2).
 
-    The dot product of a turned query and a turned key depends on the distance between them alone.
+    The dot product of a turned query and a turned key depends only on the distance between them.
+
+    Args:
+        head_width: Hd, even.
     """
 
     def __init__(self, head_width: int):
@@ -39,7 +55,12 @@ class RotaryPositions(nn.Module):
         self.frequencies: Tensor
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x: (B, H, L, Hd). positions: (L,), or (B, L) with its own positions for each row. Returns x's shape."""
+        """x with each vector turned by its position, in x's shape.
+
+        Args:
+            x: (B, H, L, Hd).
+            positions: (L,), or (B, L) with positions for each row.
+        """
         angles = positions[..., None] * self.frequencies  # (L, Hd / 2) or (B, L, Hd / 2)
         if angles.dim() == 3:
             angles = angles[:, None]  # (B, 1, L, Hd / 2): the same for every head

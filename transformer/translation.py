@@ -11,9 +11,12 @@ from transformer.language import TokenEmbedding
 
 
 class EncoderDecoder(nn.Module):
-    """Source tokens and the target so far to logits of the next target token.
+    """Source tokens and the target so far in, logits of the next target token out.
 
-    Both sides and the read-out share one embedding: source and target use one vocabulary.
+    Both sides and the read-out share one embedding, so source and target use one vocabulary.
+
+    Args:
+        config: shape of both stacks, and their vocabulary.
     """
 
     def __init__(self, config: LanguageConfig):
@@ -24,7 +27,12 @@ class EncoderDecoder(nn.Module):
         self.decoder = Transformer(config, cross=True)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Tensor:
-        """source: (B, M) tokens; source_mask: (B, M), True where a token is real. Returns the memory, (B, M, D)."""
+        """The memory: (B, M, D).
+
+        Args:
+            source: (B, M) tokens.
+            source_mask: (B, M), True where a token is real.
+        """
         return self.encoder(self.embedding(source), mask=source_mask)
 
     def decode(
@@ -37,9 +45,15 @@ class EncoderDecoder(nn.Module):
         read: Tensor | None = None,
         cache: list[BlockCache] | None = None,
     ) -> Tensor:
-        """target: (B, L) tokens so far, padded on the right. Returns logits of the token after each: (B, L, V).
+        """Logits of the token after each target token: (B, L, V), or (B, Q, V) with `read`.
 
-        positions, read and cache are as in `LanguageModel`. Every block of the decoder sees the encoder's last output.
+        Args:
+            target: (B, L) tokens so far, padded on the right.
+            memory: (B, M, D), from `encode`; every block of the decoder sees it.
+            source_mask: (B, M), True where a source token is real.
+            positions: as in `LanguageModel.forward`.
+            read: as in `LanguageModel.forward`.
+            cache: as in `LanguageModel.forward`.
         """
         x = self.decoder(
             self.embedding(target, positions),
@@ -52,12 +66,24 @@ class EncoderDecoder(nn.Module):
         return self.embedding.logits(x)  # (B, Q, V)
 
     def forward(self, source: Tensor, target: Tensor, source_mask: Tensor) -> Tensor:
-        """Logits (B, L, V) after each token of a target that is known, as in training."""
+        """Logits (B, L, V) after each token of a known target, as in training.
+
+        Args:
+            source: (B, M) tokens.
+            target: (B, L) tokens.
+            source_mask: (B, M), True where a source token is real.
+        """
         return self.decode(target, self.encode(source, source_mask), source_mask)
 
     @torch.no_grad()
     def alignments(self, source: Tensor, target: Tensor, source_mask: Tensor) -> Tensor:
-        """How much each block's heads look at each source token from each target token: (blocks, B, H, L, M)."""
+        """How much each block's heads look at each source token from each target token: (blocks, B, H, L, M).
+
+        Args:
+            source: (B, M) tokens.
+            target: (B, L) tokens.
+            source_mask: (B, M), True where a source token is real.
+        """
         maps: list[Tensor] = []
 
         def note(attention: nn.Module, arguments: tuple[Tensor, Tensor], options: dict[str, Any]) -> None:
