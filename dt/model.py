@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dt.asking.guidance import MODULATED
 from dt.config import ModelConfig
-from dt.data import Batch, TensorLeaves, return_scale
+from dt.data import Batch, TensorLeaves, return_scale, returns_to_go
 from dt.encoders import (
     ContinuousHead,
     LinearEncoder,
@@ -49,6 +49,13 @@ def previous(encoded: Tensor) -> Tensor:
     return F.pad(encoded[:, :-1], (0, 0, 1, 0))
 
 
+STEEPNESS = 8.0
+"""How far a hidden unit's input of `ReturnModulation` moves, at first, over the range of the data's returns."""
+
+MOST_RETURNS = 100_000
+"""Returns-to-go whose quantiles are looked at; of more, as many are taken, evenly spaced."""
+
+
 class ReturnModulation(nn.Module):
     """Adaptive layer norm: the return-to-go of a step scales and shifts that step's normalised output.
 
@@ -64,6 +71,26 @@ class ReturnModulation(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.input = nn.Linear(1, width)
         self.output = nn.Linear(width, 2 * width)
+
+    @torch.no_grad()
+    def spread(self, returns: Tensor) -> None:
+        """Let each hidden unit begin to respond at a return of its own, spread over those of the data.
+
+        With small random weights all units are nearly linear in the return at first, and returns that are close to each
+        other take long to tell apart. Half of the units begin at quantiles of the data, half evenly over its range;
+        half of them respond above their return and half below it.
+
+        returns: (N,), returns-to-go of the data, divided by the return scale.
+        """
+        count, low, high = self.input.out_features, returns.min(), returns.max()
+        if not high > low:
+            return
+        quantiles = torch.quantile(returns, torch.linspace(0, 1, count // 2, device=returns.device))
+        even = low + (high - low) * torch.linspace(0, 1, count - count // 2, device=returns.device)
+        begin = torch.cat([quantiles, even])  # (D,)
+        slope = STEEPNESS / (high - low) * (1 - 2 * (torch.arange(count, device=returns.device) % 2))  # (D,)
+        self.input.weight.copy_(slope[:, None])
+        self.input.bias.copy_(-slope * begin)
 
     def forward(self, x: Tensor, returns: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Modulate the outputs x by their returns-to-go: (B, Q, D).
@@ -132,6 +159,10 @@ class DecisionTransformer(nn.Module):
                 raise
             scale = 1.0
         self.return_scale.fill_(self.config.return_scale or scale)
+        if self.config.conditioning in MODULATED:
+            returns = returns_to_go(dataset.rewards, dataset.offsets)
+            some = torch.from_numpy(returns[:: max(1, len(returns) // MOST_RETURNS)].copy())
+            self.modulation.spread((some / self.return_scale.cpu()).to(self.return_scale))
 
     @property
     def units(self) -> ModelUnits:

@@ -6,8 +6,10 @@ import torch
 from conftest import CONTEXT, small_model
 
 from dt.asking.guidance import Request
-from dt.data import TrajectoryDataset
+from dt.config import Config, ModelConfig
+from dt.data import TrajectoryDataset, returns_to_go
 from dt.evaluation import evaluate
+from dt.learning.training import build_model
 from dt.model import ReturnModulation
 from dt.policy import PolicyError, ReturnConditionedPolicy
 from envs.simulate.environments import EnvironmentSpec
@@ -142,3 +144,25 @@ def test_guidance_is_refused_where_there_is_no_output_without_the_return(dataset
 def test_a_guidance_that_means_nothing_is_refused(dataset, guidance):
     with pytest.raises(ConfigError, match="guidance must be at least 0"):
         ReturnConditionedPolicy(small_model("single", dataset), guidance=guidance)
+
+
+def test_hidden_units_begin_at_returns_spread_over_the_data():
+    modulation = ReturnModulation(8)
+    returns = torch.tensor([0.0, 0.0, 0.0, 1.0, 4.0, 10.0])
+    modulation.spread(returns)
+    begin = (-modulation.input.bias / modulation.input.weight[:, 0]).sort().values
+    expected = torch.tensor([0.0, 0.0, 0.0, 2.0, 10 / 3, 20 / 3, 10.0, 10.0])  # quantiles and even steps
+    torch.testing.assert_close(begin, expected, atol=1e-4, rtol=1e-4)
+    moved = modulation.input(torch.tensor([[10.0]])) - modulation.input(torch.tensor([[0.0]]))
+    assert moved[0].tolist() == pytest.approx([8, -8] * 4, rel=1e-4)
+    before = modulation.input.weight.clone()
+    modulation.spread(torch.full((5,), 3.0))  # returns that do not vary leave the weights as they are
+    assert torch.equal(modulation.input.weight, before)
+
+
+def test_a_new_model_spreads_the_returns_of_its_data(dataset):
+    model = build_model(dataset, Config(model=ModelConfig(width=8, num_layers=1)), None)
+    begin = -model.modulation.input.bias / model.modulation.input.weight[:, 0] * model.return_scale
+    to_go = returns_to_go(dataset.rewards, dataset.offsets)
+    assert begin.min().item() == pytest.approx(to_go.min(), abs=1e-3)
+    assert begin.max().item() == pytest.approx(to_go.max(), abs=1e-3)
