@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,17 +263,35 @@ def read_rows(results: Path) -> dict[Cell, dict[str, Any]]:
     return {Cell(row["dataset"], row["method"], row["seed"]): row for row in rows}
 
 
-def add_row(results: Path, cell: Cell, row: dict[str, Any]) -> None:
-    """Put a row into the file, which others may be adding to; one that is there already stays."""
+def add_row(results: Path, cell: Cell, row: dict[str, Any], cells: Sequence[Cell] | None = None) -> None:
+    """Put a row into the file, which others may be adding to; one that is there already stays.
+
+    cells: the whole grid, in the order of the file's rows; None is this module's.
+    """
     with FileLock(results.with_name(f".{results.name}.lock")):
         rows = {cell: row} | read_rows(results)
-        order = {known: i for i, known in enumerate(grid())}
+        order = {known: i for i, known in enumerate(grid() if cells is None else cells)}
         ordered = sorted(rows, key=lambda known: order.get(known, len(order)))
         write_json(results, {"schema": 1, "rows": [rows[known] for known in ordered]})
 
 
 def fill(cells: Iterable[Cell], results: Path, work: Path) -> None:
-    """Make the rows that are missing, one after the other; a cell that another worker has is left to it."""
+    """Make the rows of this module's grid that are missing."""
+    fill_cells(cells, results, work, play, grid())
+
+
+def fill_cells(
+    cells: Iterable[Cell],
+    results: Path,
+    work: Path,
+    play: Callable[[Cell, Path], dict[str, Any]],
+    whole: Sequence[Cell],
+) -> None:
+    """Make the rows that are missing, one after the other; a cell that another worker has is left to it.
+
+    play: makes the row of a cell, whose run is in the given folder.
+    whole: the whole grid, in the order of the file's rows.
+    """
     work.mkdir(parents=True, exist_ok=True)
     results.parent.mkdir(parents=True, exist_ok=True)
     for cell in cells:
@@ -281,7 +299,7 @@ def fill(cells: Iterable[Cell], results: Path, work: Path) -> None:
             with FileLock(work / f"{cell.name}.lock", blocking=False):
                 if cell not in read_rows(results):
                     _tell(cell.name)
-                    add_row(results, cell, play(cell, work / cell.name))
+                    add_row(results, cell, play(cell, work / cell.name), whole)
         except Timeout:
             _tell(f"{cell.name}: another worker has it")
         except DataError as error:
@@ -315,7 +333,7 @@ def time_limit(minutes: float) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def status(cells: Iterable[Cell], results: Path, work: Path) -> str:
+def status_of(cells: Iterable[Cell], results: Path, work: Path) -> str:
     """Each cell and how far it is, one a line."""
     done, lines = read_rows(results), []
     for cell in cells:
@@ -350,7 +368,7 @@ def main() -> None:
         if cell.dataset in options.dataset and cell.method in options.method and cell.seed in options.seed
     ]
     if options.list:
-        print(status(cells, options.results, options.work))
+        print(status_of(cells, options.results, options.work))
     else:
         torch.set_num_threads(options.threads)
         with time_limit(options.minutes):

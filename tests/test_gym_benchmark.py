@@ -11,7 +11,7 @@ from test_training import Cut, cut_at  # noqa: F401 (a fixture)
 
 from benchmarks import gym, gym_report
 from benchmarks.delayed_reward import delayed
-from benchmarks.gym import METHODS, Cell, add_row, fill, grid, read_rows, status, time_limit
+from benchmarks.gym import METHODS, Cell, add_row, fill, grid, read_rows, status_of, time_limit
 from dt.data import returns_to_go
 from envs.errors import DataError
 from envs.simulate.environments import Environments
@@ -66,7 +66,7 @@ def test_cells_are_made_once_in_order_and_those_of_another_worker_are_left_to_it
     said = capsys.readouterr().err
     assert f"{FEW[0].name}: another worker has it" in said
     assert f"{FEW[2].name}: left out, no such dataset" in said
-    assert "1 of 3 done" in status(FEW, results, tmp_path / "work")
+    assert "1 of 3 done" in status_of(FEW, results, tmp_path / "work")
     fill(FEW[:2], results, tmp_path / "work")
     assert made == [*FEW[1:], FEW[0]]
     assert list(read_rows(results)) == FEW[:2]  # in the grid's order, whoever came first
@@ -117,7 +117,7 @@ def test_a_cell_that_was_cut_becomes_the_row_of_an_uninterrupted_one(quick, tmp_
         made("cut")
     undo()
     assert not (tmp_path / "cut" / "gym.json").exists()
-    assert "begun, step 4" in status(FEW[:1], tmp_path / "cut" / "gym.json", tmp_path / "cut")
+    assert "begun, step 4" in status_of(FEW[:1], tmp_path / "cut" / "gym.json", tmp_path / "cut")
     assert made("cut") == whole
     assert whole["command"] == "python -m benchmarks.gym --dataset hopper/mixed-v0 --method token --seed 0"
     assert len(whole["last"]["results"]) > 3

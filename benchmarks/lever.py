@@ -1,0 +1,200 @@
+"""The lever: how well runs earn the return that they are asked for, on the same recordings at equal time.
+
+    python -m benchmarks.lever --list               # the grid: what is done, begun and missing
+    python -m benchmarks.lever --minutes 60         # the next missing cells, in the grid's order
+    python -m benchmarks.lever --dataset hopper/mixed-v0 --method default --seed 0
+    python -m benchmarks.lever --table              # the tables in Markdown
+
+A cell is a dataset, a method and a seed; it becomes one row of the results file, which is written complete or not at
+all after each cell. A cell that was stopped goes on where its run in --work is. A method has as many gradient steps as
+fit, with its calibration, into 20 minutes of one core (60 for the mixtures of medium and expert). Seconds a step were
+measured once, and the numbers of steps below are what came of it: cells go by steps.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.gym import Cell, fill_cells, hardware, status_of, summary, time_limit
+from dt.asking.calibrate import policy_of
+from dt.cli.scores import score
+from dt.config import FINAL_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
+from dt.learning.training import Run, train, versions
+from envs.datasets.loading import load
+from envs.datasets.selection import join
+from transformer.config import TrainingConfig
+from transformer.runs.checkpoint import is_run, read_json
+
+DATASETS = {
+    "hopper/mixed-v0": 20,
+    "hopper/replay-v0": 20,
+    "halfcheetah/mixed-v0": 20,
+    "cartpole/mixed-v0": 20,
+    "hopper/medium-v0+hopper/expert-v0": 60,
+    "halfcheetah/medium-v0+halfcheetah/expert-v0": 60,
+}
+"""Minutes of one core that training and calibration may take on each."""
+
+STEPS_A_MINUTE = {20: 600, 5: 1_800}
+"""Gradient steps that fit into a minute, by context length: measured once, one thread of an Intel Xeon, bf16
+(`benchmarks.speed` has the ratios); two minutes of each cell are the calibration's."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table."""
+
+    conditioning: Literal["single", "token", "none"] = "single"
+    top_fraction: float = 1.0
+    balanced: float | None = None  # None is the default's
+    context_length: int = 20
+
+    def steps(self, minutes: int) -> int:
+        """Gradient steps of a cell that may take so long."""
+        return (minutes - 2) * STEPS_A_MINUTE[self.context_length]
+
+
+METHODS = {
+    "default": Method(),
+    "unbalanced": Method(balanced=0.0),
+    "k5": Method(context_length=5),
+    "token": Method("token", context_length=5),
+    "bc-10": Method("none", top_fraction=0.1),
+    "bc-25": Method("none", top_fraction=0.25),
+    "bc-40": Method("none", top_fraction=0.4),
+}
+"""Each method by its name."""
+
+TWO = ("hopper/replay-v0", "halfcheetah/mixed-v0")
+"""The sets on which methods other than the default have three seeds."""
+
+
+def grid() -> list[Cell]:
+    """Every cell, the most useful first."""
+    cells = [Cell(dataset, "default", seed) for seed in range(3) for dataset in DATASETS]
+    cells += [Cell(dataset, method, 0) for method in ("bc-10", "bc-25", "bc-40") for dataset in DATASETS]
+    cells += [Cell(dataset, method, seed) for seed in range(3) for method in ("unbalanced", "token") for dataset in TWO]
+    cells += [Cell(dataset, "token", 0) for dataset in DATASETS if dataset not in TWO]
+    return cells + [Cell(dataset, "k5", seed) for seed in range(3) for dataset in TWO]
+
+
+def recipe(cell: Cell) -> Config:
+    """What a cell is trained with: the defaults, but for what its method changes."""
+    method = METHODS[cell.method]
+    steps = method.steps(DATASETS[cell.dataset])
+    return Config(
+        model=ModelConfig(conditioning=method.conditioning, context_length=method.context_length),
+        data=DataConfig(top_fraction=method.top_fraction, balanced=method.balanced),
+        training=TrainingConfig(
+            steps=steps, precision="bf16", threads=1, evaluate_every=0, checkpoint_every=500, seed=cell.seed
+        ),
+    )
+
+
+def play(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train what is missing of a cell's run, calibrate and score it: its row."""
+    dataset, config = join([load(name) for name in cell.dataset.split("+")]), recipe(cell)
+    started = time.perf_counter()
+    run = train(dataset, config, folder, resume=is_run(folder))
+    took = time.perf_counter() - started
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    training = sum(line["seconds"] for line in log if line["kind"] == "train")
+    row = {
+        "dataset": cell.dataset,
+        "method": cell.method,
+        "seed": cell.seed,
+        "command": f"python -m benchmarks.lever --dataset {cell.dataset} --method {cell.method} --seed {cell.seed}",
+        "data": {"fingerprint": dataset.fingerprint, "episodes": dataset.num_episodes, "steps": dataset.num_steps},
+        "minimum": float(dataset.returns.min()),
+        "maximum": float(dataset.returns.max()),
+        "recipe": config.to_json(),
+        "seconds": {"training": round(training), "with calibration": round(took)},
+        "hardware": hardware(config),
+        "versions": versions(),
+    }
+    row["calibrated"] = _scored(run, EvaluationConfig())
+    if config.model.hears_returns:
+        row["plain"] = _scored(run, EvaluationConfig(calibration=False))
+        row["auto"] = _scored(run, EvaluationConfig(target_return="auto"))
+        row["calibration_steps"] = read_json(folder / "calibration-last.json")["steps"]
+    return row
+
+
+def _scored(run: Run, config: EvaluationConfig) -> dict[str, Any]:
+    scores = score(run, config, FINAL_SEED, policy_of(run, config), "last")
+    return {"measures": dict(scores.found), "results": summary(scores.results), "played": dict(scores.played)}
+
+
+def table(results: Path) -> str:
+    """The rows in Markdown: one line for each dataset and method, means over seeds and the worst of them."""
+    rows = read_json(results)["rows"] if results.exists() else []
+    lines = [
+        "| dataset | method | seeds | alignment error (worst) | quantile | episode | rank | uncalibrated | top |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for dataset in DATASETS:
+        for method in METHODS:
+            found = [row for row in rows if (row["dataset"], row["method"]) == (dataset, method)]
+            if found:
+                lines.append(f"| {dataset} | {method} | {len(found)} | {_cells(found)} |")
+    return "\n".join(lines)
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> str:
+    top = mean(_top(row) for row in rows)
+    if "plain" not in rows[0]:
+        return f"- | - | - | - | - | {top:.0f}"
+    values = {
+        name: [row["calibrated"]["measures"][name] for row in rows]
+        for name in ("alignment_error", "quantile_error", "episode_error", "rank_correlation")
+    }
+    plain = mean(row["plain"]["measures"]["alignment_error"] for row in rows)
+    return (
+        f"{mean(values['alignment_error']):.3f} ({max(values['alignment_error']):.3f}) | "
+        f"{mean(values['quantile_error']):.3f} | {mean(values['episode_error']):.3f} | "
+        f"{mean(values['rank_correlation']):.2f} | {plain:.3f} | {top:.0f}"
+    )
+
+
+def _top(row: dict[str, Any]) -> float:
+    """What a run earns when it is to earn as much as it can: its chosen target, and of a clone its only one."""
+    results = row.get("auto", row["calibrated"])["results"]
+    return float(results[0]["mean_return"])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20.0, help="stop after so long, wherever it is")
+    parser.add_argument("--results", type=Path, default=Path("docs/results/lever.json"), help="the file of rows")
+    parser.add_argument("--work", type=Path, default=Path("runs/lever"), help="where the cells' runs are")
+    parser.add_argument("--dataset", nargs="+", choices=DATASETS, default=tuple(DATASETS), help="these only")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=tuple(METHODS), help="these only")
+    parser.add_argument("--seed", nargs="+", type=int, default=(0, 1, 2), help="these only")
+    parser.add_argument("--list", action="store_true", help="print what is done and what is missing")
+    parser.add_argument("--table", action="store_true", help="print the tables")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    chosen = (options.dataset, options.method, options.seed)
+    cells = [c for c in grid() if c.dataset in chosen[0] and c.method in chosen[1] and c.seed in chosen[2]]
+    if options.table:
+        print(table(options.results))
+    elif options.list:
+        print(status_of(cells, options.results, options.work))
+    else:
+        torch.set_num_threads(1)
+        with time_limit(options.minutes):
+            fill_cells(cells, options.results, options.work, play, grid())
+
+
+if __name__ == "__main__":
+    main()
