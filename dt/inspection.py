@@ -16,6 +16,7 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import Statistics, never_varies, statistics, without_marks
 from envs.errors import DataError
 from envs.reading.fields import listed
+from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import scored_as_d4rl
 from envs.spaces import Leaves, leaf_spaces
 
@@ -55,11 +56,8 @@ def describe_dataset(dataset: Dataset) -> str:
         *(WITHOUT_REWARDS if dataset.rewards_from == "none" else _return_lines(dataset)),
     ]
     notes = list(dataset.notes)
-    if dataset.environment is not None and dataset.environment.left_out:
-        wrappers = ", ".join(dataset.environment.left_out)
-        notes.append(
-            f"recorded with the wrappers {wrappers}, which are not put on: evaluation plays the plain environment"
-        )
+    if dataset.environment is not None:
+        notes += _environment_notes(dataset.environment, int(lengths.max()))
     return "\n".join(lines + [f"note          {note}" for note in notes])
 
 
@@ -78,6 +76,26 @@ def _return_lines(dataset: Dataset) -> Iterator[str]:
     yield f"targets       {' '.join(f'{target:.5g}' for target in default_targets(returns))}"
     yield f"return scale  {_return_scale(dataset)}"
     yield f"score         {_score(dataset)}"
+
+
+def _environment_notes(spec: EnvironmentSpec, longest: int) -> list[str]:
+    """What is different in an environment from the recorded episodes. longest: steps of the longest one."""
+    notes, limit = [], spec.step_limit
+    if spec.put_back:
+        names = ", ".join(wrapper.name for wrapper in spec.put_back)
+        notes.append(f"recorded inside the wrappers {names}, which the environment is put into here too")
+    if spec.left_out:
+        names = ", ".join(spec.left_out)
+        notes.append(
+            f"recorded inside the wrappers {names}, which are not built here, as they may be any code: observations, "
+            "actions and rewards of the environment may differ from the data's"
+        )
+    if limit is not None and limit > longest:
+        notes.append(
+            f"episodes in {spec.id} last up to {limit} steps, the longest recorded one has {longest}: later steps are "
+            "not trained"
+        )
+    return notes
 
 
 def return_histogram(returns: NDArray[np.float64], bins: int = 10, width: int = 40) -> str:

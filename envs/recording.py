@@ -25,6 +25,7 @@ from envs.datasets.writer import write_folder
 from envs.errors import DataError
 from envs.reading.minari_folders import PART
 from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.wrappers import RecordedWrapper, effective
 from envs.spaces import Leaves, from_leaves, to_leaves
 
 PART_STEPS = 2_000
@@ -215,10 +216,10 @@ def _stacked(space: Any, rows: Any) -> Any:
 
 
 def _environment(env: Any) -> EnvironmentSpec | None:
-    """The registered environment that these are, if they are one; their wrappers are named, Monitor changes nothing."""
+    """The registered environment that these are, if they are one, and the wrappers around it."""
     spec = env.get_attr("spec")[0]
     if spec is None:
         return None
     kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
-    wrappers = tuple(wrapper.name for wrapper in spec.additional_wrappers if wrapper.name != "Monitor")
-    return EnvironmentSpec(spec.id, kwargs, spec.max_episode_steps, left_out=wrappers)
+    wrappers = effective(map(RecordedWrapper.of, spec.additional_wrappers))
+    return EnvironmentSpec(spec.id, kwargs, spec.max_episode_steps, wrappers)

@@ -796,6 +796,6 @@ def test_wrappers_of_a_recording_are_noted_once_on_standard_error(payday, tmp_pa
     recorded = write_npz(tmp_path / "coins.npz", payday, env_spec=json.dumps({**spec, "additional_wrappers": wrappers}))
     assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "5"]) == 0
     out, err = capsys.readouterr()  # Payday takes no render_mode: it would not have been made with it
-    assert err.count("recorded with the wrappers ClipReward, Blindfold, which are not put on") == 1
+    assert err.count("recorded inside the wrappers ClipReward, Blindfold, which are not built here") == 1
     assert "wrappers" not in out
     assert "Payday-v0, checkpoint step-00000006" in out

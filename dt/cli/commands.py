@@ -19,7 +19,7 @@ from dt.cli.scores import (
     warn_of_targets,
     write_scores,
 )
-from dt.cli.sources import in_environment, run_folder
+from dt.cli.sources import in_environment, run_folder, with_step_limit
 from dt.config import BEST_SEED, FINAL_SEED
 from dt.errors import FailedEpisodesError
 from dt.evaluation import check_environment, check_failures
@@ -119,6 +119,8 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
 def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
     """`dt evaluate`: a trained run's returns as table, JSON, picture and films. asked: the environment, if given."""
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
+    if asked is None and options.env.max_episode_steps is not None:
+        run = _in_environment(run, with_step_limit(run.environment, options.env))
     if asked is None and not _has_environment(run):
         _ask_without_an_environment(options, run)
         return

@@ -15,6 +15,8 @@ class EnvironmentSettings:
 
     environment_kwargs: str | None = None
     """What the environment is made with, as a JSON object."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is truncated, in place of the environment's own limit."""
     import_module: Annotated[str | None, arg(name="import", metavar="MODULE")] = None
     """A Python module to import first, which registers environments."""
 

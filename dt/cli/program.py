@@ -128,7 +128,7 @@ def _inspect(options: Inspect) -> int:
         from transformer.runs.outputs import check_place
 
         check_place(options.plot)
-    from dt.cli.sources import environment_of, load_each, seen_in
+    from dt.cli.sources import environment_of, load_each, seen_in, with_limited_environment
 
     environment, datasets = environment_of(options.env), []
     try:
@@ -137,6 +137,8 @@ def _inspect(options: Inspect) -> int:
     except DataError as error:
         return _print_problems(Path(options.what[len(datasets)]), error)
     dataset = seen_in(join(datasets), environment)
+    if environment is None:
+        dataset = with_limited_environment(dataset, options.env)
     from dt.inspection import describe_dataset, plot_dataset
 
     show(describe_dataset(dataset))

@@ -24,7 +24,7 @@ from dt.cli.options import (
     TrainMany,
 )
 from dt.config import CALIBRATION_SEED, CALIBRATION_SEEDS, SWEEP_OFFSET, Config
-from dt.learning.description import left_out_in, read_description, reading_in
+from dt.learning.description import environment_in, left_out_in, read_description, reading_in
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
@@ -52,13 +52,17 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
         raise ConfigError("--resume needs --output, the run's folder")
     if options.output is not None and not options.resume:
         _check_begun(options.output)
-    environment = environment_to_play_in(options.env)
     resumed = options.output if options.resume else None
+    environment = environment_to_play_in(options.env)
+    if environment is None and resumed is not None and options.env.max_episode_steps is not None:
+        environment = with_step_limit(environment_in(read_description(resumed / "run.json")), options.env)
     recorded = _recorded_parts(resumed, len(options.dataset)) if resumed else []
     fraction = options.fraction or tuple(share for share, _ in recorded)
     cloning = not options.config.model.hears_returns
     parts = [*load_each(options.dataset, options.reading, environment, resumed, without_rewards=cloning)]
     dataset = join(parts, fraction, options.config.training.seed)
+    if environment is None:
+        dataset = with_limited_environment(dataset, options.env)
     options.config.check_rewards(dataset.name, dataset.rewards_from)
     if options.output is None:
         _check_begun(run_folder(Path("runs"), dataset, options.config.training.seed))
@@ -80,6 +84,8 @@ def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | N
     environment = environment_to_play_in(options.env)
     cloning = not config.model.hears_returns
     datasets = [*load_each(options.dataset, options.reading, environment, without_rewards=cloning)]
+    if environment is None:
+        datasets = [with_limited_environment(dataset, options.env) for dataset in datasets]
     for dataset in datasets:
         config.check_rewards(dataset.name, dataset.rewards_from)
     cells_of(datasets, config, options.seeds, options.output)
@@ -146,12 +152,24 @@ def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
 
 
 def in_environment(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
-    """A dataset as it is told of where the user names the environment to play in: with its step limit and reference."""
+    """A dataset in the environment that the user names, with its step limit and reference returns."""
     if environment is None:
         return dataset
+    recorded = dataset.environment
+    if recorded is not None and recorded.id == environment.id and recorded.put_back != environment.put_back:
+        names = ", ".join(wrapper.name for wrapper in recorded.put_back)
+        note = f"recorded inside the wrappers {names}; --environment {environment.id} is played without them"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     reference = reference_in(environment, dataset.environment, dataset.reference)
     environment = environment.leaving_out(dataset.leave_out)
     return replace(dataset, environment=environment, reference=reference)
+
+
+def with_limited_environment(dataset: Dataset, env: EnvironmentSettings) -> Dataset:
+    """A dataset whose own environment has the step limit of the options."""
+    if env.max_episode_steps is None:
+        return dataset
+    return in_environment(dataset, with_step_limit(dataset.environment, env))
 
 
 def check_request(options: Evaluate) -> EnvironmentSpec | None:
@@ -207,7 +225,10 @@ def import_data(options: Import) -> None:
     from envs.datasets.writer import new_folder, write_minari
 
     new_folder(options.dataset_id)  # refused before anything is read
-    (dataset,) = load_each([options.source], options.reading, environment_of(options.env))
+    environment = environment_of(options.env)
+    (dataset,) = load_each([options.source], options.reading, environment)
+    if environment is None:
+        dataset = with_limited_environment(dataset, options.env)
     for note in dataset.notes:
         tell(f"note          {note}")
     folder = write_minari(dataset, options.dataset_id)
@@ -219,7 +240,8 @@ def recording_environment(options: Record) -> EnvironmentSpec:
     from envs.datasets.writer import new_folder
 
     new_folder(options.dataset_id)  # refused before anything is played
-    environment = EnvironmentSpec(options.environment, environment_arguments(options.env))
+    arguments = environment_arguments(options.env)
+    environment = EnvironmentSpec(options.environment, arguments, options.env.max_episode_steps)
     environment.check_registered()
     _check_environment_seed(options.seed)
     config, policy = options.config, options.policy
@@ -283,7 +305,14 @@ def environment_of(env: EnvironmentOptions) -> EnvironmentSpec | None:
         if kwargs:
             raise ConfigError("--environment-kwargs needs --environment")
         return None
-    return EnvironmentSpec(env.environment, kwargs)
+    return EnvironmentSpec(env.environment, kwargs, env.max_episode_steps)
+
+
+def with_step_limit(environment: EnvironmentSpec | None, env: EnvironmentSettings) -> EnvironmentSpec:
+    """An environment that a file names, with the step limit of the options."""
+    if environment is None:
+        raise ConfigError("--max-episode-steps needs an environment; --environment ID names one")
+    return replace(environment, max_episode_steps=env.max_episode_steps)
 
 
 def environment_to_play_in(env: EnvironmentOptions) -> EnvironmentSpec | None:
@@ -304,6 +333,12 @@ def environment_arguments(env: EnvironmentSettings) -> dict[str, Any]:
         raise ConfigError(f"--environment-kwargs: not JSON: {str(env.environment_kwargs)[:80]}") from None
     if not isinstance(kwargs, dict):
         raise ConfigError(f"--environment-kwargs: not a JSON object: {str(env.environment_kwargs)[:80]}")
+    if "max_episode_steps" in kwargs:
+        raise ConfigError(
+            "--environment-kwargs: max_episode_steps is not an argument of the environment. Use --max-episode-steps N"
+        )
+    limit = env.max_episode_steps
+    require(limit is None or limit >= 1, f"max_episode_steps must be at least 1, not {limit}")
     return kwargs
 
 

@@ -34,7 +34,7 @@ from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference
 from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
 
-FORMAT = 6
+FORMAT = 7
 """Version of the layout above, and of what a reader makes of a file."""
 
 SMALLEST = 4 << 20
@@ -322,7 +322,6 @@ def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
         "action_space": space_to_json(fields["action_space"]),
         "inferred": list(fields["inferred"]),
         "environment": environment and environment.to_json(),
-        "left_out": environment and list(environment.left_out),
         "reference": reference and vars(reference),
         "rewards_from": fields["rewards_from"],
         "notes": list(fields["notes"]),
@@ -348,7 +347,7 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "rewards": found["rewards", None],
         **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
         "inferred": tuple(document["inferred"]),
-        "environment": EnvironmentSpec(**env, left_out=tuple(document["left_out"]), from_file=True) if env else None,
+        "environment": EnvironmentSpec.from_json(env) if env else None,
         "reference": Reference(**reference) if reference else None,
         "rewards_from": str(document["rewards_from"]),
         "notes": tuple(document["notes"]),

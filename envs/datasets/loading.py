@@ -137,7 +137,7 @@ def _named_by_user(dataset: Dataset, environment: EnvironmentSpec | None) -> Dat
     """A dataset from the cache with the user's own environment, whose arguments are trusted, where it has that one."""
     if environment is None or dataset.environment != environment:
         return dataset
-    return replace(dataset, environment=replace(environment, left_out=dataset.environment.left_out))
+    return replace(dataset, environment=environment)
 
 
 def _read(

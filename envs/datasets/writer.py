@@ -206,6 +206,7 @@ def _specification(environment: EnvironmentSpec) -> EnvSpec:
         raise DataError(f"environment {environment.id}: {reason(error)}") from None
     spec.kwargs = {**spec.kwargs, **environment.kwargs}
     spec.max_episode_steps = environment.step_limit
+    spec.additional_wrappers = tuple(wrapper.to_gymnasium() for wrapper in environment.all_wrappers)
     for name in ("entry_point", "vector_entry_point"):  # a class cannot be written down, its name can
         if callable(getattr(spec, name)):
             setattr(spec, name, None)

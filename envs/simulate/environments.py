@@ -24,6 +24,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.errors import EnvError, MissingEnvError
+from envs.simulate.wrappers import RecordedWrapper, effective
 from envs.spaces import misfit, printable, pruned, reason, same_space, to_leaves, without
 
 
@@ -37,15 +38,15 @@ class EnvironmentSpec:
     """Arguments of the environment."""
     max_episode_steps: int | None = None
     """Steps after which an episode is truncated; None takes the registered limit."""
-    left_out: tuple[str, ...] = field(default=(), compare=False)
-    """Wrappers that a recording names; they are never put on."""
+    wrappers: tuple[RecordedWrapper, ...] = ()
+    """Wrappers that a recording names, innermost first."""
     from_file: bool = field(default=False, compare=False)
     """Whether a file names this environment, and not the user."""
     leave_out: tuple[str, ...] = ()
     """Parts of its observations that are not given, by their paths."""
 
     def make(self, **more: Any) -> gymnasium.Env[Any, Any]:
-        """Make the environment.
+        """Make the environment, inside the recorded wrappers that are put back.
 
         Only a registered id is made: "module:id" would import whatever the dataset names. An argument that comes from a
         file and could name another file or a module's content is refused.
@@ -62,13 +63,17 @@ class EnvironmentSpec:
                 f"environment {self.id}: its {named} comes from a file and names what lies outside it; if it is right,"
                 f" say it yourself with --environment and --environment-kwargs"
             )
+        where = ""
         try:
-            made = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
-            return _leaving_out(made, self.leave_out) if self.leave_out else made
+            env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **{**self.kwargs, **more})
+            for wrapper in self.put_back:
+                where = f"{wrapper.name}: "
+                env = wrapper.wrap(env)
+            return _leaving_out(env, self.leave_out) if self.leave_out else env
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # an environment's own constructor may raise anything, and end the program too
-            raise MissingEnvError(f"environment {self.id}: {raised(error)}") from error
+            raise MissingEnvError(f"environment {self.id}: {where}{raised(error)}") from error
 
     def leaving_out(self, names: tuple[str, ...]) -> "EnvironmentSpec":
         """The same environment without these parts of its observations; with all that it has where there are none."""
@@ -88,6 +93,36 @@ class EnvironmentSpec:
         )
 
     @property
+    def put_back(self) -> tuple[RecordedWrapper, ...]:
+        """The recorded wrappers that `make` adds; those of the registered id itself are there already."""
+        return tuple(each for each, is_put_back in zip(*self._judged(), strict=True) if is_put_back)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the recorded wrappers that are not put back: they may be any code."""
+        return tuple(each.name for each, is_put_back in zip(*self._judged(), strict=True) if not is_put_back)
+
+    def _judged(self) -> tuple[tuple[RecordedWrapper, ...], list[bool]]:
+        """The recorded wrappers, and which are put back: none that is there twice, as sizes would multiply."""
+        recorded = self._beyond_registered()
+        names = [wrapper.name for wrapper in recorded]
+        return recorded, [wrapper.is_put_back and names.count(wrapper.name) == 1 for wrapper in recorded]
+
+    @property
+    def all_wrappers(self) -> tuple[RecordedWrapper, ...]:
+        """The registered id's own wrappers and the recorded ones, innermost first."""
+        return (*self._registered_wrappers(), *self._beyond_registered())
+
+    def _registered_wrappers(self) -> tuple[RecordedWrapper, ...]:
+        registered = gymnasium.registry.get(self.id)
+        return tuple(map(RecordedWrapper.of, registered.additional_wrappers if registered is not None else ()))
+
+    def _beyond_registered(self) -> tuple[RecordedWrapper, ...]:
+        own, recorded = effective(self._registered_wrappers()), effective(self.wrappers)
+        same = [wrapper.name for wrapper in recorded[: len(own)]] == [wrapper.name for wrapper in own]
+        return recorded[len(own) :] if same else recorded
+
+    @property
     def step_limit(self) -> int | None:
         """Steps after which an episode is cut: its own limit, or the registered one; None where there is neither."""
         with contextlib.suppress(MissingEnvError):
@@ -97,13 +132,19 @@ class EnvironmentSpec:
         return gymnasium.registry[self.id].max_episode_steps
 
     def same_environment(self, other: "EnvironmentSpec") -> bool:
-        """Whether both make the same environment: equal id, arguments and step limit, wherever the limit is written."""
-        return (self.id, dict(self.kwargs), self.step_limit) == (other.id, dict(other.kwargs), other.step_limit)
+        """Whether both make the same environment: equal id, arguments, wrappers and step limit, however it is set."""
+        ours, theirs = (
+            (each.id, dict(each.kwargs), each.step_limit, [wrapper.to_json() for wrapper in each.put_back])
+            for each in (self, other)
+        )
+        return ours == theirs
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         document = {"id": self.id, "kwargs": dict(self.kwargs), "max_episode_steps": self.max_episode_steps}
-        return {**document, **({"leave_out": list(self.leave_out)} if self.leave_out else {})}
+        lists: dict[str, list[Any]] = {"additional_wrappers": [wrapper.to_json() for wrapper in self.wrappers]}
+        lists |= {"leave_out": list(self.leave_out)}
+        return document | {name: values for name, values in lists.items() if values}
 
     @staticmethod
     def from_json(document: Any) -> "EnvironmentSpec":
@@ -120,7 +161,7 @@ class EnvironmentSpec:
                 id=printable(str(content["id"])),
                 kwargs=kwargs,
                 max_episode_steps=None if limit is None or int(limit) < 1 else int(limit),
-                left_out=tuple(printable(str(wrapper["name"])) for wrapper in content.get("additional_wrappers") or ()),
+                wrappers=effective(map(RecordedWrapper.from_json, content.get("additional_wrappers") or ())),
                 from_file=True,
                 leave_out=tuple(map(str, content.get("leave_out") or ())),
             )
@@ -150,7 +191,12 @@ def check_spaces(
             remedy = (
                 f"; dt train --environment {spec.id} takes the environment's for data that declares none" * undeclared
             )
-            raise EnvError(f"environment {spec.id}: its {kind} space does not fit the data's: {difference}{remedy}")
+            missing = (
+                f". The data was recorded inside {', '.join(spec.left_out)}, not built here" if spec.left_out else ""
+            )
+            raise EnvError(
+                f"environment {spec.id}: its {kind} space does not fit the data's: {difference}{remedy}{missing}"
+            )
 
 
 def _register_atari(environment_id: str) -> None:
