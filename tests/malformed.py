@@ -427,7 +427,7 @@ case("csv", "NaN", text(reward=item(NAN, 4)), "row 5, column 'reward': nothing t
 case("parquet", "NaN", parquet_file(reward=item(NAN, 4)), "episode 1, step 1, rewards: nan is not finite")
 case("csv", "ragged", content("flat.csv", b"episode,reward\n1,2\n3\n"), "Expected 2 columns, got 1")
 case("csv", "rows of nothing", content("flat.csv", b"episode,observation,action,reward\n"), "no row in it")
-case("csv", "no header", content("flat.csv", b"1,2,3\n4,5,6\n"), "no 'observations' in it, only 1, 2, 3")
+case("csv", "no header", content("flat.csv", b"1,2,3\n4,5,6\n"), "line 1 holds numbers only")
 case("csv", "a column twice", content("flat.csv", b"reward,reward\n1,2\n"), "column 'reward' stands in it twice")
 case("parquet", "cut in half", damaged(parquet_file(), half), "cannot be read as .parquet")
 in_one = {f"observation_{i}": None for i in range(4)}
@@ -546,7 +546,7 @@ def as_is(name: str) -> Callable[[Path], Path]:
 
 options("no such file", "inspect", "{}.csv", words=("no such file or folder",))
 options("a file of no known kind", "inspect", "{}", words=("neither a Minari dataset's folder nor a file",),
-        make=content("flat.txt", b""))  # fmt: skip
+        make=content("flat.dat", b""))  # fmt: skip
 options("an empty folder", "inspect", "{}", words=("neither a run", "nor a Minari dataset"), make=lambda folder: folder)
 options("spaces that are none", "inspect", "{}", "--spaces", "{", words=("--spaces: not JSON",))
 options("spaces of another name", "inspect", "{}", "--spaces", '{"space": 1}', words=("--spaces: expected",))

@@ -371,8 +371,8 @@ def test_a_path_that_is_not_there_is_refused_and_never_an_id(source, root, monke
 
 
 def test_neither_a_folder_nor_flat_arrays(tmp_path):
-    (tmp_path / "data.txt").write_text("1,2")
-    refused(tmp_path / "data.txt", "data.txt", ".npz", ".hdf5", ".csv", ".parquet")
+    (tmp_path / "data.dat").write_text("1,2")
+    refused(tmp_path / "data.dat", "data.dat", ".npz", ".hdf5", ".csv", ".parquet")
 
 
 def test_downloaded_where_asked_for(root, monkeypatch):

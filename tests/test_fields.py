@@ -438,6 +438,6 @@ def test_columns_that_say_nothing_are_refused(tmp_path, capsys, columns, words):
     assert main(["inspect", str(write(tmp_path, "csv")), "--columns", *columns]) == 2
     assert words in capsys.readouterr().err
     assert main(["inspect", "hopper/replay-v0", "--columns", "actions=a"]) == 2
-    assert "--columns is for files (.npz, .hdf5, .h5, .csv, .parquet), and hopper/replay-v0 is none" in (
+    assert "--columns is for files (.npz, .hdf5, .h5, .csv, .tsv, .txt, .parquet), and hopper/replay-v0 is none" in (
         capsys.readouterr().err
     )

@@ -710,7 +710,7 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
         ("episode,reward,reward\n1,2,3\n", "column 'reward' stands in it twice"),
         ("episode,observation,action,reward\n", "no row in it"),
         ("episode,reward\n1,2\n3\n", "Expected 2 columns, got 1"),
-        ("1,2,3\n4,5,6\n", "no 'observations' in it, only 1, 2, 3"),
+        ("1,2,3\n4,5,6\n", "line 1 holds numbers only, so no column has a name"),
         ("episode;observation;action;reward\n0;0,5;1;1\n", "row 1, column 'observation': '0,5', expected a number"),
         (
             "episode,observation,action,reward,done\n0,1,1,1,no\n",
@@ -718,7 +718,7 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
         ),
         (
             "episode,observation,action,reward\n0,1,left,1\n",
-            "'left', expected a number; choices are told by whole numbers, such as 0 and 1",
+            "'left', expected a number; choices are given as whole numbers, such as 0 and 1",
         ),
         (
             "episode,x,y,action,reward\n0,1,1,1,1\n",
@@ -728,7 +728,10 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
             "episode,observation,action,reward\n0,1,1,1\n0,2,,\n1,1,1,1\n1,2,,\n",
             "column 'action': nothing there (in each episode's last row: --last-row-is-final if it holds an",
         ),
-        ("observation,action,reward\n1,1,1\n", "or lengths; what is one episode alone needs an episode too"),
+        (
+            "observation,action,reward\n1,1,1\n",
+            "episode or lengths. Give lengths or episode; of a file, --columns episode=NAME",
+        ),
     ],
 )
 def test_broken_csv_is_refused(tmp_path, text, words):

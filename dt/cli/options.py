@@ -43,6 +43,11 @@ class Reading:
     columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
     """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
     episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
+    episode_length: Annotated[int | None, arg(metavar="N")] = None
+    """Steps of an episode, in files that do not mark every end: one is cut after N steps, unless a flag ends it
+    sooner."""
+    file_is_episode: bool = False
+    """All rows of a file are one episode."""
     last_row_is_final: bool = False
     """The last row of each episode holds an observation only. RLDS and OGBench are known to be so."""
     leave_out: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()

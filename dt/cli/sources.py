@@ -361,16 +361,19 @@ def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions
         raise ConfigError(f"--columns: {twice[0]} twice; several columns are FIELD=COLUMN,COLUMN,...")
     said = ReadingOptions.of(
         columns={field: names.split(",") for field, _, names in pairs},
+        episode_length=reading.episode_length,
+        file_is_episode=reading.file_is_episode,
         last_row_is_final=reading.last_row_is_final,
         leave_out=reading.leave_out,
         reward=reading.reward,
     )
     flat = [is_flat(Path(source)) or is_lerobot(Path(source)) for source in sources]
-    for name, given in (("columns", said.columns), ("last-row-is-final", said.last_row_is_final)):
-        if given and not any(flat):
-            raise ConfigError(f"--{name} is for files ({', '.join(READERS)}), and {' '.join(sources)} is none")
-    fixed = replace(said, columns={}, last_row_is_final=False)
-    return [said if is_one else fixed for is_one in flat]
+    usual = replace(said, columns={}, episode_length=None, file_is_episode=False, last_row_is_final=False)
+    for name in ("columns", "episode_length", "file_is_episode", "last_row_is_final"):
+        if getattr(said, name) != getattr(usual, name) and not any(flat):
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} is for files ({', '.join(READERS)}), and {' '.join(sources)} is none")
+    return [said if is_one else usual for is_one in flat]
 
 
 def _recorded_parts(resumed: Path, datasets: int) -> list[tuple[float, ReadingOptions]]:

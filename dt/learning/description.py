@@ -21,6 +21,8 @@ class PartDocument(TypedDict):
     fingerprint: str
     fraction: float
     columns: NotRequired[dict[str, list[str]]]
+    episode_length: NotRequired[int]
+    file_is_episode: NotRequired[bool]
     last_row_is_final: NotRequired[bool]
     leave_out: NotRequired[list[str]]
     reward: NotRequired[str]

@@ -4,7 +4,7 @@
 look at shapes; what the numbers themselves are is looked at in `envs.datasets.loading`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 from envs.datasets.cache import Column, pieces
 from envs.datasets.inference import infer, inferred_notes, is_one_hot, is_whole
 from envs.errors import DataError
+from envs.reading.episodes import with_done
 from envs.reading.fields import ENDS, NEEDED, choose_all
 from envs.reading.readers import Header, RecordedEpisode, as_numbers, most_bytes, too_much
 from envs.spaces import Leaves, choices, leaf_spaces, pruned, reason, to_leaves
 
 BESIDE = ("id", "infos")
 """What Minari's episodes hold beside what is learned from."""
+
+EPISODES_MAY_BE_GIVEN = (
+    "Give lengths or episode; of a file, --columns episode=NAME or episode_start=NAME, "
+    "--episode-length N, or --file-is-episode."
+)
+"""What to do where nothing says where episodes end."""
 
 _COLUMNS = ("observations", "observations", "actions")
 """What is kept of each episode in files of its own: observations, the final ones, actions."""
@@ -128,16 +135,21 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     where = f"{header.source}"
     if header.leave_out:
         arrays = _without(where, arrays, header.leave_out)
+    arrays = with_done(where, arrays)
     if header.last_row_is_final:
         header, arrays = without_final_rows(header, arrays)
     offsets, terminated, truncated = _ends(where, arrays, _steps(where, arrays))
     header, rewards = _rewards(header, arrays, offsets)  # (N,)
+    header, unfollowed = _without_last_missing(header, offsets)
     if "step" in arrays:
         _check_order(f"{where}: step", _column(f"{where}: step", arrays["step"]), offsets, header.rows)
+    elif "next_observations" not in arrays:
+        for name, values in arrays.get("clocks", {}).items():
+            _check_clock(f"{where}: {name!r}", name, values, offsets, header.rows)
     if arrays.keys() & set(ENDS) == {"done"}:
         header = replace(header, notes=(*header.notes, "done stands alone: each end counts as terminated, none as cut"))
     header, actions = _with_leaves(header, "actions", arrays["actions"])
-    header, observations = _with_leaves(header, "observations", arrays["observations"])
+    header, observations = _with_leaves(header, "observations", arrays["observations"], _followers(header, arrays))
     steps, episodes, kinds = len(rewards), len(offsets) - 1, leaf_spaces(header.spaces["observation_space"])
     problems = [
         *_row_problems(f"{where}: actions", actions, [steps], leaf_spaces(header.spaces["action_space"])),
@@ -147,7 +159,8 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     if "next_observations" in arrays:
         _, after = _with_leaves(header, "observations", arrays["next_observations"])
         problems += _row_problems(f"{where}: next_observations", after, [steps], kinds)
-        finals = {name: array[offsets[1:] - 1] for name, array in after.items()} if not problems else None
+        if not problems and not unfollowed:
+            finals = {name: array[offsets[1:] - 1] for name, array in after.items()}
     if problems:
         raise DataError(*problems)
     if all(len(array) == steps + episodes for array in observations.values()):
@@ -185,6 +198,22 @@ def _without(where: str, arrays: Mapping[str, Any], leave_out: tuple[str, ...]) 
     return found
 
 
+def _without_last_missing(header: Header, offsets: NDArray[np.int64]) -> tuple[Header, bool]:
+    """The header without next observations that are missing at ends of episodes only, and whether there are such."""
+    last = offsets[1:] - 1
+    excused = {
+        name: rows
+        for name, rows in header.missing.items()
+        if name[0] == "next_observations" and len(rows) and np.isin(rows, last).all()
+    }
+    if not excused:
+        return header, False
+    count = len(np.unique(np.concatenate(list(excused.values()))))
+    note = f"next_observations hold nothing at the end of {count} of {len(last)} episodes"
+    left = {name: rows for name, rows in header.missing.items() if name not in excused}
+    return replace(header, missing=left, notes=(*header.notes, note)), True
+
+
 def without_final_rows(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, dict[str, Any]]:
     """The same recording with observations of T + 1 rows, and all else of T, where each episode had T + 1 rows.
 
@@ -206,7 +235,7 @@ def without_final_rows(header: Header, arrays: Mapping[str, Any]) -> tuple[Heade
         found["done"] = terminated[kept]
     else:
         found |= {"terminated": terminated[kept], "truncated": truncated[kept]}
-    for field in arrays.keys() - {"lengths", "episode", "observations", "success", *ENDS}:
+    for field in arrays.keys() - {"lengths", "episode", "episode_start", "observations", "success", *ENDS}:
         found[field] = _taken(f"{where}: {field}", arrays[field], rows, steps)
     seen = np.delete(np.arange(rows), last[~kept])
     found["observations"] = _taken(f"{where}: observations", arrays["observations"], rows, seen)
@@ -293,8 +322,34 @@ def _check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64], row
         row = int(wrong.argmax()) + 1
         raise DataError(
             f"{where}: {place(offsets, row)} (row {in_file(row, rows)}): {step[row]} after {step[row - 1]}"
-            f"{_count(wrong)}; the rows of an episode must be in the order of its steps, "
-            "or an end of episodes is not told"
+            f"{_count(wrong)}; the rows of an episode must be in the order of its steps. If they are, a boundary of "
+            f"episodes is missing: {_ways_out(step)}. If it counts something else, give --columns step=none."
+        )
+
+
+def _ways_out(step: NDArray[Any]) -> str:
+    """What says where episodes end, in words; their length where the steps' numbers start again evenly."""
+    starts = np.concatenate([[0], np.flatnonzero(~(step[1:] > step[:-1])) + 1, [len(step)]])
+    lengths = np.diff(starts)
+    even = (lengths[:-1] == lengths[0]).all() and 1 < lengths[0] >= lengths[-1]
+    return f"give --columns episode=NAME or --episode-length {int(lengths[0]) if even else 'N'}"
+
+
+def _check_clock(
+    where: str, name: str, values: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None
+) -> None:
+    """Refuse an order of the rows in which a time or a count does not rise; one that stands still shows no order."""
+    inside = np.ones(len(values) - 1, np.bool_)
+    inside[offsets[1:-1] - 1] = False  # another episode begins there
+    if (values[1:] == values[:-1])[inside].all():
+        return
+    wrong = ~(values[1:] > values[:-1]) & inside & ~np.isnan(values[1:]) & ~np.isnan(values[:-1])
+    if wrong.any():
+        row = int(wrong.argmax()) + 1
+        raise DataError(
+            f"{where}: {place(offsets, row)} (row {in_file(row, rows)}) does not rise{_count(wrong)}: are these rows "
+            f"in order, and is each end of an episode marked? Sort them by episode, then by {name}, or give "
+            "--columns episode=NAME; if it is no time or count of steps, give --columns step=none."
         )
 
 
@@ -387,16 +442,24 @@ def _ends(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Where episodes end and how: offsets (E + 1,), terminated (E,), truncated (E,)."""
     flags = {name: _flags(f"{where}: {name}", arrays[name]) for name in ENDS if name in arrays}
+    marked = any(flag.any() for flag in flags.values())
     if "lengths" in arrays:
         offsets = _offsets(_given_lengths(where, arrays["lengths"], steps))
     elif "episode" in arrays:
         offsets = _offsets(_run_lengths(where, arrays["episode"], steps))
-    elif flags:
+    elif "episode_start" in arrays:
+        offsets = _offsets(_started_lengths(where, arrays["episode_start"], steps))
+    elif marked or (flags and "step" in arrays):
         offsets = _offsets(_flagged_lengths(where, flags, steps))
+    elif flags:
+        raise DataError(
+            f"{where}: {' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} false in all {steps} rows, so "
+            f"nothing says where episodes end. {EPISODES_MAY_BE_GIVEN}"
+        )
     else:
         raise DataError(
-            f"{where}: nothing says where episodes end: terminated, truncated, done, episode or lengths; "
-            "what is one episode alone needs an episode too, of one number"
+            f"{where}: nothing says where episodes end: terminated, truncated, done, episode or lengths. "
+            f"{EPISODES_MAY_BE_GIVEN}"
         )
     episodes = len(offsets) - 1
     ends = {name: _at_ends(f"{where}: {name}", flag, offsets) for name, flag in flags.items()}
@@ -471,9 +534,22 @@ def _given_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
     return lengths
 
 
+def _started_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
+    """Lengths of what begins at each flag: (E,)."""
+    flags = _flags(f"{where}: episode_start", given)
+    if len(flags) != steps:
+        raise DataError(f"{where}: episode_start: shape {flags.shape}, expected {(steps,)}")
+    if not flags[0]:
+        raise DataError(f"{where}: episode_start: false at the first row, expected true where each episode begins")
+    return np.diff(np.flatnonzero(flags), append=steps)
+
+
 def _run_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
     """Lengths of the runs of one number, or name, after the other: (E,)."""
-    episode = _column(f"{where}: episode", given, names=True)
+    values = _array(f"{where}: episode", given)
+    if values.ndim == 2 and values.shape[1] > 1 and len(values) == steps:
+        return _vector_run_lengths(where, values)
+    episode = _column(f"{where}: episode", values, names=True)
     if len(episode) != steps:
         raise DataError(f"{where}: episode: shape {episode.shape}, expected {(steps,)}")
     if not_finite(episode).any():
@@ -489,12 +565,38 @@ def _run_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
     return np.diff(starts, append=steps)
 
 
-def _with_leaves(header: Header, field: str, value: Any) -> tuple[Header, Leaves]:
-    """The leaves of observations or actions; a space that nobody declares is inferred, and noted in the header."""
+def _vector_run_lengths(where: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    """The same of numbers that name an episode together, (N, k), or of a goal (N, k): floats may come again later."""
+    if not_finite(values).any():
+        raise DataError(f"{where}: episode: not finite at step {int(not_finite(values).any(1).argmax())}")
+    starts = np.concatenate([[0], np.flatnonzero((values[1:] != values[:-1]).any(axis=1)) + 1])
+    if values.dtype.kind != "f":
+        names, first = np.unique(values[starts], axis=0, return_index=True)
+        if len(names) < len(starts):
+            row = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
+            again = values[row].tolist()
+            raise DataError(f"{where}: episode: {again} begins again at step {row}; its steps must stand together")
+    return np.diff(starts, append=len(values))
+
+
+def _followers(header: Header, arrays: Mapping[str, Any]) -> list[Any]:
+    """Next observations, for which an inferred space must be wide enough too, where none is missing."""
+    if "next_observations" not in arrays or any(field == "next_observations" for field, _ in header.missing):
+        return []
+    after, seen = (_arrays(f"{header.source}: {name}", arrays[name]) for name in ("next_observations", "observations"))
+    alike = isinstance(after, np.ndarray) and isinstance(seen, np.ndarray) and after.shape[1:] == seen.shape[1:]
+    return [after] if alike and after.dtype.kind == seen.dtype.kind and len(after) else []
+
+
+def _with_leaves(header: Header, field: str, value: Any, others: Sequence[Any] = ()) -> tuple[Header, Leaves]:
+    """The leaves of observations or actions; a space that nobody declares is inferred, and noted in the header.
+
+    others: values that must fit an inferred space too.
+    """
     where, name = f"{header.source}: {field}", f"{field[:-1]}_space"
     space, value = header.spaces.get(name), _arrays(where, value)
     if space is None:
-        space = infer([value], field)
+        space = infer([value, *others], field)
         notes, inferred = (*header.notes, *inferred_notes(space, value, field)), (*header.inferred, name)
         header = replace(header, notes=notes, spaces={**header.spaces, name: space}, inferred=inferred)
     if isinstance(space, spaces.Dict | spaces.Tuple) and isinstance(value, np.ndarray):

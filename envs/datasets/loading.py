@@ -57,6 +57,8 @@ def load(
     cache: CacheUse = "use",
     skip_bad_episodes: bool = False,
     columns: Mapping[str, str | Iterable[str]] | None = None,
+    episode_length: int | None = None,
+    file_is_episode: bool = False,
     last_row_is_final: bool = False,
     leave_out: str | Iterable[str] = (),
     reward: RewardRule | None = None,
@@ -77,6 +79,8 @@ def load(
             episodes of a Minari dataset that cannot be read. Notes say which and why.
         columns: which names of a flat file hold which field: {"observations": ["x", "x_dot"], "actions": "act"}.
             Several names make a vector, in that order. Other fields go by their usual names.
+        episode_length: episodes of a flat file last so many steps, unless a flag ends them sooner.
+        file_is_episode: all rows of a flat file are one episode.
         last_row_is_final: the last row of each episode holds only an observation. Known of RLDS and OGBench.
         leave_out: parts of Dict observations that are not read, by their paths, such as "mission". The environment's
             observations lack them too.
@@ -89,9 +93,14 @@ def load(
     """
     if cache not in get_args(CacheUse):
         raise DataError(f"cache {cache!r}: expected one of {', '.join(get_args(CacheUse))}")
-    given, options = (
-        dict(spaces or {}),
-        ReadingOptions.of(columns, leave_out, last_row_is_final=last_row_is_final, reward=reward),
+    given = dict(spaces or {})
+    options = ReadingOptions.of(
+        columns,
+        leave_out,
+        episode_length=episode_length,
+        file_is_episode=file_is_episode,
+        last_row_is_final=last_row_is_final,
+        reward=reward,
     )
     environment = environment and environment.leaving_out(options.leave_out)
     try:
@@ -174,6 +183,8 @@ def _check_fixed_layout(path: Path, options: ReadingOptions) -> None:
     """Refuse what cannot be said of a folder whose layout fixes its names and rows."""
     if options.columns:
         raise DataError(f"{path}: a folder's fields have names of their own; columns are for flat files")
+    if options.episode_length is not None or options.file_is_episode:
+        raise DataError(f"{path}: its layout says where episodes end; leave out --episode-length and --file-is-episode")
     if options.last_row_is_final:
         raise DataError(f"{path}: its layout says which observations are final; leave out --last-row-is-final")
     if options.reward == "success":
@@ -202,8 +213,11 @@ def from_arrays(
             - actions: (N, ...).
             - rewards: (N,).
             - next_observations: (N, ...); only each episode's last one is kept, as its final observation.
-            - lengths: (E,), the steps of each episode; or episode: (N,), the number or name of each step's episode.
-            - terminated and truncated, or done, which is either of them: (N,). With lengths or episode also (E,).
+            - lengths: (E,), the steps of each episode; or episode: (N,), the number or name of each step's episode, or
+              (N, k), several numbers that name it together; or episode_start: (N,), true at each first step.
+            - terminated and truncated; or done, which is either of them; or not_done, its opposite: (N,). With lengths
+              or episode also (E,).
+            - step: (N,), numbers that rise in each episode. They only show that the rows are in order.
 
     Raises:
         DataError: the data cannot be used; the message names the episode and the field.

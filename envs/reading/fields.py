@@ -12,23 +12,41 @@ FIELDS = {
     "terminated": ("terminated", "termination", "terminations", "terminal", "terminals"),
     "truncated": ("truncated", "truncation", "truncations", "timeout", "timeouts"),
     "done": ("done", "dones"),
+    "not_done": ("not_done", "not_dones", "non_terminal", "non_terminals", "nonterminal", "nonterminals"),
     "episode": ("episode", "episodes", "episode_index"),
+    "episode_start": ("episode_start", "episode_starts", "is_first"),
     "lengths": ("lengths",),
-    "step": ("step", "timestep", "timesteps"),
-    "next_observations": ("next_observations", "next_observation"),
-    "success": ("success", "next.success", "is_success"),
+    "step": (
+        *("step", "timestep", "timesteps", "time_step", "time_steps", "time_step_index", "timestep_index", "t"),
+        *("step_id", "step_idx", "step_index", "step_no", "step_num", "step_number", "steps", "episode_step"),
+        *("step_in_episode", "elapsed_steps", "env_step", "frame_index", "frame_idx", "frame_id", "frame"),
+    ),
+    "next_observations": (
+        *("next_observations", "next_observation", "next_obs", "obs_next", "new_obs", "next_state", "next_states"),
+        *("observations_next", "observation_next", "new_observation", "new_observations", "new_state", "new_states"),
+        *("state_next", "states_next", "next_ob", "ob_next"),
+    ),
+    "success": ("success", "next_success", "is_success"),
 }
-"""What flat data holds, and the names that are known for each: ours and Gymnasium's first, then Minari's, D4RL's.
+"""What flat data holds, and the names that are known for each: ours and Gymnasium's first, then those of others.
 
-`done` is Gym's old flag: terminated or truncated. `step`, a step's number in its episode, and `next_observations` show
-whether the rows are in order. `success`, whether a step or an episode succeeded, is read for `reward="success"` only.
+`done` is Gym's old flag: terminated or truncated. `not_done` is its opposite. `episode_start` is true at each episode's
+first step. `step`, a step's number in its episode, and `next_observations` show whether the rows are in order.
+`success`, whether a step or an episode succeeded, is read for `reward="success"` only.
+Names are compared as `plain` writes them.
 """
 
-IN_TABLES = tuple(name for name in FIELDS if name != "success")
-"""What is sought in tables."""
+IN_FILES = tuple(name for name in FIELDS if name != "success")
+"""What is sought in files."""
 
-IN_ARRAYS = tuple(name for name in IN_TABLES if name != "step")
-"""What is sought in files that are no tables: arrays of steps there are often something else, such as a count."""
+PROOFS = ("step", "next_observations")
+"""Fields that only show the order of the rows: of several names that are there, the first of `FIELDS` is read."""
+
+MOST_NAMES = 40
+"""Names of a file that a refusal lists."""
+
+ABSENT = "none"
+"""What `columns` says of a field that a file does not have, though a name in it looks like it."""
 
 NEEDED = ("observations", "actions", "rewards")
 """The fields that there is no dataset without."""
@@ -50,6 +68,10 @@ _END = re.compile(
 )
 
 
+_WEAK_STEP = re.compile(r"(^|_)(time|timestamp|time_stamp|date|datetime|date_time|index|idx|clock|tick)s?$")
+
+_NOT_AN_END = re.compile(r"^(is_)?(mask|continue|alive|not_(done|terminal|end|over)|non_?terminal)s?(_flags?)?$")
+
 _EPISODE = re.compile(
     r"^(ep|traj|trajectory|rollout"
     r"|(ep|eps|episode|traj|trajectory|rollout|run)[ _.-]?(id|ids|idx|index|no|nr|num|number))$",
@@ -69,6 +91,10 @@ def named_columns(given: Mapping[str, str | Iterable[str]]) -> Columns:
             raise DataError(f"columns: {field} twice")
         if not names or not all(isinstance(name, str) and name for name in names):
             raise DataError(f"columns: {field}: no column named")
+        if field in ENDS and (opposite := [name for name in names if looks_like_no_end(name)]):
+            raise DataError(f"columns: {opposite[0]!r} says where no end is; not_done={opposite[0]} reads it as that")
+        if field in NEEDED and names == (ABSENT,):
+            raise DataError(f"columns: {field}: a dataset needs them")
         columns[field] = names
     return columns
 
@@ -76,7 +102,7 @@ def named_columns(given: Mapping[str, str | Iterable[str]]) -> Columns:
 def choose(
     where: str,
     names: Collection[str],
-    fields: Iterable[str] = IN_TABLES,
+    fields: Iterable[str] = IN_FILES,
     columns: Columns | None = None,
     optional: Collection[str] = (),
 ) -> dict[str, str]:
@@ -93,25 +119,46 @@ def choose(
     for wanted in fields:
         if wanted in columns:
             continue
-        found = sorted({name for name in names if name.strip().lower() in FIELDS[wanted] and name not in taken})
+        known = FIELDS[wanted]
+        found = sorted({name for name in names if plain(name) in known and name not in taken})
+        if wanted in PROOFS:
+            found = sorted(found, key=lambda name: known.index(plain(name)))[:1]
         if len(found) > 1:
             raise DataError(f"{where}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
         if found:
             chosen[wanted] = found[0]
         elif wanted in NEEDED and wanted not in optional:
-            remedy = f"; --columns {wanted}=NAME,... says which" if in_file and names else ""
+            remedy = f"; --columns {wanted}={suggested(wanted, names)} says which" if in_file and names else ""
             remedy += NO_REWARDS if in_file and wanted == "rewards" else ""
-            raise DataError(f"{where}: no {wanted!r} in it, only {listed(sorted(names)) or 'nothing'}{remedy}")
+            raise DataError(
+                f"{where}: no {wanted!r} in it, only {listed(sorted(names), MOST_NAMES) or 'nothing'}{remedy}"
+            )
     return chosen
 
 
-def choose_all(where: str, names: Collection[str], fields: Collection[str] = IN_TABLES) -> dict[str, str]:
+def choose_all(where: str, names: Collection[str], fields: Collection[str] = IN_FILES) -> dict[str, str]:
     """The same, and `DataError` for a name that is none of these fields: what Python hands over is not left alone."""
     chosen = choose(where, names, fields)
     if unknown := set(names) - set(chosen.values()):
         known = ", ".join(name for field in fields for name in FIELDS[field])
         raise DataError(f"{where}: {min(unknown)!r} is not known; known are {known}")
     return chosen
+
+
+def plain(name: str) -> str:
+    """A name in small letters, its words parted by _: timeStepIndex and "Time Step.Index" are time_step_index."""
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[ .-]+", "_", parted).lower()
+
+
+def looks_like_a_step(name: str) -> bool:
+    """Whether a name may be a time or a count that rises in each episode: t, timestamp, date, index."""
+    return plain(name) in FIELDS["step"] or bool(_WEAK_STEP.search(plain(name)))
+
+
+def looks_like_no_end(name: str) -> bool:
+    """Whether a name may say where an episode does not end: not_done, mask, continues."""
+    return bool(_NOT_AN_END.match(plain(name)))
 
 
 def looks_like_an_end(name: str) -> bool:
@@ -124,6 +171,25 @@ def looks_like_an_episode(name: str) -> bool:
     return bool(_EPISODE.search(name.strip()))
 
 
-def listed(names: list[str]) -> str:
-    """Up to twelve names, and how many more there are."""
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+def listed(names: list[str], most: int = 12) -> str:
+    """Names, and how many more there are than are listed."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+GUESSES = {
+    "observations": ("obs", "state", "states", "observation_state", "features"),
+    "actions": ("act", "acts", "control", "controls"),
+    "rewards": ("rew", "rews", "next_reward"),
+}
+"""Names that are likely a needed field's, and are not taken for it unasked."""
+
+
+def suggested(wanted: str, names: Collection[str]) -> str:
+    """The names that most likely hold a field that is not found, or NAME,... where none do."""
+    by_plain = {plain(name): name for name in names}
+    for guess in (*FIELDS[wanted], *GUESSES.get(wanted, ())):
+        if guess in by_plain:
+            return by_plain[guess]
+        if numbered := [name for name in names if re.fullmatch(rf"{guess}\W*\d+\W*", name, re.IGNORECASE)]:
+            return ",".join(sorted(numbered, key=lambda name: int(re.sub(r"\D", "", name[len(guess) :])))[:20])
+    return "NAME,..."

@@ -3,6 +3,7 @@
 import math
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,18 +16,11 @@ from numpy.typing import NDArray
 
 from envs.errors import DataError
 from envs.reading.conventions import Convention, convention_of, lengths_from_first_rows
+from envs.reading.csv_files import is_list, lists_in_text, open_csv
 from envs.reading.d3rlpy import is_version_2, read_version_2
 from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
-from envs.reading.fields import (
-    ENDS,
-    IN_ARRAYS,
-    IN_TABLES,
-    NEEDED,
-    choose,
-    listed,
-    looks_like_an_end,
-    looks_like_an_episode,
-)
+from envs.reading.episodes import check_names, cut_as_said
+from envs.reading.fields import ABSENT, ENDS, IN_FILES, MOST_NAMES, NEEDED, PROOFS, choose, listed, looks_like_a_step
 from envs.reading.found import Found, side_by_side
 from envs.reading.hdf5 import numbers_at, open_hdf5
 from envs.reading.lerobot import is_lerobot_table, read_lerobot_table
@@ -41,6 +35,9 @@ PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 INTERLEAVED = "rows of episodes were interleaved: each episode's were put together, in the order that they had"
 """A note on a table in which several episodes were written side by side."""
+
+MOST_CLOCKS = 8
+"""Columns of times or counts that are looked at for the order of the rows."""
 
 ROWS = 1 << 16
 """Rows of a table that are read at once."""
@@ -58,23 +55,9 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptio
             f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
         )
     found = READERS[path.suffix.lower()](path, options)
-    arrays = found.arrays
-    ends = [name for name in found.unread if looks_like_an_end(name)]
-    told = arrays.keys() & {"episode", "lengths"} or options.columns.keys() & ENDS
-    both = "done" in arrays or {"terminated", "truncated"} <= arrays.keys()
-    named = [name for name in found.unread if looks_like_an_episode(name)]
-    if named and not told and not both:  # the same: an episode that was cut would go on in the next
-        raise DataError(
-            f"{path}: {named[0]!r} looks like the episodes' numbers and is not read: --columns 'episode={named[0]}' "
-            "says that it is, --columns terminated=NAME that flags alone tell the ends"
-        )
-    if ends and not told:  # two episodes might be taken for one
-        raise DataError(
-            f"{path}: {ends[0]!r} looks like an end of episodes and is not read: "
-            "--columns says which are terminated, truncated or done"
-        )
-    odd = [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
-    found = replace(found, notes=[*found.notes, *odd])
+    arrays = cut_as_said(str(path), found.arrays, options)
+    notes = check_names(str(path), found.unread, arrays, options)
+    found = replace(found, notes=[*found.notes, *notes])
     return found_header(path, found, given, options), arrays
 
 
@@ -118,7 +101,9 @@ def _chosen(
         fields = (*fields, "success")
     optional = ("rewards",) if options.reward or (convention and convention.no_rewards) else ()
     usual = choose(str(path), names, fields, columns, optional)
-    return {**{field: (name,) for field, name in usual.items()}, **columns}, convention
+    chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
+    there = {field: each for field, each in chosen.items() if each != (ABSENT,) or ABSENT in names}
+    return there, convention
 
 
 def _read_npz(path: Path, options: ReadingOptions) -> Found:
@@ -126,7 +111,7 @@ def _read_npz(path: Path, options: ReadingOptions) -> Found:
         raise DataError(f"{path}: cannot be read as .npz (no zip file)")
     try:
         with np.load(path, allow_pickle=False) as file:
-            chosen, convention = _chosen(path, file.files, IN_ARRAYS, options)
+            chosen, convention = _chosen(path, file.files, IN_FILES, options)
             if "metadata" in file.files:
                 chosen["metadata"] = ("metadata",)
             if convention and convention.first_rows:
@@ -135,12 +120,12 @@ def _read_npz(path: Path, options: ReadingOptions) -> Found:
             for field, names in chosen.items():
                 for name in names:
                     if name not in file.files:
-                        raise DataError(f"{path}: no {name!r} in it, only {listed(sorted(file.files))}")
+                        raise DataError(f"{path}: no {name!r} in it, only {listed(sorted(file.files), MOST_NAMES)}")
                     room -= _declared_bytes(path, file.zip, name)
                     if room < 0:
                         raise DataError(f"{path}: {name}: {too_much(path)}")
                 arrays[field] = side_by_side(f"{path}: {field}", [np.asarray(file[name]) for name in names])
-            return _found(file.files, chosen, arrays, convention, path)
+            return _found(file.files, chosen, arrays, convention, path, options)
     except DataError:
         raise
     except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
@@ -153,8 +138,12 @@ def _found(
     arrays: dict[str, Any],
     convention: Convention | None,
     path: Path,
+    options: ReadingOptions,
 ) -> Found:
     """What was read of a file of arrays."""
+    if "step" in arrays and "step" not in options.columns and not _is_per_step(arrays):
+        del arrays["step"]  # a count, such as of all steps
+        chosen = {field: each for field, each in chosen.items() if field != "step"}
     metadata, first = arrays.pop("metadata", None), arrays.pop("first_rows", None)
     if convention and convention.check:
         convention.check(str(path), arrays)
@@ -167,6 +156,12 @@ def _found(
         last_row_is_final=convention is not None and convention.last_row_is_final,
         metadata=None if metadata is None else str(metadata),
     )
+
+
+def _is_per_step(arrays: Mapping[str, Any]) -> bool:
+    """Whether `step` is a number for each step."""
+    step, clock = np.asarray(arrays["step"]), np.asarray(arrays["rewards" if "rewards" in arrays else "actions"])
+    return step.dtype.kind in "iuf" and step.shape in ((len(clock),), (len(clock), 1)) if clock.ndim else False
 
 
 def _declared_bytes(path: Path, archive: Any, name: str) -> int:
@@ -202,12 +197,12 @@ def _read_hdf5(path: Path, options: ReadingOptions) -> Found:
             return read_version_2(file, path, names)
         if is_tianshou(file, path):
             return read_tianshou(file, path, options.columns)
-        chosen, convention = _chosen(path, names, IN_ARRAYS, options)
+        chosen, convention = _chosen(path, names, IN_FILES, options)
         arrays = {
             field: side_by_side(f"{path}: {field}", [numbers_at(file, path, name) for name in each])
             for field, each in chosen.items()
         }
-        return _found(names, chosen, arrays, convention, path)
+        return _found(names, chosen, arrays, convention, path, options)
 
 
 def _read_table(path: Path, options: ReadingOptions) -> Found:
@@ -215,37 +210,41 @@ def _read_table(path: Path, options: ReadingOptions) -> Found:
 
     Parquet of LeRobot's frames, and with a row for each episode, has readers of its own.
     """
-    is_csv = path.suffix.lower() == ".csv"
+    is_csv = path.suffix.lower() != ".parquet"
     try:
         import pyarrow
         from pyarrow import parquet
 
-        table = _read_csv(path) if is_csv else parquet.ParquetFile(path)
-        schema = table.schema if is_csv else table.schema_arrow
+        file: Any = open_csv(path) if is_csv else parquet.ParquetFile(path)
+        schema = file.schema() if is_csv else file.schema_arrow
         names = list(schema.names)
-        if twice := {name for name in names if names.count(name) > 1}:
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
         stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
         if not is_csv and is_lerobot_table(names):
             return read_lerobot_table(path, options)
-        chosen, convention = _chosen(path, stems, IN_TABLES, options, tables=True)
+        chosen, convention = _chosen(path, stems, IN_FILES, options, tables=True)
         said = convention.columns if convention else options.columns
-        if "step" in chosen and "step" not in said and not _is_of_numbers(schema, chosen["step"][0]):
-            del chosen["step"]  # a date, which says nothing of the rows' order that could be relied on
+        if "step" in chosen and "step" not in said and not _is_rising_kind(schema, chosen["step"][0]):
+            del chosen["step"]  # a text, which says nothing of the rows' order that could be relied on
         found = {
             field: _columns_named(path, names, each) if field in said else _columns_of(path, names, each[0], field)
             for field, each in chosen.items()
         }
         if not is_csv and is_row_an_episode(path, schema, found):
             return read_episode_rows(path, schema, found)
-        read = [name for each in found.values() for name in ([each] if isinstance(each, str) else each)]
-        if not is_csv:
-            table = _read_parquet(path, table, read)
+        each_of = {field: [each] if isinstance(each, str) else each for field, each in found.items()}
+        read = list(chain.from_iterable(each_of.values()))
+        clocks = _clocks(schema, read, chosen, said)
+        if is_csv:
+            table = file.read(dict.fromkeys([*read, *clocks]), each_of.get("episode", ()))
+        else:
+            table = _read_parquet(path, file, list(dict.fromkeys([*read, *clocks])))
     except ImportError:
         raise DataError(
             f"{path}: reading CSV and Parquet needs pyarrow: pip install 'decision-transformer[arrow]'"
         ) from None
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)})") from None
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
@@ -257,25 +256,39 @@ def _read_table(path: Path, options: ReadingOptions) -> Found:
     if rows is not None:
         arrays = {field: values[rows] for field, values in arrays.items()}
         missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
+    if clocks:
+        shown = {name: _rising(table.column(name)) for name in clocks}
+        arrays["clocks"] = {name: values if rows is None else values[rows] for name, values in shown.items()}
+    notes = [*(file.notes if is_csv else ()), *([convention.note] if convention and convention.note else [])]
     return Found(
         arrays=arrays,
         unread=_unread(names, read),
-        notes=[convention.note] if convention and convention.note else [],
+        notes=notes,
         last_row_is_final=convention is not None and convention.last_row_is_final,
         missing=missing,
         rows=rows,
     )
 
 
-def _read_csv(path: Path) -> Any:
-    """A CSV's columns, separated by what its first line says: commas, semicolons or tabs."""
-    from pyarrow import csv
+def _clocks(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """Columns that are not read and may be times or counts: where nothing better shows the order, they do."""
+    if "step" in said or chosen.keys() & set(PROOFS):
+        return []
+    left = set(schema.names) - set(read)
+    named = [name for name in schema.names if name in left and looks_like_a_step(name)]
+    return [name for name in named[:MOST_CLOCKS] if _is_rising_kind(schema, name)]
 
-    with path.open("rb") as file:
-        head = file.readline(1 << 16)
-    bare = re.sub(rb'"[^"]*"', b"", head)  # a name in quotes may hold any of them
-    sign = max(",;\t", key=lambda sign: bare.count(sign.encode()))
-    return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=sign))
+
+def _rising(column: Any) -> NDArray[Any]:
+    """A column of numbers, times or dates as numbers that rise as it does; where nothing is, NaN."""
+    from pyarrow import compute, types
+
+    if not types.is_temporal(column.type):
+        return np.asarray(compute.cast(column, "float64").to_numpy(), np.float64)
+    values = column.to_numpy()
+    kind = "timedelta64[ns]" if values.dtype.kind == "m" else "datetime64[ns]"
+    times = np.asarray(values, kind)
+    return np.where(np.isnat(times), np.nan, times.astype(np.int64))
 
 
 def _together(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
@@ -321,14 +334,15 @@ def _numbered(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
     return number
 
 
-def _is_of_numbers(schema: Any, name: str) -> bool:
-    """Whether a column of this name is there and holds numbers."""
+def _is_rising_kind(schema: Any, name: str) -> bool:
+    """Whether a column of this name is there and holds numbers, times or dates."""
     from pyarrow import types
 
     if name not in schema.names:
         return False
     kind = schema.field(name).type
-    return types.is_integer(kind) or types.is_floating(kind)
+    dated = types.is_timestamp(kind) or types.is_date(kind) or types.is_duration(kind)
+    return types.is_integer(kind) or types.is_floating(kind) or dated
 
 
 def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
@@ -359,8 +373,9 @@ def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | li
         if numbered:
             raise DataError(f"{path}: {stem!r} and {min(numbered)!r} are both {field}; keep one of them")
         return stem
+    there = set(numbered)
     for i in range(len(numbered)):
-        if f"{stem}_{i}" not in numbered:
+        if f"{stem}_{i}" not in there:
             raise DataError(
                 f"{path}: no column '{stem}_{i}', only {listed(sorted(numbered))}; numbers are expected "
                 f"from {stem}_0 on, --columns {field}={','.join(sorted(numbered)[:2])},... says which"
@@ -376,7 +391,7 @@ def _columns_named(path: Path, names: list[str], wanted: tuple[str, ...]) -> str
     for name in wanted:
         numbered = [] if name in names else _columns_of(path, names, name, name)
         if name not in names and not numbered:
-            raise DataError(f"{path}: no column {name!r}, only {listed(sorted(names))}")
+            raise DataError(f"{path}: no column {name!r}, only {listed(sorted(names), MOST_NAMES)}")
         found += numbered or [name]
     return found
 
@@ -417,13 +432,30 @@ def _column(path: Path, column: Any, name: str, field: str) -> tuple[NDArray[Any
     else:
         values = np.asarray(_filled(column).to_numpy())
     if field == "episode":
-        return values, nothing  # a number or a name
+        return _named(path, values, name, nothing)
+    if field == "step" and types.is_temporal(kind):
+        return _rising(column), nothing
     if types.is_string(kind) or types.is_large_string(kind):
+        if field not in ENDS and is_list(next((text for text in values if text.strip()), "")):
+            return lists_in_text(f"{path}: row {{row}}, column {name!r}", values)
         row = next((row for row, text in enumerate(values) if not _is_number(text)), 0)
         expected = "true or false, or 1 or 0" if field in ENDS else "a number"
-        choices = "; choices are told by whole numbers, such as 0 and 1" if field == "actions" else ""
+        choices = "; choices are given as whole numbers, such as 0 and 1" if field == "actions" else ""
+        if re.fullmatch(r"\s*[-+]?\d[\d.]*,\d+\s*|\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*", values[row]):
+            choices = "; write decimals with a point, and no sign for thousands"
         raise DataError(f"{path}: row {row + 1}, column {name!r}: {values[row][:40]!r}, expected {expected}{choices}")
     return as_numbers(values, f"{path}: column {name!r}"), nothing
+
+
+def _named(
+    path: Path, values: NDArray[Any], name: str, nothing: NDArray[np.int64]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The numbers or names of episodes; names without the blanks around them, of which none may be empty."""
+    if values.dtype.kind != "O":
+        return values, nothing
+    names = np.array([text.strip() if isinstance(text, str) else text for text in values], object)
+    empty = np.flatnonzero([text == "" for text in names])
+    return names, np.union1d(nothing, empty)
 
 
 def _lists(path: Path, column: Any, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -471,10 +503,15 @@ READERS = {
     ".hdf5": _read_hdf5,
     ".h5": _read_hdf5,
     ".csv": _read_table,
+    ".tsv": _read_table,
+    ".txt": _read_table,
     ".parquet": _read_table,
 }
 """The reader of each kind of flat file, by its suffix: gives arrays by field, and the names that it left alone."""
 
 
 def _unread(names: Iterable[str], read: Iterable[str]) -> list[str]:
-    return sorted(set(names) - set(read))
+    """Names that were not read; of a group of arrays, all but those that were."""
+    read = set(read)
+    inside = {name: sorted(each for each in read if each.startswith(f"{name}/")) for name in set(names) - read}
+    return sorted(name + (f" (but for {', '.join(parts)})" if parts else "") for name, parts in inside.items())

@@ -16,6 +16,8 @@ class ReadingOptions:
     """How a source is to be read, beyond what its format says; `load` and the command line use the same names.
 
     columns: by field the names that hold it in the file; several make a vector.
+    episode_length: episodes last so many steps, unless a flag ends them sooner.
+    file_is_episode: all rows of a file are one episode.
     last_row_is_final: the last row of each episode holds an observation only.
     leave_out: parts of Dict observations that are not read, by their paths, such as "mission"; the environment's
     observations lack them too.
@@ -24,6 +26,8 @@ class ReadingOptions:
     """
 
     columns: Columns = field(default_factory=dict)
+    episode_length: int | None = None
+    file_is_episode: bool = False
     last_row_is_final: bool = False
     leave_out: tuple[str, ...] = ()
     reward: RewardRule | None = None
@@ -31,8 +35,14 @@ class ReadingOptions:
     def __post_init__(self) -> None:
         if self.reward not in (None, *get_args(RewardRule)):
             raise DataError(f"reward: {str(self.reward)[:40]!r}, expected one of {', '.join(get_args(RewardRule))}")
-        if not isinstance(self.last_row_is_final, bool):
-            raise DataError(f"last_row_is_final: {str(self.last_row_is_final)[:40]!r}, expected True or False")
+        for name in ("last_row_is_final", "file_is_episode"):
+            if not isinstance(getattr(self, name), bool):
+                raise DataError(f"{name}: {str(getattr(self, name))[:40]!r}, expected True or False")
+        length = self.episode_length
+        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+            raise DataError(f"episode_length: {str(length)[:40]!r}, expected a whole number of at least 1")
+        if length is not None and self.file_is_episode:
+            raise DataError("episode_length and file_is_episode: give one of them")
 
         if not all(isinstance(name, str) and name for name in self.leave_out):
             raise DataError(f"leave_out: {str(self.leave_out)[:40]}, expected names of observations")

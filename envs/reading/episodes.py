@@ -1,0 +1,95 @@
+"""Where episodes end in flat data: what the user says of it, and what a file's names show or leave open."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import DataError
+from envs.reading.fields import (
+    ENDS,
+    looks_like_an_end,
+    looks_like_an_episode,
+    looks_like_no_end,
+)
+from envs.reading.options import ReadingOptions
+
+TELLING = ("lengths", "episode", "episode_start")
+"""Fields that say of each step which episode it belongs to."""
+
+
+def with_done(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays with `done` where they have its opposite, `not_done`."""
+    found = dict(arrays)
+    if "not_done" in found:
+        opposite = np.asarray(found.pop("not_done"))
+        if "done" in found:
+            raise DataError(f"{where}: both done and not_done are in it; keep one of them")
+        if opposite.dtype.kind not in "biuf" or ((opposite != 0) & (opposite != 1)).any():
+            raise DataError(f"{where}: not_done: expected true or false, or 1 or 0")
+        found["done"] = opposite == 0
+    return found
+
+
+def cut_as_said(where: str, arrays: Mapping[str, Any], options: ReadingOptions) -> dict[str, Any]:
+    """The arrays with the episodes that the user says: the file is one, or each lasts so many steps at most."""
+    found = with_done(where, arrays)
+    if not options.file_is_episode and options.episode_length is None:
+        return found
+    flag = "--file-is-episode" if options.file_is_episode else "--episode-length"
+    if telling := [name for name in TELLING if name in found]:
+        raise DataError(
+            f"{where}: {telling[0]} says where episodes end, and so does {flag}. "
+            f"Leave that out, or give --columns {telling[0]}=none."
+        )
+    steps = len(np.asarray(found["rewards" if "rewards" in found else "actions"]))
+    if options.file_is_episode:
+        return {**found, "lengths": np.array([steps])}
+    flags = {name: np.asarray(found[name]).reshape(-1) for name in ENDS if name in found}
+    if wrong := [name for name, values in flags.items() if len(values) != steps]:
+        raise DataError(f"{where}: {wrong[0]}: shape {np.asarray(found[wrong[0]]).shape}, expected {(steps,)}")
+    ended = np.any([values == 1 for values in flags.values()], axis=0) if flags else np.zeros(steps, np.bool_)
+    cut = _cuts(ended, int(options.episode_length or steps))
+    if not cut.any() and not ended.any():
+        raise DataError(
+            f"{where}: --episode-length {options.episode_length}: it has {steps} rows, less than one episode"
+        )
+    if {"done", "terminated", "truncated"} <= flags.keys():
+        found["done"] = flags["done"].astype(np.bool_) | cut
+    found["truncated"] = cut | (flags["truncated"] == 1 if "truncated" in flags else False)
+    return found
+
+
+def _cuts(ended: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
+    """Steps after which an episode is cut: each so many steps after the last end or cut, unless one ends there."""
+    starts = np.concatenate([[0], np.flatnonzero(ended[:-1]) + 1])
+    number = np.cumsum(np.isin(np.arange(len(ended)), starts)) - 1
+    step = np.arange(len(ended)) - starts[number]
+    return np.asarray(((step + 1) % length == 0) & ~ended)
+
+
+def check_names(where: str, unread: Sequence[str], arrays: Mapping[str, Any], options: ReadingOptions) -> list[str]:
+    """Refuse a file with unread names that may say where episodes end, unless that is known; notes of the others."""
+    ends = [name for name in unread if looks_like_an_end(name)]
+    opposites = [name for name in unread if looks_like_no_end(name)]
+    episodes = [name for name in unread if looks_like_an_episode(name)]
+    said = options.columns.keys() & ENDS or options.file_is_episode or options.episode_length is not None
+    known = bool(said or arrays.keys() & set(TELLING))
+    both = "done" in arrays or {"terminated", "truncated"} <= arrays.keys()
+    if episodes and not known and not both and "episode" not in options.columns:  # one that is cut would run on
+        raise DataError(
+            f"{where}: {episodes[0]!r} looks like the episodes' numbers and is not read: --columns "
+            f"'episode={episodes[0]}' says that it is, --columns terminated=NAME that only flags mark the ends"
+        )
+    if ends and not known:  # two episodes might be taken for one
+        raise DataError(
+            f"{where}: {ends[0]!r} looks like an end of episodes and is not read: "
+            "--columns says which are terminated, truncated or done"
+        )
+    if opposites and not known and not both:
+        raise DataError(
+            f"{where}: {opposites[0]!r} looks like the opposite of an end of episodes and is not read: --columns "
+            f"'not_done={opposites[0]}' says that it is 0 at each end, --columns terminated=NAME that it is not"
+        )
+    return [f"{name!r} looks like an end of episodes; it is not read" for name in ends]

@@ -1,0 +1,531 @@
+"""What a file shows of its episodes is used: steps, next observations, flags. What contradicts the reading stops it."""
+
+import csv
+import time
+
+import h5py
+import numpy as np
+import pytest
+from test_readers import problem
+
+from dt.cli import main
+from envs import DataError, from_arrays, load
+from envs.reading.csv_files import lists_in_text
+from envs.reading.fields import looks_like_a_step, looks_like_no_end, plain
+from envs.reading.options import ReadingOptions
+from transformer.runs.checkpoint import read_json
+
+STEP_NAMES = (
+    *("step", "timestep", "timesteps", "t", "time", "time_step", "timeStepIndex", "step_id", "step_idx", "step_index"),
+    *("frame_index", "frame", "env_step", "elapsed_steps", "timestamp", "index", "Time Step"),
+)
+NEXT_NAMES = (
+    *("next_observations", "next_observation", "next_obs", "obs_next", "new_obs", "next_state", "next_states"),
+    *("observations_next", "next.observation"),
+)
+SMALL = ["--width", "8", "--num-layers", "1", "--steps", "1", "--batch-size", "4", "--context-length", "2"]
+
+
+def table(path, rows, *, delimiter=",", encoding="utf-8", before=()):
+    """A CSV of rows that are dictionaries, as a plain writer makes it."""
+    with path.open("w", newline="", encoding=encoding) as file:
+        file.writelines(before)
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+# The order of rows.
+
+
+def side_by_side(step: str) -> list[dict]:
+    """Four environments that log a row each: 8 episodes of 5 steps, whose ends alone are marked."""
+    return [
+        {"env": env, step: t, "observation_0": env + t, "action": t % 2, "reward": 1, "done": int(t == 4)}
+        for _ in range(2)
+        for t in range(5)
+        for env in range(4)
+    ]
+
+
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_rows_side_by_side_are_never_read_as_one_episode(tmp_path, name):
+    rows = side_by_side(name)
+    error = problem(lambda: load(table(tmp_path / "log.csv", rows)), "episode 0, step 1 (row 2)")
+    assert "--columns step=none" in str(error)
+    in_order = sorted(rows[:20], key=lambda row: row["env"]) + sorted(rows[20:], key=lambda row: row["env"])
+    dataset = load(table(tmp_path / "log.csv", in_order))
+    assert dataset.lengths.tolist() == [5] * 8
+    assert dataset.returns.tolist() == [5] * 8
+    assert looks_like_a_step(name)
+
+
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_two_swapped_steps_are_seen(tmp_path, name):
+    rows = [{"episode": e, name: t, "observation_0": t, "action": 0, "reward": 1} for e in range(3) for t in range(5)]
+    assert load(table(tmp_path / "log.csv", rows)).num_episodes == 3
+    rows[1], rows[3] = rows[3], rows[1]
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), "episode 0, step 2 (row 3)")
+    left = load(tmp_path / "log.csv", columns={"step": "none"})  # the user says that it is none
+    assert left.observations["value"].ravel()[:5].tolist() == [0, 3, 2, 1, 4]
+
+
+@pytest.mark.parametrize("name", NEXT_NAMES)
+def test_next_observations_are_known_by_any_name(tmp_path, name):
+    seen = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    arrays = {"observations": seen[:, :-1].reshape(-1, 3), name: seen[:, 1:].reshape(-1, 3)}
+    arrays |= {"actions": np.zeros((20, 1)), "rewards": np.ones(20)}
+    np.savez(tmp_path / "flat.npz", **arrays, terminals=np.arange(20) == 19)
+    problem(
+        lambda: load(tmp_path / "flat.npz"), "next_observations: episode 0, step 4", "not what the next row observes"
+    )
+    np.savez(tmp_path / "flat.npz", **arrays, terminals=np.arange(20) % 5 == 4)
+    np.testing.assert_array_equal(load(tmp_path / "flat.npz").final_observations["value"], seen[:, -1])
+    assert plain(name) in {plain(other) for other in NEXT_NAMES}
+
+
+def test_the_way_out_names_the_length_where_steps_start_again_evenly(tmp_path):
+    rows = [{"t": t, "observation_0": t, "action": 0, "reward": 1, "done": 0} for _ in range(3) for t in range(7)]
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), "--episode-length 7")
+    assert load(tmp_path / "log.csv", episode_length=7).lengths.tolist() == [7, 7, 7]
+
+
+def test_times_that_stand_still_or_are_missing_show_no_order(tmp_path):
+    for times in (["2024-05-01"] * 3 + ["2024-04-30"] * 3, ["", "2024-05-02", "", "2024-05-01", "", ""]):
+        rows = [
+            {"date": day, "observation_0": i, "action": 0, "reward": 1, "done": int(i % 3 == 2)}
+            for i, day in enumerate(times)
+        ]
+        assert load(table(tmp_path / "log.csv", rows)).lengths.tolist() == [3, 3]
+    rows[4]["date"] = "2024-04-01"
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), "'date': episode 1, step 1 (row 5) does not rise")
+
+
+def test_dates_are_steps(tmp_path):
+    days = [f"2024-01-0{day}" for day in range(2, 7)]
+    rows = [
+        {"date": day, "tic": name, "close": i, "shares": 1, "reward": -1}
+        for i, day in enumerate(days)
+        for name in ("AAPL", "MSFT")
+    ]
+    columns = {"observations": "close", "actions": "shares", "episode": "tic"}
+    path = table(tmp_path / "trading.csv", rows)
+    problem(lambda: load(path, columns=columns), "sort them by episode, then by time")
+    dataset = load(path, columns={**columns, "step": "date"})
+    assert dataset.lengths.tolist() == [5, 5]
+    assert dataset.observations["value"].tolist() == [0, 1, 2, 3, 4] * 2
+    hourly = [
+        {"timestamp": f"2024-01-01 {hour:02}:00:00", "zone": hour, "setpoint": 20.5, "reward": -1} for hour in range(24)
+    ]
+    path = table(tmp_path / "hvac.csv", hourly)
+    columns = {"observations": "zone", "actions": "setpoint"}
+    error = problem(lambda: load(path, columns=columns), "nothing says where episodes end")
+    assert "--episode-length N, or --file-is-episode" in str(error)
+    assert load(path, columns=columns, episode_length=12).lengths.tolist() == [12, 12]
+
+
+def test_an_array_that_counts_steps_is_looked_at_where_it_has_a_number_for_each(tmp_path):
+    arrays = {"observations": np.zeros((6, 2)), "actions": np.zeros(6, int), "rewards": np.ones(6)}
+    ends = {"terminals": np.arange(6) % 3 == 2}
+    for fine in (np.array(7), np.arange(2), np.tile(np.arange(3), 2), np.arange(6)):
+        np.savez(tmp_path / "flat.npz", **arrays, **ends, timesteps=fine)
+        assert load(tmp_path / "flat.npz").lengths.tolist() == [3, 3]
+    np.savez(tmp_path / "flat.npz", **arrays, **ends, timesteps=[0, 0, 1, 1, 2, 2])
+    problem(lambda: load(tmp_path / "flat.npz"), "step: episode 0, step 1 (row 2): 0 after 0")
+
+
+# Ends that are not marked.
+
+
+def maze(path, flags=False):
+    """Goal after goal without an end, as D4RL's maze2d has it: 20 goals of 10 steps, of which some come again."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.normal(size=(200, 4)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (200, 2)).astype(np.float32)
+        file["rewards"] = (rng.random(200) < 0.05).astype(np.float32)
+        file["terminals"] = np.arange(200) % 30 == 29 if flags else np.zeros(200, bool)
+        file["infos/goal"] = np.repeat(np.array([[1.0, 7.1], [5.0, 1.2], [1.0, 1.2]])[np.arange(20) % 3], 10, axis=0)
+        file["infos/qpos"] = rng.normal(size=(200, 2))
+    return path
+
+
+def test_flags_that_are_never_true_say_nothing(tmp_path):
+    path = maze(tmp_path / "maze.hdf5")
+    error = problem(lambda: load(path), f"{path}: terminated is false in all 200 rows")
+    for way in ("--columns episode=NAME", "episode_start=NAME", "--episode-length N", "--file-is-episode"):
+        assert way in str(error)
+    by_goal = load(path, columns={"episode": "infos/goal"})
+    assert by_goal.lengths.tolist() == [10] * 20
+    assert "not read: infos (but for infos/goal)" in by_goal.notes
+    cut = load(path, episode_length=30)
+    assert cut.lengths.tolist() == [30] * 6 + [20]
+    assert cut.truncated.tolist() == [True] * 6 + [False]
+    assert load(path, file_is_episode=True).lengths.tolist() == [200]
+    problem(lambda: load(path, episode_length=201), "--episode-length 201: it has 200 rows")
+
+
+def test_an_episode_is_cut_after_its_length_unless_a_flag_ends_it_sooner(tmp_path):
+    path = maze(tmp_path / "maze.hdf5", flags=True)
+    dataset = load(path, episode_length=20)
+    assert dataset.lengths.tolist() == [20, 10] * 6 + [20]
+    assert dataset.terminated.tolist() == [False, True] * 6 + [False]
+    assert dataset.truncated.tolist() == [True, False] * 6 + [True]
+    assert load(path, episode_length=30).truncated.sum() == 0
+    problem(lambda: load(path, file_is_episode=True), "true before the episode's last step")
+    for options in ({"episode_length": 20}, {"file_is_episode": True}):
+        problem(
+            lambda options=options: load(path, columns={"episode": "infos/goal"}, **options), "says where episodes end"
+        )
+    with pytest.raises(DataError, match="give one of them"):
+        load(path, episode_length=3, file_is_episode=True)
+    for wrong in (0, -1, 2.5, True, "7"):
+        with pytest.raises(DataError, match="expected a whole number"):
+            ReadingOptions(episode_length=wrong)
+
+
+@pytest.mark.parametrize("flags", ["done", "terminated truncated", "done terminated truncated", ""])
+def test_what_a_length_cuts_agrees_with_a_plain_loop(tmp_path, flags):
+    rng = np.random.default_rng(len(flags))
+    for trial in range(20):
+        steps, length = int(rng.integers(5, 40)), int(rng.integers(1, 9))
+        done = rng.random(steps) < 0.2
+        given = {"done": done, "terminated": done, "truncated": np.zeros(steps, bool)}
+        np.savez(
+            tmp_path / f"{trial}.npz",
+            observations=np.zeros((steps, 1)),
+            actions=np.zeros(steps, int),
+            rewards=np.ones(steps),
+            **{name: given[name] for name in flags.split()},
+        )
+        expected, now = [], 0
+        for end in done if flags else np.zeros(steps, bool):
+            now += 1
+            if end or now == length:
+                expected.append((now, bool(end), not end))
+                now = 0
+        expected += [(now, False, False)] if now else []
+        if expected == [(steps, False, False)]:
+            problem(lambda trial=trial, length=length: load(tmp_path / f"{trial}.npz", episode_length=length), "rows")
+            continue
+        found = load(tmp_path / f"{trial}.npz", episode_length=length)
+        ours = zip(found.lengths.tolist(), found.terminated.tolist(), found.truncated.tolist(), strict=True)
+        assert list(ours) == expected
+
+
+def test_starts_of_episodes_are_flags_too(tmp_path):
+    rows = [{"first": int(i in (0, 3)), "observation_0": i, "action": 0, "reward": 1} for i in range(7)]
+    path = table(tmp_path / "log.csv", rows)
+    assert load(path, columns={"episode_start": "first"}).lengths.tolist() == [3, 4]
+    arrays = {"observations": np.zeros((7, 1)), "actions": np.zeros(7, int), "rewards": np.ones(7)}
+    starts = np.isin(np.arange(7), [0, 3])
+    assert from_arrays(**arrays, episode_starts=starts).lengths.tolist() == [3, 4]
+    ended = from_arrays(**arrays, episode_start=starts, terminated=np.isin(np.arange(7), [2]))
+    assert ended.terminated.tolist() == [True, False]
+    problem(lambda: from_arrays(**arrays, episode_start=~starts), "episode_start: false at the first row")
+    problem(
+        lambda: from_arrays(**arrays, episode_start=starts, done=np.arange(7) == 4), "true before the episode's last"
+    )
+
+
+def test_several_numbers_name_an_episode_together():
+    arrays = {"observations": np.zeros((6, 1)), "actions": np.zeros(6, int), "rewards": np.ones(6)}
+    names = np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 1], [1, 1]])
+    assert from_arrays(**arrays, episode=names).lengths.tolist() == [2, 1, 3]
+    problem(lambda: from_arrays(**arrays, episode=names[[0, 2, 1, 3, 4, 5]]), "[0, 0] begins again at step 2")
+
+
+def test_a_run_remembers_how_its_episodes_were_cut(tmp_path, capsys):
+    path, run = str(maze(tmp_path / "maze.hdf5")), str(tmp_path / "run")
+    assert main(["train", path, *SMALL, "--output", run]) == 2
+    assert "--episode-length N" in capsys.readouterr().err
+    assert main(["train", path, "--episode-length", "30", *SMALL, "--output", run]) == 0
+    assert read_json(tmp_path / "run" / "run.json")["dataset"]["parts"][0]["episode_length"] == 30
+    assert main(["train", path, "--output", run, "--resume", "--steps", "2"]) == 0
+    assert main(["evaluate", run]) == 0
+    whole = [*SMALL, "--held-out", "0", "--output", str(tmp_path / "whole")]
+    assert main(["train", path, "--file-is-episode", *whole]) == 0
+    assert read_json(tmp_path / "whole" / "run.json")["dataset"]["parts"][0]["file_is_episode"] is True
+    assert main(["inspect", "hopper/replay-v0", "--episode-length", "30"]) == 2
+    assert "--episode-length is for files" in capsys.readouterr().err
+
+
+def test_flags_that_say_the_opposite_are_understood(tmp_path):
+    seen = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    arrays = {"state": seen[:, :-1].reshape(-1, 3), "next_state": seen[:, 1:].reshape(-1, 3)}
+    arrays |= {"action": np.zeros((20, 2), np.float32), "reward": np.ones((20, 1))}
+    going_on = (np.arange(20) % 5 != 4).astype(float)[:, None]
+    np.savez(tmp_path / "td3.npz", **arrays, not_done=going_on)
+    dataset = load(tmp_path / "td3.npz", columns={"observations": "state"})
+    assert (dataset.lengths.tolist(), dataset.terminated.tolist()) == ([5] * 4, [True] * 4)
+    for name in ("done", "terminated"):
+        with pytest.raises(DataError, match="'not_done' says where no end is; not_done=not_done reads it as that"):
+            load(tmp_path / "td3.npz", columns={"observations": "state", name: "not_done"})
+    np.savez(tmp_path / "td3.npz", **arrays, mask=going_on)
+    words = "'mask' looks like the opposite of an end"
+    problem(lambda: load(tmp_path / "td3.npz", columns={"observations": "state"}), words, "'not_done=mask'")
+    asked = {"observations": "state", "not_done": "mask"}
+    assert load(tmp_path / "td3.npz", columns=asked).lengths.tolist() == [5] * 4
+    np.savez(tmp_path / "td3.npz", **arrays, not_done=going_on, done=1 - going_on)
+    problem(lambda: load(tmp_path / "td3.npz", columns={"observations": "state"}), "both done and not_done")
+    np.savez(tmp_path / "td3.npz", **arrays, not_done=going_on * 2)
+    problem(lambda: load(tmp_path / "td3.npz", columns={"observations": "state"}), "not_done: expected true or false")
+    for name in ("action_mask", "masked", "abandoned", "discount", "note_done_by"):
+        assert not looks_like_no_end(name), name
+
+
+def test_a_needed_field_is_not_none():
+    with pytest.raises(DataError, match="a dataset needs them"):
+        load("hopper/replay-v0", columns={"observations": "none"})
+
+
+# The bidding log.
+
+
+def bids(by_tick=False, as_text=True):
+    """AuctionNet's columns: 2 periods of 3 advertisers, each an episode of 8 ticks."""
+    rng, rows = np.random.default_rng(0), []
+    for period in (7, 8):
+        for advertiser in range(3):
+            states = rng.random((9, 4)).round(4).tolist()
+            for tick in range(8):
+                row = {"deliveryPeriodIndex": period, "advertiserNumber": advertiser, "timeStepIndex": tick}
+                if as_text:
+                    row |= {"state": str(tuple(states[tick]))}
+                else:
+                    row |= {f"state_{i}": number for i, number in enumerate(states[tick])}
+                row |= {"action": advertiser + tick / 10, "reward": advertiser, "done": int(tick == 7)}
+                rows.append(row | ({"next_state": str(tuple(states[tick + 1])) if tick < 7 else ""} if as_text else {}))
+    return sorted(rows, key=lambda row: (row["deliveryPeriodIndex"], row["timeStepIndex"])) if by_tick else rows
+
+
+def test_a_bidding_log_is_read_as_it_is_and_tick_by_tick(tmp_path):
+    path = table(tmp_path / "rl.csv", bids())
+    assert "--columns observations=state says which" in str(problem(lambda: load(path), "no 'observations' in it"))
+    columns = {"observations": "state"}
+    dataset = load(path, columns=columns)
+    assert (dataset.lengths.tolist(), dataset.returns.tolist()) == ([8] * 6, [0, 8, 16] * 2)
+    assert dataset.observations["value"].shape == (48, 4)
+    assert dataset.final_observations is None
+    assert "next_observations hold nothing at the end of 6 of 6 episodes" in dataset.notes
+    apart = load(table(tmp_path / "flat.csv", bids(as_text=False)), columns=columns)
+    assert apart.fingerprint == dataset.fingerprint
+    path = table(tmp_path / "ticks.csv", bids(by_tick=True, as_text=False))
+    problem(lambda: load(path, columns=columns), "step: episode 0, step 1 (row 2): 0 after 0")
+    named = load(path, columns={**columns, "episode": ["deliveryPeriodIndex", "advertiserNumber"]})
+    assert named.fingerprint == dataset.fingerprint
+
+
+def test_all_names_of_a_file_are_listed(tmp_path):
+    path = table(tmp_path / "wide.csv", [{f"column{i}": i for i in range(30)}])
+    for i in range(30):
+        problem(lambda: load(path), f"column{i}")
+
+
+# Tables as people's tools write them.
+
+ROWS = [
+    {"episode": e, "step": t, "observation_0": t + 0.5, "action": t % 2, "reward": t + 1.5}
+    for e in range(2)
+    for t in range(3)
+]
+
+
+def lines(rows=ROWS, delimiter=","):
+    return [delimiter.join(rows[0])] + [delimiter.join(map(str, row.values())) for row in rows]
+
+
+TEXTS = {
+    "bom": ("\ufeff" + "\n".join(lines())).encode(),
+    "excel's separator": "\r\n".join(["sep=;", *lines(delimiter=";")]).encode(),
+    "a comment": "\n".join(['#{"t_start": 1.0, "env_id": "CartPole-v1"}', *lines()]).encode(),
+    "numpy's header": "\n".join(["# " + lines()[0], *lines()[1:]]).encode(),
+    "utf-16": "\n".join(lines()).encode("utf-16"),
+    "utf-16 of the other order": b"\xfe\xff" + "\n".join(lines()).encode("utf-16-be"),
+    "latin-1": "\n".join(f"{line},größer" for line in lines()).encode("latin-1"),
+    "tabs": "\n".join(lines(delimiter="\t")).encode(),
+    "blanks after commas": "\n".join(lines(delimiter=", ")).encode(),
+    "blank lines": "\n\n".join(lines()).encode(),
+}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "txt"])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+def test_tables_as_tools_write_them(tmp_path, text, suffix):
+    path = tmp_path / f"log.{suffix}"
+    path.write_bytes(text)
+    dataset = load(path)
+    assert (dataset.lengths.tolist(), dataset.returns.tolist()) == ([3, 3], [7.5, 7.5])
+    assert dataset.observations["value"].ravel().tolist() == [0.5, 1.5, 2.5] * 2
+
+
+LISTS = (
+    "[{}, {}]",
+    "({}, {})",
+    "[{}  {}]",
+    "[{},{}]",
+    "({}, {},)",
+    "array([{}, {}])",
+    "[np.float64({}), np.float64({})]",
+)
+
+
+@pytest.mark.parametrize("form", LISTS)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_lists_in_text_are_numbers(tmp_path, form, suffix):
+    rows = [
+        {"episode": i // 3, "observation": form.format(i + 0.5, -i), "action": i % 2, "reward": 1} for i in range(6)
+    ]
+    path = table(tmp_path / "log.csv", rows)
+    if suffix == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        path = tmp_path / "log.parquet"
+        parquet.write_table(pyarrow.table({name: [row[name] for row in rows] for name in rows[0]}), path)
+    seen = load(path).observations["value"]
+    assert seen.tolist() == [[i + 0.5, -i] for i in range(6)]
+    whole = table(tmp_path / "whole.csv", [{**row, "observation": form.format(7, i)} for i, row in enumerate(rows)])
+    if "float" not in form:
+        assert load(whole).observations["value"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("[1, 2, 3]", "row 2, column 'observation': 3 numbers, expected 2"),
+        ("[1, x]", "'x' in '[1, x]', expected a number"),
+        ("[0.1 0.2 ... 0.9]", "numbers are left out of '[0.1 0.2 ... 0.9]'"),
+        ("[[1, 2]]", "expected a list of numbers such as [1, 2]"),
+        ("[1, 2", "expected a list of numbers such as [1, 2]"),
+        ("1, 2", "expected a list of numbers such as [1, 2]"),
+        ("[1 2]]", "expected a list of numbers such as [1, 2]"),
+        ("[]", "'' in '[]', expected a number"),
+        ("", "column 'observation': nothing there"),
+    ],
+)
+def test_lists_in_text_that_are_none_are_refused(tmp_path, cell, words):
+    rows = [{"episode": 0, "observation": "[1, 2]", "action": 0, "reward": 1} for _ in range(3)]
+    rows[1]["observation"] = cell
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), words)
+
+
+def test_an_empty_list_is_a_row_without_numbers():
+    values, nothing = lists_in_text("{row}", np.array(["[1, 2]", "", " "], object))
+    assert (values.tolist(), nothing.tolist()) == ([[1, 2], [0, 0], [0, 0]], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "words"),
+    [
+        (lines()[1], "0.5", "line 1 holds numbers only, so no column has a name"),
+        (lines()[0], "0,5", "write decimals with a point, and no sign for thousands"),
+        (lines()[0], "1,000.5", "write decimals with a point"),
+        (lines()[0].replace("observation_0", "observation[0]"), "0.5", "--columns observations=observation[0] says"),
+        (lines()[0].replace("observation_0", "obs0"), "0.5", "--columns observations=obs0 says which"),
+        (lines()[0].replace("observation_0", "observation_1"), "0.5", "only observation_1; numbers are expected"),
+    ],
+)
+def test_every_refusal_of_a_table_has_a_way_out(tmp_path, header, cell, words):
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([header, *(f'0,{t},"{cell}",{t % 2},1.5' for t in range(3))]) + "\n")
+    problem(lambda: load(path), words)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(12345678901234567890 + i) for i in range(3)],
+        ["1.1", "1.10", "1.2"],
+        ["007", "7", "8"],
+        ["1e1", "10", "1e2"],
+        ["NA", "null", "nan"],
+    ],
+)
+def test_episodes_that_are_named_apart_are_apart(tmp_path, names):
+    rows = [{"episode": name, "observation_0": t, "action": t % 2, "reward": 1} for name in names for t in range(4)]
+    assert load(table(tmp_path / "log.csv", rows)).lengths.tolist() == [4, 4, 4]
+    both = [{"run": 1, **row} for row in rows]
+    path = table(tmp_path / "both.csv", both)
+    assert load(path, columns={"episode": ["run", "episode"]}).lengths.tolist() == [4, 4, 4]
+    rows[5]["episode"] = " "
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), "row 6, column 'episode': nothing there")
+
+
+def test_many_columns_are_refused_or_read_at_once(tmp_path):
+    count = 20000
+    path = tmp_path / "wide.csv"
+    for name in ("x", "observation_"):
+        names = ["episode", "action", "reward", *(f"{name}{i}" for i in range(count))]
+        path.write_text(",".join(names) + "\n" + ",".join(["0", "1", "0.5", *["0"] * count]) + "\n")
+        begun = time.process_time()
+        if name == "x":
+            problem(lambda: load(path), "no 'observations' in it")
+        else:
+            assert load(path).observations["value"].shape == (1, count)
+        assert time.process_time() - begun < 5
+    path.write_text("reward,reward,action\n1,1,0\n")
+    problem(lambda: load(path), "column 'reward' stands in it twice")
+
+
+# A plain loop over random files.
+
+
+def random_rows(rng):
+    """Rows of random episodes in a random layout, and the episodes as a plain loop has them."""
+    text, integers = rng.random() < 0.5, rng.random() < 0.3
+    marks = rng.choice(["done", "both", "episode", "episode_start", "not_done"])
+    follows, counted, dim = rng.random() < 0.5, rng.random() < 0.5, int(rng.integers(1, 4))
+    rows, episodes = [], []
+    for number in range(int(rng.integers(1, 5))):
+        length = int(rng.integers(1, 6))
+        states = rng.integers(0, 9, (length + 1, dim)) if integers else rng.normal(size=(length + 1, dim)).round(3)
+        states, rewards = states.tolist(), rng.normal(size=length).round(2).tolist()
+        episodes.append((states, rewards))
+        for t in range(length):
+            last, row = t == length - 1, {}
+            for prefix, state in [("observation", states[t]), *([("next_obs", states[t + 1])] if follows else [])]:
+                if text:
+                    row[prefix] = str(state)
+                else:
+                    row |= {f"{prefix}_{i}": value for i, value in enumerate(state)}
+            row |= {"action": int(rng.integers(2)), "reward": rewards[t]}
+            row |= {"timeStepIndex": t} if counted else {}
+            row |= {
+                "done": {"done": int(last)},
+                "both": {"terminal": int(last and number % 2), "timeout": int(last and not number % 2)},
+                "episode": {"episode": f"e{number}"},
+                "episode_start": {"episode_start": int(t == 0)},
+                "not_done": {"not_done": int(not last)},
+            }[marks]
+            rows.append(row)
+    return rows, episodes, marks, follows, integers
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_plain_loop_agrees_on_random_tables(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    rows, episodes, marks, follows, integers = random_rows(rng)
+    delimiter, encoding = rng.choice([",", ";", "\t"]), rng.choice(["utf-8", "utf-16", "utf-8-sig"])
+    path = table(tmp_path / "log.csv", rows, delimiter=str(delimiter), encoding=str(encoding))
+    dataset = load(path)
+    assert dataset.lengths.tolist() == [len(rewards) for _, rewards in episodes]
+    np.testing.assert_allclose(dataset.returns, [sum(rewards) for _, rewards in episodes], rtol=0, atol=1e-12)
+    assert dataset.rewards.tolist() == [reward for _, rewards in episodes for reward in rewards]
+    seen = dataset.observations["value"]
+    expected = [state for states, _ in episodes for state in states[:-1]]
+    assert seen.reshape(len(seen), -1).tolist() == expected
+    assert seen.dtype == (np.int64 if integers else np.float64)
+    if follows:
+        finals = dataset.final_observations["value"]
+        assert finals.reshape(len(finals), -1).tolist() == [states[-1] for states, _ in episodes]
+    else:
+        assert dataset.final_observations is None
+    count = len(episodes)
+    ended = {
+        "both": [bool(i % 2) for i in range(count)],
+        "done": [True] * count,
+        "not_done": [True] * count,
+    }.get(marks, [False] * count)
+    assert dataset.terminated.tolist() == ended
