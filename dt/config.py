@@ -118,7 +118,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(PlayConfig):
-    """How a trained policy is asked for returns in its environment."""
+    """Which returns a trained policy is asked for in its environment."""
 
     target_return: Literal["auto"] | tuple[float | str, ...] = ()
     """Target returns: numbers, percentiles of the data's returns (p90), their maximum (max), or shares of their range

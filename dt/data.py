@@ -140,6 +140,7 @@ class TrajectoryDataset:
         device: where the tensors are.
         frame_stack: pictures in a stack.
         units: those of the model that reads the windows, `DecisionTransformer.units`.
+        balanced: share of each batch that is drawn evenly over the range of the episodes' returns; see `ReturnBins`.
     """
 
     def __init__(
@@ -170,7 +171,8 @@ class TrajectoryDataset:
     def indices(self, seed: int, step: int, batch_size: int) -> Tensor:
         """First steps of a batch's windows: (B,), each step of each episode with equal chance, as in the paper's code.
 
-        The result depends only on the arguments; nothing is remembered between calls.
+        The share `balanced` of them is drawn over the range of returns instead. The result depends only on the
+        arguments.
 
         Args:
             seed: of the run.

@@ -220,7 +220,8 @@ class DecisionTransformer(nn.Module):
         Args:
             batch: B windows of T steps.
             allowed: for leaves of choices, what may be chosen; see `DiscreteHead.choose`.
-            noise: for leaves of choices, the noise that samples them.
+            noise: for leaves of choices, the noise that samples them; see `DiscreteHead.choose`.
+            guidance: (B,), how strongly each row follows its return-to-go; None is 1. Only where the return modulates.
         """
         return self.choose(self._read_actions(batch, last_step(batch.mask), guidance), allowed, noise)
 

@@ -187,9 +187,14 @@ class ReturnConditionedPolicy:
         precision: "bf16" is faster on hardware with such products, and its actions are slightly different.
         cached: reuse keys and values between steps. This is several times faster and a different policy: the window
             grows from half the context length to all of it, and then restarts from its most recent half.
+        guidance: 1 plays the model as it was trained; above 1 it follows the target return more strongly. Only for
+            models that the return modulates (conditioning single or decoupled).
+        context_length: steps of history that the model sees, at most those of its training. None takes as many.
+        calibration: what a run has measured about itself. It replaces each target return by the request and the
+            guidance that achieve it (see `dt.asking.calibration`); `guidance` must then be 1.
 
     Raises:
-        PolicyError: the temperature is negative or not finite.
+        PolicyError: the temperature, guidance or context length cannot be used.
     """
 
     def __init__(
@@ -233,18 +238,32 @@ class ReturnConditionedPolicy:
         self._idle.allowed = self._anything
 
     def reset(self, target_return: float, *, seed: int = 0) -> None:
-        """A new episode in a loop of one's own, towards this return (in the reward's own unit).
+        """Begin an episode in a loop of your own.
 
-        seed: of what is drawn where the temperature is above 0.
+        Args:
+            target_return: what the episode should earn, in the environment's unit.
+            seed: of the draws, with a temperature above 0.
         """
         self.begin(0, target_return, seed)
 
     def act(self, observation: Any, info: Mapping[str, Any] | None = None) -> Any:
-        """The action for this observation, in the action space's own form; info: what came with it, for its mask."""
+        """The action for an observation, in a loop of your own.
+
+        Args:
+            observation: as the environment gives it.
+            info: as the environment gives it; an `action_mask` in it is respected.
+
+        Raises:
+            PolicyError: `reset` was not called, or no action is allowed.
+        """
         return self.choose({0: observation}, {0: info or {}})[0]
 
     def feed(self, reward: float) -> None:
-        """The reward that the last action earned: from now on that much less is wanted."""
+        """The reward of the last action, in a loop of your own. It lowers the return that is still wanted.
+
+        Args:
+            reward: in the environment's unit.
+        """
         self.receive(0, reward)
 
     def begin(self, env: int, request: float | Request, seed: int) -> None:

@@ -1,10 +1,12 @@
 """What the documents promise: their Python runs, their commands exist, their links lead somewhere."""
 
+import inspect
 import re
 import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 import dt
 import envs
+import transformer
 from docs.draw import PAGE, draw, run_page
 
 ROOT = Path(__file__).parent.parent
@@ -232,3 +235,46 @@ def test_the_checks_of_the_learning_path_can_fail(tmp_path):
         misquoted(["# dt/model.py\nreturn torch.stack(parts, dim=2).flatten(1, 2)  # (B, T, P, D) -> (B, T P, D)"])
         == []
     )
+
+
+def described(docstring: str) -> list[str]:
+    """Parameters that the `Args:` of a docstring describe."""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)*)", docstring + "\n", re.MULTILINE)
+    return re.findall(r"^    \*{0,2}(\w+): ", section[1], re.MULTILINE) if section else []
+
+
+def misdescribed(function: Callable[..., object], docstring: str) -> set[str]:
+    """Parameters that a function has and its docstring does not describe, and the other way round."""
+    parameters = {name for name in inspect.signature(function).parameters if name != "self"}
+    return parameters ^ set(described(docstring))
+
+
+def public_functions() -> Iterator[tuple[str, Callable[..., object], str]]:
+    """Functions and methods of the public names, each with the docstring that describes its parameters."""
+    for package in (dt, envs, transformer):
+        for name in package.__all__:
+            thing = getattr(package, name)
+            yield f"{package.__name__}.{name}", thing, inspect.getdoc(thing) or ""
+            for method, function in vars(thing).items() if isinstance(thing, type) else ():
+                if inspect.isfunction(function) and not method.startswith("_"):
+                    yield f"{package.__name__}.{name}.{method}", function, inspect.getdoc(function) or ""
+
+
+def test_docstrings_describe_the_parameters_that_there_are():
+    checked = {name: misdescribed(thing, text) for name, thing, text in public_functions() if "Args:" in text}
+    assert {name: wrong for name, wrong in checked.items() if wrong} == {}
+    functions = [name for name, thing, text in public_functions() if inspect.isfunction(thing) and name.count(".") == 1]
+    assert [name for name in functions if name not in checked] == []
+
+
+def test_the_check_of_docstrings_can_fail():
+    def function(one, two):
+        """Does a thing.
+
+        Args:
+            one: a number.
+                It is small: really.
+            three: another.
+        """
+
+    assert misdescribed(function, inspect.getdoc(function)) == {"two", "three"}

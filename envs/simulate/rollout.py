@@ -113,13 +113,24 @@ def rollout(
     on_episode: Callable[[Played], None] | None = None,
     on_failure: Callable[[Played], None] | None = None,
 ) -> list[Played]:
-    """Play every job, as many at a time as there are environments; an environment that finishes takes the next job.
+    """Play every job and return the episodes in the order of the jobs.
 
-    on_reset and on_step are called with the environment and its episode, after its reset and after each of its steps;
-    on_episode with each finished episode. An environment that fails raises `EnvError`, and a policy that cannot act in
-    one `CannotActError`. With on_failure, that is called with the episode instead: its `failure` says what happened,
-    an environment that failed is made again, and everything else goes on.
-    Returns the episodes in the order of the jobs, however they were spread over the environments.
+    As many jobs run at a time as there are environments. An environment that finishes takes the next job.
+
+    Args:
+        environments: where to play.
+        policy: chooses the actions.
+        jobs: the episodes to play.
+        keep_trajectories: keep observations and actions.
+        on_reset: called with the environment's number and its episode after each reset.
+        on_step: called with the environment's number and its episode after each step.
+        on_episode: called with each finished episode.
+        on_failure: called with each episode that failed; its `failure` says why. An environment that failed is made
+            again, and the others continue. None raises the failure.
+
+    Raises:
+        EnvError: an environment failed, without `on_failure`.
+        CannotActError: the policy cannot act, without `on_failure`.
     """
     played = [Played(job) for job in jobs]
     waiting = iter(played)

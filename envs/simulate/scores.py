@@ -32,7 +32,11 @@ _D4RL_RETURNS = {
 
 
 def reference_for(environment: str | None) -> Reference | None:
-    """Known reference returns of a registered environment, such as Hopper-v5; None if none are published."""
+    """Known reference returns of a registered environment; None if none are published.
+
+    Args:
+        environment: its id, such as Hopper-v5.
+    """
     name, _, version = (environment or "").rpartition("-v")
     if not version.isdigit() or name not in _D4RL_RETURNS:
         return None
@@ -62,7 +66,12 @@ def scored_as_d4rl(dataset: str, reference: Reference) -> bool:
 
 
 def normalized_score(mean_return: float, reference: Reference | None) -> float | None:
-    """100 (value - minimum) / (maximum - minimum), as D4RL defines it; None without a reference."""
+    """100 (return - minimum) / (maximum - minimum), as D4RL defines it; None without a reference.
+
+    Args:
+        mean_return: the return to score.
+        reference: returns with score 0 and 100.
+    """
     if reference is None:
         return None
     return 100 * (mean_return - reference.minimum) / (reference.maximum - reference.minimum)
