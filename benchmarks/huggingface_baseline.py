@@ -132,8 +132,8 @@ class HuggingFacePolicy:
         self.windows: dict[int, dict[str, np.ndarray]] = {}
         self.wanted: dict[int, float] = {}
 
-    def begin(self, env: int, request: float, seed: int) -> None:
-        self.windows[env], self.wanted[env] = self._empty_window(), request
+    def begin(self, env: int, condition: float, seed: int) -> None:
+        self.windows[env], self.wanted[env] = self._empty_window(), condition
 
     def receive(self, env: int, reward: float) -> None:
         self.wanted[env] -= reward

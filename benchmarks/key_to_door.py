@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
+from envs.simulate.spec import EnvironmentSpec
 from tyro.conf import OmitArgPrefixes
 
 import envs.key_to_door  # noqa: F401  registers the environment
@@ -23,8 +24,7 @@ from dt.evaluation import evaluate
 from dt.learning.training import train, versions
 from dt.policy import ReturnConditionedPolicy
 from envs.key_to_door import ROOM_STEPS
-from envs.simulate.environments import EnvironmentSpec
-from envs.simulate.rollout import Played
+from envs.simulate.rollout import PlayedEpisode
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import read_json, write_json
 
@@ -102,7 +102,7 @@ def recipe(method: Method, seed: int, options: Options) -> Config:
     )
 
 
-def score(method: Method, played: list[Played], seed: int, options: Options) -> dict[str, Any]:
+def score(method: Method, played: list[PlayedEpisode], seed: int, options: Options) -> dict[str, Any]:
     """Train on these episodes of random play and score the last checkpoint: one row of the results."""
     used = [episode for episode in played if episode.total_return > 0] if method == "none-best" else played
     name = f"{method}-{len(played)}-s{seed}"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import tyro
+from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes
@@ -25,8 +26,8 @@ from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.learning.training import train, versions
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
-from envs.simulate.environments import Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, Played, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, rollout
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import write_json
 
@@ -115,7 +116,7 @@ class ShortestPaths(ReturnConditionedPolicy):
     node over the walks that reach the goal from there.
     """
 
-    def __init__(self, model: DecisionTransformer, walks: list[Played]):
+    def __init__(self, model: DecisionTransformer, walks: list[PlayedEpisode]):
         super().__init__(model)
         lengths = np.zeros((NODES, STEPS + 1))  # how often the goal was so many steps away
         for walk in walks:
@@ -165,14 +166,16 @@ def walk_graph(graph: int, options: Options) -> dict[str, Any]:
     return row
 
 
-def generate(policy: ShortestPaths, graph: int, paths: int) -> list[Played]:
+def generate(policy: ShortestPaths, graph: int, paths: int) -> list[PlayedEpisode]:
     """Paths from random nodes, in an environment that does not tell which edges there are."""
     env = EnvironmentSpec("RandomGraph-v0", {"graph": graph})
     with Environments(env.make, 16) as environments:
-        return rollout(environments, policy, [Job(seed, -1.0) for seed in range(paths)], keep_trajectories=True)
+        return rollout(
+            environments, policy, [EpisodeRequest(seed, -1.0) for seed in range(paths)], keep_trajectories=True
+        )
 
 
-def counts(paths: list[Played]) -> list[int]:
+def counts(paths: list[PlayedEpisode]) -> list[int]:
     """How many paths have each length, from NEVER to the longest."""
     found = Counter(path.length if path.terminated else NEVER for path in paths)
     return [found[length] for length in range(STEPS + 1)]

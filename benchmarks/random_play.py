@@ -4,23 +4,32 @@ import numpy as np
 from tqdm import tqdm
 
 from dt.config import RECORDING_SEED
-from envs import Dataset, Environments, EnvironmentSpec, Job, Played, RandomPolicy, from_episodes, rollout
+from envs import (
+    Dataset,
+    Environments,
+    EnvironmentSpec,
+    EpisodeRequest,
+    PlayedEpisode,
+    RandomPolicy,
+    from_episodes,
+    rollout,
+)
 
 ACTION_SEED = 20_000_000
 """Seed of the first episode's actions."""
 
 
-def record(environment: EnvironmentSpec, episodes: int) -> list[Played]:
+def record(environment: EnvironmentSpec, episodes: int) -> list[PlayedEpisode]:
     """Play this many episodes at random, the first of them always the same."""
-    jobs = [Job(RECORDING_SEED + i, ACTION_SEED + i) for i in range(episodes)]
+    requests = [EpisodeRequest(RECORDING_SEED + i, ACTION_SEED + i) for i in range(episodes)]
     env = environment.make()
     policy = RandomPolicy(env.action_space)
     env.close()
     with Environments(environment.make, 1) as environments, tqdm(total=episodes, desc="record", unit="episode") as bar:
-        return rollout(environments, policy, jobs, keep_trajectories=True, on_episode=lambda _: bar.update())
+        return rollout(environments, policy, requests, keep_trajectories=True, on_episode=lambda _: bar.update())
 
 
-def dataset_of(played: list[Played], environment: EnvironmentSpec, name: str) -> Dataset:
+def dataset_of(played: list[PlayedEpisode], environment: EnvironmentSpec, name: str) -> Dataset:
     """Recorded episodes as a checked dataset, meant for this environment."""
     episodes = (
         {

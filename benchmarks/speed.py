@@ -29,6 +29,7 @@ import minari
 import numpy as np
 import torch
 import transformers
+from envs.simulate.spec import EnvironmentSpec
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
@@ -45,8 +46,8 @@ from dt.policy import ReturnConditionedPolicy
 from envs.datasets.cache import FRESH
 from envs.datasets.dataset import Dataset, Episode
 from envs.datasets.loading import load
-from envs.simulate.environments import Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, Policy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, Policy, rollout
 from envs.spaces import ROOT
 from transformer.config import LanguageConfig, TrainingConfig
 from transformer.errors import CompilerError
@@ -424,8 +425,9 @@ def gpu_many() -> tuple[Work, Work]:
 def play(policy: Policy, num_envs: int) -> Work:
     """One episode in each of so many environments, which are made before the clock starts."""
     spec = EnvironmentSpec("Hopper-v5", {"terminate_when_unhealthy": False}, max_episode_steps=60)
-    environments, jobs = Environments(spec.make, num_envs), [Job(seed, 1000.0) for seed in range(num_envs)]
-    return lambda: sum(episode.length for episode in rollout(environments, policy, jobs))
+    environments = Environments(spec.make, num_envs)
+    requests = [EpisodeRequest(seed, 1000.0) for seed in range(num_envs)]
+    return lambda: sum(episode.length for episode in rollout(environments, policy, requests))
 
 
 def acting(**how: Any) -> tuple[Work, Work]:

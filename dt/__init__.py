@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dt.sharing.huggingface import import_huggingface
     from envs.datasets.loading import load
     from envs.errors import DataError, EnvError
-    from envs.simulate.environments import EnvironmentSpec
+    from envs.simulate.spec import EnvironmentSpec
     from transformer.config import TrainingConfig
     from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Stopped, TrainingError
 
@@ -47,7 +47,7 @@ _HOMES = {
     "train": "dt.learning.training",
     "DataError": "envs.errors",
     "load": "envs.datasets.loading",
-    "EnvironmentSpec": "envs.simulate.environments",
+    "EnvironmentSpec": "envs.simulate.spec",
     "EnvError": "envs.errors",
     "CheckpointError": "transformer.errors",
     "NonFiniteError": "transformer.errors",

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from envs.simulate.spec import EnvironmentSpec, check_spaces
 
 from dt.asking.guidance import Request
 from dt.errors import FailedEpisodesError, PolicyError
 from dt.model import DecisionTransformer
 from envs.errors import EnvError
-from envs.simulate.environments import Environments, EnvironmentSpec, check_spaces
-from envs.simulate.rollout import Job, Played, Policy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, rollout
 from envs.simulate.scores import Reference, normalized_score
 from transformer.config import require
 from transformer.runs import distributed
@@ -70,8 +71,8 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, env_tim
     env_timeout: as in `evaluate`, and then nothing is made in this process.
     """
     with Environments(spec.maker(), 1, env_timeout) as environments:
-        about = environments.about
-    check_spaces(spec, (model.observation_space, model.action_space), (about.observation_space, about.action_space))
+        info = environments.info
+    check_spaces(spec, (model.observation_space, model.action_space), (info.observation_space, info.action_space))
     limit, rows = spec.step_limit, model.max_timesteps
     if limit is not None and limit > rows:
         raise EnvError(
@@ -116,26 +117,26 @@ def evaluate(
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_envs", num_envs)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
-    jobs = [Job(seed + i, target) for target in targets for i in range(episodes)]
-    played = play_jobs(policy, environment, jobs, num_envs, env_timeout, on_episode)
+    requests = [EpisodeRequest(seed + i, target) for target in targets for i in range(episodes)]
+    played = play_requests(policy, environment, requests, num_envs, env_timeout, on_episode)
     if all(failure is not None for _, _, failure in played):
         raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
 
 
-def play_jobs(
+def play_requests(
     policy: Policy,
     environment: EnvironmentSpec,
-    jobs: Sequence[Job],
+    requests: Sequence[EpisodeRequest],
     num_envs: int,
     env_timeout: float | None = None,
-    on_episode: Callable[[Played], None] | None = None,
+    on_episode: Callable[[PlayedEpisode], None] | None = None,
 ) -> list[tuple[float, int, str | None]]:
-    """Play episodes, shared among processes: return, steps and failure (None) of each, in the order of the jobs."""
-    mine = distributed.shard(list(jobs))
+    """Play episodes, shared among processes: return, steps and failure (None) of each, in the order of the requests."""
+    mine = distributed.shard(list(requests))
 
     def play() -> list[tuple[float, int, str | None]]:
-        failed: list[Played] = []
+        failed: list[PlayedEpisode] = []
         if not mine:  # there are more processes than episodes
             return []
         with Environments(environment.maker(), min(num_envs, len(mine)), env_timeout) as environments:

@@ -16,8 +16,8 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import Statistics, never_varies, statistics, without_marks
 from envs.errors import DataError
 from envs.reading.fields import listed
-from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import scored_as_d4rl
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import Leaves, leaf_spaces
 
 FIRST_ACTIONS = 10

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from envs.simulate.local import EnvInfo
+from envs.simulate.spec import EnvironmentSpec
 
 from dt.asking.calibrate import policy_of
 from dt.asking.targets import resolve
@@ -16,8 +18,8 @@ from dt.learning.training import load_run, versions
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import from_episodes
 from envs.errors import EnvError
-from envs.simulate.environments import EnvInfo, Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, reference_in
 from envs.spaces import Leaves, nested, reason, to_leaves
 from transformer.errors import ConfigError
@@ -28,14 +30,14 @@ class Player:
     """A policy, the episodes that it is to play, and what a dataset's metadata will tell of them."""
 
     policy: Policy
-    jobs: list[Job]
+    requests: list[EpisodeRequest]
     num_envs: int
     told: Mapping[str, Any]
     reference: Reference | None = None
 
 
 class SavedPolicy:
-    """A Stable-Baselines3 model, its actions drawn as in its training; the request of an episode seeds them.
+    """A Stable-Baselines3 model, its actions drawn as in its training; the condition of an episode seeds them.
 
     It draws from one stream, so it plays in one environment at a time. scaled: maps an observation to what it was
     trained to see.
@@ -44,9 +46,9 @@ class SavedPolicy:
     def __init__(self, model: Any, scaled: Callable[[Any], Any]):
         self._model, self._scaled = model, scaled
 
-    def begin(self, env: int, request: Any, seed: int) -> None:
-        """An episode whose actions have the request as their seed."""
-        self._model.set_random_seed(request)
+    def begin(self, env: int, condition: Any, seed: int) -> None:
+        """An episode whose actions have the condition as their seed."""
+        self._model.set_random_seed(condition)
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         """The model's action in each environment."""
@@ -78,13 +80,13 @@ def player(
     if names_run(policy):
         return _run_player(Path(policy), environment, config, seed, checkpoint, told)
     with Environments(environment.maker(), 1, config.env_timeout) as environments:
-        env = environments.about
+        env = environments.info
     # the actions' seeds are not the environments': from one seed both would draw the same numbers
     draws = [int(np.random.SeedSequence([seed + i, 1]).generate_state(1)[0]) for i in range(config.episodes)]
-    jobs = [Job(seed + i, draw) for i, draw in enumerate(draws)]
+    requests = [EpisodeRequest(seed + i, draw) for i, draw in enumerate(draws)]
     if policy == "random":
         told = {"algorithm_name": "random", "description": "Actions drawn at random", "recorded": told}
-        return Player(RandomPolicy(env.action_space), jobs, config.num_envs, told)
+        return Player(RandomPolicy(env.action_space), requests, config.num_envs, told)
     model = _open_saved(Path(policy), trust)
     scaled = _scaling(policy, model, vec_normalize, env)
     try:
@@ -97,7 +99,7 @@ def player(
     told = {**told, "learner_steps": model.num_timesteps, "learner_seed": model.seed, "vec_normalize": vec_normalize}
     return Player(
         SavedPolicy(model, scaled),
-        jobs,
+        requests,
         1,
         {
             "algorithm_name": name,
@@ -129,10 +131,10 @@ def _run_player(
         "temperature": policy.temperature,
         "guidance": policy.guidance if policy.calibration is None else "calibrated",
     }
-    jobs = [Job(seed + i, float(target)) for target in targets for i in range(config.episodes)]
+    requests = [EpisodeRequest(seed + i, float(target)) for target in targets for i in range(config.episodes)]
     description = "A Decision Transformer asked for returns, one after the other"
     more = {"algorithm_name": "decision-transformer", "description": description, "recorded": told}
-    return Player(policy, jobs, config.num_envs, more, reference_in(environment, run.environment, run.reference))
+    return Player(policy, requests, config.num_envs, more, reference_in(environment, run.environment, run.reference))
 
 
 def play(
@@ -141,19 +143,19 @@ def play(
     name: str,
     *,
     env_timeout: float | None = None,
-    on_episode: Callable[[Played], None] | None = None,
-    on_failure: Callable[[Played], None] | None = None,
+    on_episode: Callable[[PlayedEpisode], None] | None = None,
+    on_failure: Callable[[PlayedEpisode], None] | None = None,
 ) -> Dataset:
-    """Every episode as it was played, to the bit, in the order of the jobs; on_episode is called with each.
+    """Every episode as it was played, to the bit, in the order of the requests; on_episode is called with each.
 
     An episode whose environment fails raises `EnvError`, or is left out where on_failure is there to be told.
     env_timeout: as in `evaluate`.
     """
-    with Environments(environment.maker(), min(player.num_envs, len(player.jobs)), env_timeout) as environments:
-        spaces = environments.about.observation_space, environments.about.action_space
+    with Environments(environment.maker(), min(player.num_envs, len(player.requests)), env_timeout) as environments:
+        spaces = environments.info.observation_space, environments.info.action_space
         arrays: dict[int, dict[str, Any]] = {}
 
-        def keep(played: Played) -> None:
+        def keep(played: PlayedEpisode) -> None:
             """As arrays, which take a fraction of the memory that lists of steps do."""
             observations, actions = (
                 [to_leaves(space, value) for value in values]
@@ -172,9 +174,9 @@ def play(
                 on_episode(played)
 
         played = rollout(
-            environments, player.policy, player.jobs, keep_trajectories=True, on_episode=keep, on_failure=on_failure
+            environments, player.policy, player.requests, keep_trajectories=True, on_episode=keep, on_failure=on_failure
         )
-    if not arrays and player.jobs:
+    if not arrays and player.requests:
         raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0].failure}")
     dataset = from_episodes(
         (arrays.pop(id(episode)) for episode in played if episode.failure is None),

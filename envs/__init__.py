@@ -9,9 +9,10 @@ from envs.datasets.loading import from_arrays, from_episodes, load
 from envs.datasets.selection import best_episodes, join, sample_episodes, take
 from envs.datasets.writer import write_minari
 from envs.errors import DataError, EnvError, MissingEnvError
-from envs.simulate.environments import Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, Played, Policy, RandomPolicy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, normalized_score, reference_for
+from envs.simulate.spec import EnvironmentSpec
 
 __all__ = [
     "DataError",
@@ -20,9 +21,9 @@ __all__ = [
     "EnvironmentSpec",
     "Environments",
     "Episode",
-    "Job",
+    "EpisodeRequest",
     "MissingEnvError",
-    "Played",
+    "PlayedEpisode",
     "Policy",
     "RandomPolicy",
     "Reference",

@@ -24,7 +24,7 @@ from envs.datasets.loading import from_episodes
 from envs.datasets.writer import write_folder
 from envs.errors import DataError
 from envs.reading.minari_folders import PART
-from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.spec import EnvironmentSpec
 from envs.simulate.wrappers import RecordedWrapper, effective
 from envs.spaces import Leaves, from_leaves, to_leaves
 

@@ -7,10 +7,12 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from envs.simulate.importing import import_environments
+from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from envs.errors import EnvError, MissingEnvError
-from envs.simulate.environments import Environments, EnvironmentSpec, import_environments
+from envs.simulate.environments import Environments
 
 
 class Scripted(gymnasium.Env):
@@ -51,9 +53,7 @@ def canary(tmp_path, monkeypatch):
     sung = tmp_path / "sung"
     (tmp_path / "canary_module.py").write_text(f"open({str(sung)!r}, 'w').close()")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(
-        "envs.simulate.environments._imported", []
-    )  # what later environments in processes would import too
+    monkeypatch.setattr("envs.simulate.importing.imported", [])  # what later environments in processes would import too
     yield sung
     sys.modules.pop("canary_module", None)
 
@@ -317,8 +317,8 @@ def test_every_environment_is_closed():
 
 
 def test_frames_per_second_are_the_environments_own():
-    assert Environments(lambda: gymnasium.make("CartPole-v1"), 1).about.frames_per_second == 50
-    assert Environments(Scripted, 1).about.frames_per_second == 30
+    assert Environments(lambda: gymnasium.make("CartPole-v1"), 1).info.frames_per_second == 50
+    assert Environments(Scripted, 1).info.frames_per_second == 30
 
 
 class Failing(gymnasium.Env):

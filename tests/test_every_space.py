@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ACTIONS, OBSERVATIONS, echo_dataset, ends, random_mask
+from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
@@ -18,8 +19,8 @@ from dt.learning.training import load_run, prepare, train
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
-from envs.simulate.environments import Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, RandomPolicy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
 from envs.spaces import allowed_choices, choices, leaf_spaces, to_leaves
 from transformer.config import TrainingConfig
 from transformer.errors import ConfigError
@@ -266,7 +267,10 @@ def test_nothing_is_chosen_that_the_mask_forbids(action, temperature):
 @pytest.mark.parametrize("action", KINDS_OF_CHOICES)
 def test_the_random_policy_heeds_masks_too(action):
     with Environments(masked(action).make, 2) as environments:
-        assert len(rollout(environments, RandomPolicy(ACTIONS[action]), [Job(seed, seed) for seed in range(9)])) == 9
+        assert (
+            len(rollout(environments, RandomPolicy(ACTIONS[action]), [EpisodeRequest(seed, seed) for seed in range(9)]))
+            == 9
+        )
 
 
 def test_the_likeliest_of_what_is_allowed_is_taken():

@@ -7,6 +7,7 @@ import re
 import gymnasium
 import numpy as np
 import pytest
+from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 from test_cli import run, trained  # noqa: F401
 from test_processes import Hostile
@@ -21,8 +22,8 @@ from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.loading import load
 from envs.errors import CannotActError, EnvError
-from envs.simulate.environments import Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, RandomPolicy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
 
 
 class OtherActions(Hostile):  # Hostile's spaces are Payday's
@@ -68,7 +69,7 @@ def test_an_episode_longer_than_the_model_knows_is_named_and_the_others_are_as_t
     def play(harm, **options):
         policy = ReturnConditionedPolicy(load_run(run).model)
         with Environments(functools.partial(Hostile, harm), 2) as environments:
-            return rollout(environments, policy, [Job(seed, 3.0) for seed in (2, 3, 4, 5)], **options)
+            return rollout(environments, policy, [EpisodeRequest(seed, 3.0) for seed in (2, 3, 4, 5)], **options)
 
     failed, unharmed = [], play(None)
     played = play("endless", on_failure=failed.append)
@@ -90,7 +91,7 @@ def test_a_policy_used_wrongly_is_no_environments_failure():
             raise CannotActError("used wrongly")
 
     with Environments(Hostile, 1) as environments, pytest.raises(CannotActError, match="used wrongly"):
-        rollout(environments, Wrong(Hostile.action_space), [Job(0, 0)], on_failure=lambda episode: None)
+        rollout(environments, Wrong(Hostile.action_space), [EpisodeRequest(0, 0)], on_failure=lambda episode: None)
 
 
 class Pushed(Hostile):
@@ -112,7 +113,12 @@ def test_an_action_that_is_not_finite_is_the_policys_and_comes_to_no_environment
 
     failed = []
     with Environments(Pushed, 2) as environments:
-        played = rollout(environments, Burst(Pushed.action_space), [Job(2, 0), Job(3, 0)], on_failure=failed.append)
+        played = rollout(
+            environments,
+            Burst(Pushed.action_space),
+            [EpisodeRequest(2, 0), EpisodeRequest(3, 0)],
+            on_failure=failed.append,
+        )
     (episode,) = failed
     assert re.fullmatch(
         r"environment 1, seed 3, step 1: the policy's action push is not finite: \[.* nan\]", str(episode.failure)

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTEXT, small_model
+from envs.simulate.spec import EnvironmentSpec
 
 from dt.asking.guidance import Request
 from dt.config import Config, ModelConfig
 from dt.data import TrajectoryDataset, returns_to_go
+from dt.errors import PolicyError
 from dt.evaluation import evaluate
 from dt.learning.training import build_model
 from dt.model import ReturnModulation
-from dt.policy import PolicyError, ReturnConditionedPolicy
-from envs.simulate.environments import EnvironmentSpec
+from dt.policy import ReturnConditionedPolicy
 from transformer.errors import ConfigError
 
 

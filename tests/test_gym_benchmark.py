@@ -15,7 +15,7 @@ from benchmarks.gym import METHODS, Cell, add_row, fill, grid, read_rows, status
 from dt.data import returns_to_go
 from envs.errors import DataError
 from envs.simulate.environments import Environments
-from envs.simulate.rollout import Job, RandomPolicy, rollout
+from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
 from transformer.runs.checkpoint import read_json
 
 
@@ -24,10 +24,10 @@ def test_a_delayed_reward_is_paid_at_the_end_in_data_and_environment(payday):
     np.testing.assert_array_equal(late.returns, payday.returns)
     assert late.rewards.reshape(60, 10)[:, :9].max() == 0
     np.testing.assert_array_equal(returns_to_go(late.rewards, late.offsets), np.repeat(payday.returns, 10))
-    jobs, games = [Job(seed, seed) for seed in range(3)], []
+    requests, games = [EpisodeRequest(seed, seed) for seed in range(3)], []
     for env in (payday.environment, late.environment):
         with Environments(env.make, 2) as environments:
-            games.append(rollout(environments, RandomPolicy(Payday.action_space), jobs))
+            games.append(rollout(environments, RandomPolicy(Payday.action_space), requests))
     assert late.environment.step_limit == payday.environment.step_limit == 20
     for now, then in zip(*games, strict=True):
         assert then.rewards == [0.0] * 9 + [now.total_return]

@@ -6,11 +6,12 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from envs.simulate.spec import EnvironmentSpec
 from gymnasium.utils.env_checker import check_env
 
 from envs.key_to_door import DOOR, KEY, NOTHING, ROOM_STEPS, SIDE, KeyToDoor
-from envs.simulate.environments import Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, RandomPolicy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
 
 UP, RIGHT, DOWN, LEFT = range(4)
 BELOW = RIGHT_OF = SIDE - 1  # what the observation counts from
@@ -88,7 +89,7 @@ def test_random_play_is_as_rare_a_success_as_in_the_paper():
     """It says 3.1 %; two to four are asked for here."""
     with Environments(KeyToDoor, 1) as environments:
         policy = RandomPolicy(KeyToDoor().action_space)
-        played = rollout(environments, policy, [Job(seed, 10_000 + seed) for seed in range(3_000)])
+        played = rollout(environments, policy, [EpisodeRequest(seed, 10_000 + seed) for seed in range(3_000)])
     assert 0.02 < np.mean([episode.total_return for episode in played]) < 0.04
 
 
@@ -107,7 +108,7 @@ def test_it_is_a_proper_environment_and_its_picture_shows_the_key():
 
 def test_a_module_that_is_imported_registers_it():
     program = (
-        "from envs.simulate.environments import EnvironmentSpec, import_environments as i\n"
+        "from envs.simulate.spec import EnvironmentSpec; from envs.simulate.importing import import_environments as i\n"
         "i('envs.key_to_door'); print(EnvironmentSpec('KeyToDoor-v0').make().action_space)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,11 +15,13 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from envs.simulate.importing import import_environments
+from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from envs.errors import EnvError
-from envs.simulate.environments import Environments, EnvironmentSpec, import_environments
-from envs.simulate.rollout import Job, RandomPolicy, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
 
 
 class Hostile(gymnasium.Env):
@@ -92,15 +94,15 @@ HARMS = {
     "list": put(1, [1.0, 2.0]),
     "none": put(1, None),
 }
-JOBS = [Job(seed, seed) for seed in (2, 3, 4, 5)]
+REQUESTS = [EpisodeRequest(seed, seed) for seed in (2, 3, 4, 5)]
 TIMEOUT = 20.0
 
 
-def play(harm, *, timeout=None, jobs=JOBS, count=2):
+def play(harm, *, timeout=None, requests=REQUESTS, count=2):
     failed, ended = [], []
     with Environments(functools.partial(Hostile, harm), count, timeout) as environments:
         policy = RandomPolicy(Hostile.action_space)
-        played = rollout(environments, policy, jobs, on_failure=failed.append, on_episode=ended.append)
+        played = rollout(environments, policy, requests, on_failure=failed.append, on_episode=ended.append)
     assert sorted(id(episode) for episode in failed + ended) == sorted(map(id, played))  # each is told of once
     return played, failed
 
@@ -156,7 +158,7 @@ def test_a_failure_that_nobody_is_told_of_is_raised():
         Environments(functools.partial(Hostile, "raises"), 2) as environments,
         pytest.raises(EnvError, match="seed 3, step 3"),
     ):
-        rollout(environments, RandomPolicy(Hostile.action_space), JOBS)
+        rollout(environments, RandomPolicy(Hostile.action_space), REQUESTS)
 
 
 def test_after_a_failure_the_environment_is_another_one():
@@ -199,7 +201,7 @@ def test_one_that_hangs_is_ended_and_the_others_are_kept(harm, unharmed):
     with Environments(functools.partial(Hostile, harm), 2, 2.0) as environments:
         processes = [env._process.pid for env in environments._environments]
         failed = []
-        played = rollout(environments, RandomPolicy(Hostile.action_space), JOBS, on_failure=failed.append)
+        played = rollout(environments, RandomPolicy(Hostile.action_space), REQUESTS, on_failure=failed.append)
     assert time.monotonic() - started < 30
     assert [str(episode.failure) for episode in failed] == [
         "environment 1, seed 3, step 3: no answer within 2 s, so its process was ended"
@@ -226,7 +228,7 @@ def test_each_reset_that_hangs_is_ended_when_its_time_is_over():
     """Also those of processes that are new: the time for making the environment is not the reset's."""
     started, failed = time.monotonic(), []
     with Environments(functools.partial(Slow, 0.0, 1000.0), 2, 0.5) as environments:
-        rollout(environments, RandomPolicy(Hostile.action_space), JOBS, on_failure=failed.append)
+        rollout(environments, RandomPolicy(Hostile.action_space), REQUESTS, on_failure=failed.append)
     assert time.monotonic() - started < 40  # 60 s more for each but the first two where starting counted
     assert len(failed) == 4
     assert all("no answer within 0.5 s, so its process was ended" in str(episode.failure) for episode in failed)
@@ -247,12 +249,12 @@ gymnasium.register("Lambda-v0", lambda **kwargs: test_processes.Hostile(**kwargs
 def test_an_environment_that_is_registered_by_a_lambda_plays_in_a_process(tmp_path, monkeypatch, unharmed):
     (tmp_path / "lambdas_of_mine.py").write_text(LAMBDAS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("envs.simulate.environments._imported", [])
+    monkeypatch.setattr("envs.simulate.importing.imported", [])
     import_environments("lambdas_of_mine")
     with Environments(EnvironmentSpec("Lambda-v0").maker(), 1, TIMEOUT) as environments:
-        played = rollout(environments, RandomPolicy(Hostile.action_space), JOBS[:1])
+        played = rollout(environments, RandomPolicy(Hostile.action_space), REQUESTS[:1])
     assert [episode.rewards for episode in played] == unharmed[:1]
-    monkeypatch.setattr("envs.simulate.environments._imported", [])
+    monkeypatch.setattr("envs.simulate.importing.imported", [])
     with pytest.raises(EnvError, match="environment Lambda-v0: not registered; --import MODULE registers it"):
         Environments(EnvironmentSpec("Lambda-v0").maker(), 1, TIMEOUT)
     del gymnasium.registry["Lambda-v0"]
@@ -280,7 +282,7 @@ def test_pictures_come_out_of_a_process_and_what_cannot_be_made_there_is_refused
         environments.step(0, 1)
         assert environments.render(0).shape == (4, 5, 3)
         assert environments.render(0)[0, 0, 0] == 1
-        assert environments.about.frames_per_second == 7
+        assert environments.info.frames_per_second == 7
     with pytest.raises(EnvError, match=r"environment Hostile-v0: .*wheels"):
         Environments(EnvironmentSpec("Hostile-v0", {"wheels": 4}).maker(), 1, TIMEOUT)
     with pytest.raises(EnvError, match="cannot be played in a process of its own"):

@@ -9,9 +9,10 @@ import pytest
 from gymnasium import spaces
 
 from envs.simulate.environments import Environments
-from envs.simulate.rollout import Job, Played, RandomPolicy, rollout
+from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, RandomPolicy, rollout
 
-JOBS = [Job(seed, request) for request, seed in enumerate([3, 0, 9, 4, 3, 1, 7])]  # episodes of different lengths
+SEEDS = [3, 0, 9, 4, 3, 1, 7]  # of episodes of different lengths
+REQUESTS = [EpisodeRequest(seed, condition) for condition, seed in enumerate(SEEDS)]
 
 
 class Counting(gymnasium.Env):
@@ -48,10 +49,10 @@ class Planned:
     """What it chooses depends on all that it is told: request, seed, observation, info and the rewards so far."""
 
     def __init__(self):
-        self.requests, self.rewards = {}, {}
+        self.conditions, self.rewards = {}, {}
 
-    def begin(self, env, request, seed):
-        self.requests[env], self.rewards[env] = request + 3 * seed, []
+    def begin(self, env, condition, seed):
+        self.conditions[env], self.rewards[env] = condition + 3 * seed, []
 
     def choose(self, observations, infos):
         assert infos.keys() == observations.keys()
@@ -59,7 +60,7 @@ class Planned:
 
     def action(self, env, observation, info):
         assert info["elapsed"] == len(self.rewards[env])
-        told = self.requests[env] + observation.sum() + info["elapsed"]
+        told = self.conditions[env] + observation.sum() + info["elapsed"]
         return np.array([told % 7 + self.earned(env)])
 
     def earned(self, env):
@@ -69,17 +70,17 @@ class Planned:
         self.rewards[env].append(reward)
 
 
-def play(jobs=JOBS, count=3, policy=None, reuses=True, **options) -> list[Played]:
+def play(requests=REQUESTS, count=3, policy=None, reuses=True, **options) -> list[PlayedEpisode]:
     with Environments(lambda: Counting(reuses), count) as environments:
-        return rollout(environments, policy or Planned(), jobs, **options)
+        return rollout(environments, policy or Planned(), requests, **options)
 
 
-def by_hand(job: Job) -> Played:
+def by_hand(request: EpisodeRequest) -> PlayedEpisode:
     """The same episode, as anyone would write it for one environment."""
-    env, policy, played, end = Counting(), Planned(), Played(job), False
-    observation, info = env.reset(seed=job.seed)
+    env, policy, played, end = Counting(), Planned(), PlayedEpisode(request), False
+    observation, info = env.reset(seed=request.seed)
     played.observations.append(observation.copy())
-    policy.begin(0, job.request, job.seed)
+    policy.begin(0, request.condition, request.seed)
     while not end:
         action = policy.action(0, observation, info)
         played.actions.append(action.copy())
@@ -91,15 +92,15 @@ def by_hand(job: Job) -> Played:
     return played
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 11])  # fewer environments than jobs, as many, and more
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 11])  # fewer environments than requests, as many, and more
 @pytest.mark.parametrize("reuses", [True, False], ids=["one observation array", "new ones"])
 def test_episodes_do_not_depend_on_how_many_environments_play(count, reuses):
     results = play(count=count, reuses=reuses, keep_trajectories=True)
-    assert [played.job for played in results] == JOBS
-    for played, expected in zip(results, map(by_hand, JOBS), strict=True):
+    assert [played.request for played in results] == REQUESTS
+    for played, expected in zip(results, map(by_hand, REQUESTS), strict=True):
         assert played.rewards == expected.rewards
         assert (played.terminated, played.truncated) == (expected.terminated, expected.truncated)
-        assert played.length == len(played.actions) == 2 + played.job.seed % 5
+        assert played.length == len(played.actions) == 2 + played.request.seed % 5
         assert len(played.observations) == played.length + 1
         np.testing.assert_array_equal(played.observations, expected.observations)
         np.testing.assert_array_equal(played.actions, expected.actions)
@@ -111,7 +112,7 @@ def test_trajectories_are_kept_only_where_asked_for():
 
 
 def test_no_jobs_no_episodes():
-    assert play(jobs=[]) == []
+    assert play(requests=[]) == []
 
 
 def test_the_policy_is_told_every_reward_in_its_order():
@@ -120,35 +121,35 @@ def test_the_policy_is_told_every_reward_in_its_order():
             super().__init__()
             self.heard = {}
 
-        def begin(self, env, request, seed):
-            super().begin(env, request, seed)
-            self.heard[request] = self.rewards[env]
+        def begin(self, env, condition, seed):
+            super().begin(env, condition, seed)
+            self.heard[condition] = self.rewards[env]
 
     policy = Listening()
     results = play(policy=policy)
-    assert policy.heard == {played.job.request: played.rewards for played in results}
+    assert policy.heard == {played.request.condition: played.rewards for played in results}
 
 
 def test_callbacks_come_once_for_each_step_and_each_episode():
     resets, steps, finished, environments = [], Counter(), [], set()
 
     def on_reset(env, episode):
-        resets.append(episode.job.request)
-        assert (episode.length, steps[episode.job.request]) == (0, 0)  # before the first step
+        resets.append(episode.request.condition)
+        assert (episode.length, steps[episode.request.condition]) == (0, 0)  # before the first step
 
     def on_step(env, episode):
-        steps[episode.job.request] += 1
+        steps[episode.request.condition] += 1
         environments.add(env)
-        assert episode.length == steps[episode.job.request]  # after the step
+        assert episode.length == steps[episode.request.condition]  # after the step
 
     def on_episode(episode):
         assert episode.terminated != episode.truncated
-        finished.append(episode.job.request)
+        finished.append(episode.request.condition)
 
     results = play(on_reset=on_reset, on_step=on_step, on_episode=on_episode)
-    assert resets == list(range(len(JOBS)))
-    assert steps == {played.job.request: played.length for played in results}
-    assert sorted(finished) == list(range(len(JOBS)))
+    assert resets == list(range(len(REQUESTS)))
+    assert steps == {played.request.condition: played.length for played in results}
+    assert sorted(finished) == list(range(len(REQUESTS)))
     assert finished != sorted(finished)  # in the order they end; here a later one is shorter
     assert environments == {0, 1, 2}
 
@@ -171,8 +172,8 @@ def test_the_random_policy_stays_in_its_space_and_follows_its_seed(space):
 
 
 def test_the_random_policy_plays():
-    jobs = [Job(seed, seed) for seed in range(5)]
-    results = play(jobs, policy=RandomPolicy(Counting.action_space), keep_trajectories=True)
-    alone = play(jobs, count=1, policy=RandomPolicy(Counting.action_space))
+    requests = [EpisodeRequest(seed, seed) for seed in range(5)]
+    results = play(requests, policy=RandomPolicy(Counting.action_space), keep_trajectories=True)
+    alone = play(requests, count=1, policy=RandomPolicy(Counting.action_space))
     assert [played.rewards for played in results] == [played.rewards for played in alone]
     assert all(Counting.action_space.contains(action) for played in results for action in played.actions)

@@ -1,8 +1,8 @@
 """Normalised scores and the reference returns that they are measured against."""
 
 import pytest
+from envs.simulate.spec import EnvironmentSpec
 
-from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference, normalized_score, reference_for, reference_in
 
 

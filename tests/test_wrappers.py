@@ -14,8 +14,9 @@ from test_cli import QUICK, refused, run, trained, write_npz  # noqa: F401
 
 from dt.cli import main
 from envs import EnvironmentSpec, load
+from envs.errors import MissingEnvError
 from envs.recording import ExperienceRecorder
-from envs.simulate.environments import MissingEnvError, check_spaces
+from envs.simulate.spec import check_spaces
 from envs.simulate.wrappers import PUT_BACK, RecordedWrapper
 
 

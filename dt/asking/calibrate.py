@@ -15,10 +15,10 @@ from dt.asking.calibration import Calibration, Episode, from_json, to_json
 from dt.asking.guidance import Request
 from dt.asking.plan import Finished, Outcome, Plan, carry_out, make_plan, seed_of
 from dt.config import EvaluationConfig, PlayConfig
-from dt.evaluation import check_environment, play_jobs
+from dt.evaluation import check_environment, play_requests
 from dt.policy import ReturnConditionedPolicy
 from envs.errors import MissingEnvError
-from envs.simulate.rollout import Job, Played
+from envs.simulate.rollout import EpisodeRequest, PlayedEpisode
 from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import read_json, write_json
@@ -209,13 +209,13 @@ def _play(
 ) -> dict[int, Outcome]:
     """Play numbered episodes, shared among processes."""
     assert run.environment is not None
-    jobs = [Job(seed_of(number), request) for number, request in numbered.items()]
+    requests = [EpisodeRequest(seed_of(number), condition) for number, condition in numbered.items()]
 
-    def on_episode(played: Played) -> None:
-        finished(played.job.seed - seed_of(0), (played.total_return, played.length))
+    def on_episode(played: PlayedEpisode) -> None:
+        finished(played.request.seed - seed_of(0), (played.total_return, played.length))
         bar.update(min(played.length, bar.total - bar.n))
 
-    played = play_jobs(policy, run.environment, jobs, config.num_envs, config.env_timeout, on_episode)
+    played = play_requests(policy, run.environment, requests, config.num_envs, config.env_timeout, on_episode)
     outcomes = ((total, length) if failure is None else None for total, length, failure in played)
     return dict(zip(numbered, outcomes, strict=True))
 

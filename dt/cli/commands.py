@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from envs.simulate.spec import EnvironmentSpec
 from tqdm import tqdm
 
 from dt.asking.calibrate import calibrate, policy_of
@@ -38,8 +39,7 @@ from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.datasets.writer import keep_elsewhere, write_minari
 from envs.errors import DataError, MissingEnvError
-from envs.simulate.environments import EnvironmentSpec
-from envs.simulate.rollout import Played
+from envs.simulate.rollout import PlayedEpisode
 from envs.simulate.scores import reference_in
 from transformer.errors import ConfigError
 from transformer.runs import distributed
@@ -246,8 +246,8 @@ def record_episodes(options: Record, environment: EnvironmentSpec, command: str)
         trust=options.trust,
         vec_normalize=options.vec_normalize,
     )
-    failed: list[Played] = []
-    with tqdm(total=len(chosen.jobs), unit="episode", desc="record") as bar:
+    failed: list[PlayedEpisode] = []
+    with tqdm(total=len(chosen.requests), unit="episode", desc="record") as bar:
         dataset = play(
             chosen,
             environment,
@@ -264,7 +264,7 @@ def record_episodes(options: Record, environment: EnvironmentSpec, command: str)
     for episode in failed[:20]:
         tell(f"failed        {episode.failure}")
     if failed:
-        raise FailedEpisodesError(f"{len(failed)} of {len(chosen.jobs)} episodes failed and are not in the dataset")
+        raise FailedEpisodesError(f"{len(failed)} of {len(chosen.requests)} episodes failed and are not in the dataset")
 
 
 def _write_recording(dataset: Dataset, dataset_id: str) -> Path:

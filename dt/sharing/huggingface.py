@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from envs.simulate.spec import EnvironmentSpec
 from torch import Tensor
 
 from dt.config import Config
@@ -19,7 +20,6 @@ from dt.model import DecisionTransformer
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
 from envs.datasets.temporary import temporary_folder
-from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import reference_for
 from transformer.errors import ConfigError
 from transformer.gpt2 import (

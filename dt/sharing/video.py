@@ -5,13 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from envs.simulate.spec import EnvironmentSpec
 from numpy.typing import NDArray
 
 from dt.evaluation import labels
 from dt.learning.training import Run
 from dt.policy import ReturnConditionedPolicy
-from envs.simulate.environments import Environments, EnvironmentSpec
-from envs.simulate.rollout import Job, Played, rollout
+from envs.simulate.environments import Environments
+from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, rollout
 from transformer.errors import ConfigError
 
 
@@ -47,10 +48,10 @@ def film(
             unfinished = path.with_name(f".{path.name}")
             try:
                 writer: Any = imageio.get_writer(
-                    unfinished, fps=environments.about.frames_per_second, macro_block_size=8
+                    unfinished, fps=environments.info.frames_per_second, macro_block_size=8
                 )
                 with writer:
-                    _play(environments, policy, Job(seed, target), writer.append_data)
+                    _play(environments, policy, EpisodeRequest(seed, target), writer.append_data)
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)
@@ -62,9 +63,12 @@ def _filmed(environment: EnvironmentSpec, env_timeout: float | None) -> Environm
 
 
 def _play(
-    environments: Environments, policy: ReturnConditionedPolicy, job: Job, show: Callable[[NDArray[Any]], None]
+    environments: Environments,
+    policy: ReturnConditionedPolicy,
+    request: EpisodeRequest,
+    show: Callable[[NDArray[Any]], None],
 ) -> None:
-    def picture(env: int, _: Played) -> None:
+    def picture(env: int, _: PlayedEpisode) -> None:
         show(environments.render(env))
 
-    rollout(environments, policy, [job], on_reset=picture, on_step=picture)
+    rollout(environments, policy, [request], on_reset=picture, on_step=picture)

@@ -30,8 +30,8 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.datasets.temporary import temporary_folder
-from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
 
 FORMAT = 7

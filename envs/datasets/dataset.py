@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from envs.reading.fields import Columns
 from envs.reading.options import ReadingOptions
-from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import Leaves, space_to_json
 
 

@@ -37,8 +37,8 @@ from envs.reading.lerobot import is_lerobot, read_lerobot
 from envs.reading.minari_folders import read_folder
 from envs.reading.options import ReadingOptions, RewardRule
 from envs.reading.readers import PACKAGED, SPACES, Header, Missing, check_is_file, minari_root
-from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import reference_in
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import leaf_spaces, reason
 
 CacheUse = Literal["use", "verify", "off"]

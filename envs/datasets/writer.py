@@ -19,7 +19,7 @@ from envs.datasets.temporary import temporary_folder
 from envs.errors import DataError
 from envs.reading.minari_folders import REPEATED
 from envs.reading.readers import OWN_METADATA, PACKAGED, minari_root
-from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import nested, os_reason, reason
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from envs.errors import DataError, EnvError, SpaceError
 from envs.reading.options import RewardRule
-from envs.simulate.environments import EnvironmentSpec
 from envs.simulate.scores import Reference, reference_for
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import LEAF_KINDS, Leaves, leaf_spaces, printable, space_from_json, without
 
 PACKAGED = Path(__file__).parent.parent / "data"

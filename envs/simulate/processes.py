@@ -18,7 +18,7 @@ import gymnasium
 
 import envs
 from envs.errors import EnvError
-from envs.simulate.environments import LocalEnv, raised
+from envs.simulate.local import LocalEnv, raised
 
 STARTING_SECONDS = 60.0
 """What a new process may take to import and make its environment, before the timeout of its first command counts."""
@@ -77,15 +77,15 @@ class ProcessEnv:
         self._process: Any = None
         self._starting = False  # whether the process has not said yet that its environment is made
 
-    def ask(self, command: str, *arguments: Any) -> None:
-        """As `LocalEnv.ask`; the process begins at once, in `answer` it is waited for."""
+    def send(self, command: str, *arguments: Any) -> None:
+        """As `LocalEnv.send`; the process begins at once, in `recv` it is waited for."""
         if self._process is None:
             self._begin()
         self._deadline = time.monotonic() + self._timeout
-        with contextlib.suppress(OSError):  # it died while nobody asked, and that is what `answer` will say
+        with contextlib.suppress(OSError):  # it died while nobody asked, and that is what `recv` will say
             self._connection.send((command, arguments))
 
-    def answer(self) -> Any:
+    def recv(self) -> Any:
         """What the process answers; a failure there, its silence and its end are `EnvError`s."""
         if self._starting:
             ready, failure = self._received(self._deadline + STARTING_SECONDS)
@@ -118,14 +118,14 @@ class ProcessEnv:
             self._kill()
             raise EnvError(f"its answer cannot be read here: {raised(error)}") from error
 
-    def leave(self) -> None:
-        """Ask the process to close its environment and end; `end` waits for it."""
+    def close(self) -> None:
+        """Ask the process to close its environment and end; `join` waits for it."""
         if self._process is not None:
             self._deadline = time.monotonic() + LEAVING_SECONDS
             with contextlib.suppress(OSError):
-                self._connection.send(("leave", ()))
+                self._connection.send(("close", ()))
 
-    def end(self) -> None:
+    def join(self) -> None:
         """The process is over, of itself or killed."""
         if self._process is not None:
             self._process.join(max(0.0, self._deadline - time.monotonic()))
@@ -173,9 +173,9 @@ def _serve(
     _end_with_the_parent()
     env = LocalEnv(make)
     with contextlib.suppress(EOFError, OSError):
-        made = _answer(env, "about")
+        made = _answer(env, "info")
         connection.send((time.monotonic(), made if isinstance(made, EnvError) else None))
-        while (asked := connection.recv())[0] != "leave":
+        while (asked := connection.recv())[0] != "close":
             answer = _answer(env, asked[0], *asked[1])
             try:
                 connection.send(answer)
@@ -183,14 +183,14 @@ def _serve(
                 raise
             except Exception as error:  # an environment's answer may hold what cannot be pickled
                 connection.send(EnvError(f"its answer cannot leave its process: {raised(error)}"))
-    env.leave()
+    env.close()
 
 
 def _answer(env: LocalEnv, command: str, *arguments: Any) -> Any:
     """What an environment answers, or its failure."""
-    env.ask(command, *arguments)
+    env.send(command, *arguments)
     try:
-        return env.answer()
+        return env.recv()
     except EnvError as error:
         return error
 

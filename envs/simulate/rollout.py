@@ -9,17 +9,18 @@ from gymnasium.spaces import Space
 
 from envs.errors import CannotActError, EnvError
 from envs.simulate.environments import Environments
+from envs.simulate.local import Step
 
 
 class Policy(Protocol):
     """Chooses actions in several environments at once. An environment is known by its number."""
 
-    def begin(self, env: int, request: Any, seed: int) -> None:
+    def begin(self, env: int, condition: Any, seed: int) -> None:
         """An episode starts.
 
         Args:
             env: the environment's number.
-            request: what the episode is asked for: a target return.
+            condition: what the policy is conditioned on, such as a target return.
             seed: of the episode. A policy that draws numbers derives them from this seed only, so that an episode does
                 not depend on the others.
         """
@@ -45,18 +46,18 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class EpisodeRequest:
     """One episode to play: the seed of its environment and what is asked of the policy."""
 
     seed: int
-    request: Any = None
+    condition: Any = None
 
 
 @dataclass
-class Played:
+class PlayedEpisode:
     """One episode: T actions and rewards; T + 1 observations where they were kept. failure: why it came to no end."""
 
-    job: Job
+    request: EpisodeRequest
     rewards: list[float] = field(default_factory=list)
     observations: list[Any] = field(default_factory=list)
     actions: list[Any] = field(default_factory=list)
@@ -79,7 +80,7 @@ class Played:
 
 
 class RandomPolicy:
-    """Samples the action space, where `info["action_mask"]` allows it. The request of an episode seeds its actions.
+    """Samples the action space, where `info["action_mask"]` allows it. An episode's condition seeds its actions.
 
     Args:
         action_space: where the actions come from.
@@ -89,10 +90,10 @@ class RandomPolicy:
         self._action_space = action_space
         self._spaces: dict[int, Space[Any]] = {}
 
-    def begin(self, env: int, request: Any, seed: int) -> None:
-        """An episode whose actions have the request as their seed."""
+    def begin(self, env: int, condition: Any, seed: int) -> None:
+        """An episode whose actions have the condition as their seed."""
         self._spaces[env] = copy.deepcopy(self._action_space)
-        self._spaces[env].seed(request)
+        self._spaces[env].seed(condition)
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         """A sample for each environment."""
@@ -105,22 +106,22 @@ class RandomPolicy:
 def rollout(
     environments: Environments,
     policy: Policy,
-    jobs: Sequence[Job],
+    requests: Sequence[EpisodeRequest],
     *,
     keep_trajectories: bool = False,
-    on_reset: Callable[[int, Played], None] | None = None,
-    on_step: Callable[[int, Played], None] | None = None,
-    on_episode: Callable[[Played], None] | None = None,
-    on_failure: Callable[[Played], None] | None = None,
-) -> list[Played]:
-    """Play every job and return the episodes in the order of the jobs.
+    on_reset: Callable[[int, PlayedEpisode], None] | None = None,
+    on_step: Callable[[int, PlayedEpisode], None] | None = None,
+    on_episode: Callable[[PlayedEpisode], None] | None = None,
+    on_failure: Callable[[PlayedEpisode], None] | None = None,
+) -> list[PlayedEpisode]:
+    """Play every request and return the episodes in the order of the requests.
 
-    As many jobs run at a time as there are environments. An environment that finishes takes the next job.
+    As many requests run at a time as there are environments. An environment that finishes takes the next request.
 
     Args:
         environments: where to play.
         policy: chooses the actions.
-        jobs: the episodes to play.
+        requests: the episodes to play.
         keep_trajectories: keep observations and actions.
         on_reset: called with the environment's number and its episode after each reset.
         on_step: called with the environment's number and its episode after each step.
@@ -132,80 +133,110 @@ def rollout(
         EnvError: an environment failed, without `on_failure`.
         CannotActError: the policy cannot act, without `on_failure`.
     """
-    played = [Played(job) for job in jobs]
-    waiting = iter(played)
-    playing: dict[int, Played] = {}
-    observations: dict[int, Any] = {}
-    infos: dict[int, Mapping[str, Any]] = {}
+    callbacks = Callbacks(on_reset, on_step, on_episode, on_failure)
+    return Rollout(environments, policy, requests, callbacks, keep_trajectories).run()
 
-    def fail(episode: Played, failure: EnvError) -> None:
-        episode.failure = failure
-        if on_failure is None:
-            raise failure
-        on_failure(episode)
 
-    def start(env: int, episode: Played, observation: Any, info: Mapping[str, Any]) -> None:
-        observations[env], infos[env] = observation, info
-        policy.begin(env, episode.job.request, episode.job.seed)
-        playing[env] = episode
-        if keep_trajectories:
-            episode.observations.append(copy.deepcopy(observation))
-        if on_reset:
-            on_reset(env, episode)
+@dataclass(frozen=True)
+class Callbacks:
+    """What `rollout` calls, each described there."""
 
-    def start_all(idle: list[int]) -> None:
-        """The next jobs; an environment whose reset fails takes another one."""
-        while starting := dict(zip(idle, waiting, strict=False)):
-            answers = environments.resets({env: episode.job.seed for env, episode in starting.items()})
+    on_reset: Callable[[int, PlayedEpisode], None] | None
+    on_step: Callable[[int, PlayedEpisode], None] | None
+    on_episode: Callable[[PlayedEpisode], None] | None
+    on_failure: Callable[[PlayedEpisode], None] | None
+
+
+class Rollout:
+    """Episodes that are being played: which environment plays which one, and what it shows now."""
+
+    def __init__(
+        self,
+        environments: Environments,
+        policy: Policy,
+        requests: Sequence[EpisodeRequest],
+        callbacks: Callbacks,
+        keep_trajectories: bool,
+    ):
+        self._environments, self._policy = environments, policy
+        self._callbacks, self._keep_trajectories = callbacks, keep_trajectories
+        self._episodes = [PlayedEpisode(request) for request in requests]
+        self._waiting = iter(self._episodes)
+        self._playing: dict[int, PlayedEpisode] = {}  # by environment, as are the next two
+        self._observations: dict[int, Any] = {}
+        self._infos: dict[int, Mapping[str, Any]] = {}
+
+    def run(self) -> list[PlayedEpisode]:
+        """Play all episodes to their ends."""
+        self._start_episodes(list(range(len(self._environments))))
+        while self._playing:
+            try:
+                idle = self._step_all(self._policy.choose(self._observations, self._infos))
+            except CannotActError as error:
+                idle = self._fail_all(error)
+            for env in idle:
+                del self._playing[env], self._observations[env], self._infos[env]
+            self._start_episodes(idle)
+        return self._episodes
+
+    def _start_episodes(self, idle: list[int]) -> None:
+        """Start the next requests in idle environments; where a reset fails, the one after it."""
+        while starting := dict(zip(idle, self._waiting, strict=False)):
+            resets = self._environments.resets({env: episode.request.seed for env, episode in starting.items()})
             idle = []
-            for env, answer in answers.items():
-                if isinstance(answer, EnvError):
-                    fail(starting[env], answer)
+            for env, reset in resets.items():
+                if isinstance(reset, EnvError):
+                    self._fail(starting[env], reset)
                     idle.append(env)
                 else:
-                    start(env, starting[env], *answer)
+                    self._start(env, starting[env], *reset)
 
-    def step_all(actions: Mapping[int, Any]) -> list[int]:
-        """One step in each environment; returns the environments whose episodes are over."""
-        for env, action in actions.items():
-            if keep_trajectories:
-                playing[env].actions.append(copy.deepcopy(action))  # before the step, which may change it in place
-        idle = []
-        for env, step in environments.steps(actions).items():
-            episode = playing[env]
-            if isinstance(step, EnvError):
-                fail(episode, step)
-                idle.append(env)
-                continue
-            policy.receive(env, step.reward)
-            observations[env], infos[env] = step.observation, step.info
-            episode.rewards.append(step.reward)
-            episode.terminated, episode.truncated = step.terminated, step.truncated
-            if keep_trajectories:
-                episode.observations.append(copy.deepcopy(step.observation))  # some environments reuse it
-            if on_step:
-                on_step(env, episode)
-            if step.terminated or step.truncated:
-                idle.append(env)
-                if on_episode:
-                    on_episode(episode)
-        return idle
+    def _start(self, env: int, episode: PlayedEpisode, observation: Any, info: Mapping[str, Any]) -> None:
+        self._observations[env], self._infos[env] = observation, info
+        self._policy.begin(env, episode.request.condition, episode.request.seed)
+        self._playing[env] = episode
+        if self._keep_trajectories:
+            episode.observations.append(copy.deepcopy(observation))
+        if self._callbacks.on_reset:
+            self._callbacks.on_reset(env, episode)
 
-    def give_up(error: CannotActError) -> list[int]:
-        """End the episodes that the policy cannot go on with; returns their environments."""
-        if on_failure is None or not error.reasons:
+    def _step_all(self, actions: Mapping[int, Any]) -> list[int]:
+        """Take one step in each environment; returns the environments where an episode is over."""
+        if self._keep_trajectories:
+            for env, action in actions.items():  # before the step, which may change the action in place
+                self._playing[env].actions.append(copy.deepcopy(action))
+        return [env for env, step in self._environments.steps(actions).items() if self._take(env, step)]
+
+    def _take(self, env: int, step: Step | EnvError) -> bool:
+        """Take in what a step returned; returns whether the episode is over."""
+        episode = self._playing[env]
+        if isinstance(step, EnvError):
+            self._fail(episode, step)
+            return True
+        self._policy.receive(env, step.reward)
+        self._observations[env], self._infos[env] = step.observation, step.info
+        episode.rewards.append(step.reward)
+        episode.terminated, episode.truncated = step.terminated, step.truncated
+        if self._keep_trajectories:
+            episode.observations.append(copy.deepcopy(step.observation))  # some environments reuse it
+        if self._callbacks.on_step:
+            self._callbacks.on_step(env, episode)
+        over = step.terminated or step.truncated
+        if over and self._callbacks.on_episode:
+            self._callbacks.on_episode(episode)
+        return over
+
+    def _fail_all(self, error: CannotActError) -> list[int]:
+        """Fail the episodes in which the policy cannot act; returns their environments."""
+        if self._callbacks.on_failure is None or not error.reasons:
             raise error
         for env, reason in error.reasons.items():
-            fail(playing[env], EnvError(f"environment {env}, seed {playing[env].job.seed}, {reason}"))
+            episode = self._playing[env]
+            self._fail(episode, EnvError(f"environment {env}, seed {episode.request.seed}, {reason}"))
         return list(error.reasons)
 
-    start_all(list(range(len(environments))))
-    while playing:
-        try:
-            idle = step_all(policy.choose(observations, infos))
-        except CannotActError as error:
-            idle = give_up(error)
-        for env in idle:
-            del playing[env], observations[env], infos[env]
-        start_all(idle)
-    return played
+    def _fail(self, episode: PlayedEpisode, failure: EnvError) -> None:
+        episode.failure = failure
+        if self._callbacks.on_failure is None:
+            raise failure
+        self._callbacks.on_failure(episode)

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.spec import EnvironmentSpec
 
 
 @dataclass(frozen=True)
