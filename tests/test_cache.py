@@ -6,6 +6,7 @@ import sys
 import textwrap
 from dataclasses import fields
 
+import gymnasium
 import numpy as np
 import pytest
 from conftest import echo_dataset
@@ -19,6 +20,7 @@ from envs.datasets.loading import load
 from envs.datasets.selection import join, take
 from envs.datasets.writer import write_minari
 from envs.errors import DataError
+from envs.simulate.environments import EnvironmentSpec
 
 
 @pytest.fixture(autouse=True)
@@ -285,3 +287,26 @@ def test_a_use_of_the_cache_that_there_is_not_is_refused(tmp_path):
     flat(tmp_path)
     with pytest.raises(DataError, match=r"^cache 'no': expected one of use, verify, off$"):
         load(tmp_path / "flat.npz", cache="no")
+
+
+class Stretching(gymnasium.Env):
+    """An environment whose bounds are another's work to change."""
+
+    bound = 2.0
+
+    def __init__(self):
+        self.observation_space = spaces.Box(-9, 9, (3,), np.float32)
+        self.action_space = spaces.Box(-self.bound, self.bound, (2,), np.float64)
+
+
+def test_an_environment_that_has_changed_its_spaces_lends_the_new_ones(tmp_path, monkeypatch, unread):
+    gymnasium.register("Stretching-v0", Stretching)
+    try:
+        path, there = flat(tmp_path), EnvironmentSpec("Stretching-v0")
+        assert load(path, environment=there).action_space.high.tolist() == [2.0, 2.0]
+        monkeypatch.setattr(Stretching, "bound", 3.0)
+        assert load(path, environment=there).action_space.high.tolist() == [3.0, 3.0]
+        unread()  # it was kept again
+        assert load(path, environment=there).action_space.high.tolist() == [3.0, 3.0]
+    finally:
+        del gymnasium.registry["Stretching-v0"]

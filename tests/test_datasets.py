@@ -157,10 +157,10 @@ def elsewhere(file, path):
 def test_the_quick_way_reads_nothing_that_is_filtered_linked_or_elsewhere(folder):
     path = folder / "data" / "main_data.hdf5"
     with h5py.File(path, "a") as file:
-        assert "rewards" in _PlainArrays(file, ["rewards"]).read("episode_1")
+        assert "rewards" in _PlainArrays(file, ["rewards"], []).read("episode_1")
         for count, put in enumerate(elsewhere(file, path)):
             put()
-            assert _PlainArrays(file, ["rewards", "actions"]).read("episode_1").keys() == {"actions"}, count
+            assert _PlainArrays(file, ["rewards", "actions"], []).read("episode_1").keys() == {"actions"}, count
             del file["episode_1/rewards"]
 
 

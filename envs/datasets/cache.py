@@ -34,7 +34,7 @@ from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
 
-FORMAT = 7
+FORMAT = 8
 """Version of the layout above, and of what a reader makes of a file."""
 
 SMALLEST = 4 << 20
@@ -321,6 +321,7 @@ def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
         "observation_space": space_to_json(fields["observation_space"]),
         "action_space": space_to_json(fields["action_space"]),
         "inferred": list(fields["inferred"]),
+        "borrowed": list(fields["borrowed"]),
         "environment": environment and environment.to_json(),
         "reference": reference and vars(reference),
         "rewards_from": fields["rewards_from"],
@@ -347,6 +348,7 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "rewards": found["rewards", None],
         **{name: np.array(found[name, None]) for name in ("offsets", "terminated", "truncated")},
         "inferred": tuple(document["inferred"]),
+        "borrowed": tuple(document["borrowed"]),
         "environment": EnvironmentSpec.from_json(env) if env else None,
         "reference": Reference(**reference) if reference else None,
         "rewards_from": str(document["rewards_from"]),

@@ -86,6 +86,7 @@ class Dataset:
     truncated: NDArray[np.bool_]
     """(E,)."""
     inferred: tuple[str, ...] = ()
+    borrowed: tuple[str, ...] = ()  # which of its spaces are those of `environment`, since the file declares none
     """Which of its spaces were inferred from the numbers: "observation_space", "action_space"."""
     environment: EnvironmentSpec | None = None
     """Where it was recorded, if known."""

@@ -39,7 +39,7 @@ from envs.reading.options import ReadingOptions, RewardRule
 from envs.reading.readers import PACKAGED, SPACES, Header, Missing, check_is_file, minari_root
 from envs.simulate.scores import reference_in
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import leaf_spaces, reason
+from envs.spaces import leaf_spaces, reason, space_to_json
 
 CacheUse = Literal["use", "verify", "off"]
 """What `load` may do with what it read and checked before."""
@@ -130,7 +130,8 @@ def _cached(
         entry = Entry.of(path, given, environment, skip_bad, options.to_json()) if cache != "off" else None
         if entry is None:
             return _read(path, given, environment, skip_bad, options), None
-        if found := entry.read(verify=cache == "verify"):
+        found = entry.read(verify=cache == "verify")
+        if found and not _spaces_changed(Dataset(**found[0]), environment):
             return _named_by_user(Dataset(**found[0]), environment), found[1]
         with entry.building() as folder:
             dataset = _read(path, given, environment, skip_bad, options, folder)
@@ -140,6 +141,15 @@ def _cached(
     except CacheError as error:
         dataset = _read(path, given, environment, skip_bad, options)
         return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
+
+
+def _spaces_changed(dataset: Dataset, environment: EnvironmentSpec | None) -> bool:
+    """Whether a cached dataset has spaces of the user's environment that are no longer that environment's."""
+    if environment is None or not dataset.borrowed:
+        return False
+    env = environment.make()
+    env.close()
+    return any(space_to_json(getattr(dataset, name)) != space_to_json(getattr(env, name)) for name in dataset.borrowed)
 
 
 def _named_by_user(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
@@ -310,7 +320,9 @@ def _in_environment(header: Header, environment: EnvironmentSpec | None) -> Head
         return header
     env = environment.make()
     env.close()
-    return replace(header, spaces={name: header.spaces.get(name, getattr(env, name)) for name in SPACES})
+    borrowed = tuple(name for name in SPACES if name not in header.spaces)
+    spaces = {**header.spaces, **{name: getattr(env, name) for name in borrowed}}
+    return replace(header, spaces=spaces, borrowed=borrowed)
 
 
 def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
@@ -321,6 +333,7 @@ def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
         observation_space=header.spaces["observation_space"],
         action_space=header.spaces["action_space"],
         inferred=header.inferred,
+        borrowed=header.borrowed,
         environment=header.environment,
         reference=header.reference,
         notes=header.notes,

@@ -54,6 +54,7 @@ class Header:
     source: Path | str
     spaces: Mapping[str, Space[Any]]  # those of `SPACES` that anybody declares
     inferred: tuple[str, ...] = ()  # those of `SPACES` that are there because the numbers say so
+    borrowed: tuple[str, ...] = ()  # those of `SPACES` that are the environment's
     environment: EnvironmentSpec | None = None
     reference: Reference | None = None
     num_episodes: int | None = None  # as the metadata has it
