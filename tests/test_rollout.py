@@ -177,3 +177,20 @@ def test_the_random_policy_plays():
     alone = play(requests, count=1, policy=RandomPolicy(Counting.action_space))
     assert [played.rewards for played in results] == [played.rewards for played in alone]
     assert all(Counting.action_space.contains(action) for played in results for action in played.actions)
+
+
+class Lavish(Counting):
+    """Pays more than the square root of what a float holds, in odd seeds."""
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, 1e149 * (100 if self.seed % 2 else 1), *rest
+
+
+def test_an_episode_of_a_return_that_statistics_cannot_hold_fails():
+    failed = []
+    with Environments(Lavish, 2) as environments:
+        played = rollout(environments, Planned(), REQUESTS[:4], on_failure=failed.append)
+    assert [episode.failure is not None for episode in played] == [each.seed % 2 == 1 for each in REQUESTS[:4]]
+    assert "step 1: return 1e+151, past 1e+150" in str(failed[0].failure)
+    assert all(np.isfinite(np.square(episode.total_return)) for episode in played if episode.failure is None)

@@ -79,6 +79,10 @@ class PlayedEpisode:
         return len(self.rewards)
 
 
+LARGEST_RETURN = 1e150
+"""An episode whose return is larger fails: the square of it, of which a standard deviation is made, is no float64."""
+
+
 class RandomPolicy:
     """Samples the action space, where `info["action_mask"]` allows it. An episode's condition seeds its actions.
 
@@ -216,6 +220,10 @@ class Rollout:
         self._policy.receive(env, step.reward)
         self._observations[env], self._infos[env] = step.observation, step.info
         episode.rewards.append(step.reward)
+        if abs(step.reward) > LARGEST_RETURN / 1e10 and abs(episode.total_return) > LARGEST_RETURN:
+            where = f"environment {env}, seed {episode.request.seed}, step {episode.length}"
+            self._fail(episode, EnvError(f"{where}: return {episode.total_return:.3g}, past {LARGEST_RETURN:g}"))
+            return True
         episode.terminated, episode.truncated = step.terminated, step.truncated
         if self._keep_trajectories:
             episode.observations.append(copy.deepcopy(step.observation))  # some environments reuse it
