@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import gymnasium
 import numpy as np
-from envs.simulate.spec import EnvironmentSpec
 
 from envs.datasets.dataset import Dataset
+from envs.simulate.spec import EnvironmentSpec
 
 
 def delayed(dataset: Dataset) -> Dataset:

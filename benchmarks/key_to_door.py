@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
-from envs.simulate.spec import EnvironmentSpec
 from tyro.conf import OmitArgPrefixes
 
 import envs.key_to_door  # noqa: F401  registers the environment
@@ -25,6 +24,7 @@ from dt.learning.training import train, versions
 from dt.policy import ReturnConditionedPolicy
 from envs.key_to_door import ROOM_STEPS
 from envs.simulate.rollout import PlayedEpisode
+from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import read_json, write_json
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import tyro
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes
@@ -28,6 +27,7 @@ from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, rollout
+from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import write_json
 

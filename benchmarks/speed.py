@@ -29,7 +29,6 @@ import minari
 import numpy as np
 import torch
 import transformers
-from envs.simulate.spec import EnvironmentSpec
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
@@ -48,6 +47,7 @@ from envs.datasets.dataset import Dataset, Episode
 from envs.datasets.loading import load
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, Policy, rollout
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import ROOT
 from transformer.config import LanguageConfig, TrainingConfig
 from transformer.errors import CompilerError

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from envs.simulate.spec import EnvironmentSpec, check_spaces
 
 from dt.asking.guidance import Request
 from dt.errors import FailedEpisodesError, PolicyError
@@ -14,6 +13,7 @@ from envs.errors import EnvError
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, rollout
 from envs.simulate.scores import Reference, normalized_score
+from envs.simulate.spec import EnvironmentSpec, check_spaces
 from transformer.config import require
 from transformer.runs import distributed
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from envs.simulate.local import EnvInfo
-from envs.simulate.spec import EnvironmentSpec
 
 from dt.asking.calibrate import policy_of
 from dt.asking.targets import resolve
@@ -19,8 +17,10 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.loading import from_episodes
 from envs.errors import EnvError
 from envs.simulate.environments import Environments
+from envs.simulate.local import EnvInfo
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, reference_in
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import Leaves, nested, reason, to_leaves
 from transformer.errors import ConfigError
 

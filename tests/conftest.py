@@ -8,13 +8,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from dt.config import ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.model import DecisionTransformer
 from envs.datasets.dataset import Dataset
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import allowed_choices, choices, from_leaves, leaf_spaces, to_leaves
 
 

@@ -6,13 +6,13 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 from test_cli import refused
 
 from dt.cli import main
 from envs import load
 from envs.errors import MissingEnvError
+from envs.simulate.spec import EnvironmentSpec
 
 BREAKOUT = EnvironmentSpec("Atari/Breakout-v5")
 

@@ -20,7 +20,7 @@ from envs.datasets.loading import load
 from envs.datasets.selection import join, take
 from envs.datasets.writer import write_minari
 from envs.errors import DataError
-from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.spec import EnvironmentSpec
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from envs.simulate.importing import import_environments
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from envs.errors import EnvError, MissingEnvError
 from envs.simulate.environments import Environments
+from envs.simulate.importing import import_environments
+from envs.simulate.spec import EnvironmentSpec
 
 
 class Scripted(gymnasium.Env):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ACTIONS, OBSERVATIONS, echo_dataset, ends, random_mask
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
@@ -21,6 +20,7 @@ from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import allowed_choices, choices, leaf_spaces, to_leaves
 from transformer.config import TrainingConfig
 from transformer.errors import ConfigError

@@ -7,7 +7,6 @@ import re
 import gymnasium
 import numpy as np
 import pytest
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 from test_cli import run, trained  # noqa: F401
 from test_processes import Hostile
@@ -24,6 +23,7 @@ from envs.datasets.loading import load
 from envs.errors import CannotActError, EnvError
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
+from envs.simulate.spec import EnvironmentSpec
 
 
 class OtherActions(Hostile):  # Hostile's spaces are Payday's

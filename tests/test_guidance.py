@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTEXT, small_model
-from envs.simulate.spec import EnvironmentSpec
 
 from dt.asking.guidance import Request
 from dt.config import Config, ModelConfig
@@ -14,6 +13,7 @@ from dt.evaluation import evaluate
 from dt.learning.training import build_model
 from dt.model import ReturnModulation
 from dt.policy import ReturnConditionedPolicy
+from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
 
 

@@ -6,12 +6,12 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium.utils.env_checker import check_env
 
 from envs.key_to_door import DOOR, KEY, NOTHING, ROOM_STEPS, SIDE, KeyToDoor
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
+from envs.simulate.spec import EnvironmentSpec
 
 UP, RIGHT, DOWN, LEFT = range(4)
 BELOW = RIGHT_OF = SIDE - 1  # what the observation counts from

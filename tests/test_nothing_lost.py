@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 from test_cli import write_npz
 from test_training import assert_equal_runs, log_without_clock, small
@@ -27,6 +26,7 @@ from test_training import assert_equal_runs, log_without_clock, small
 from dt.cli import main
 from dt.learning.training import train
 from envs.datasets.temporary import temporary_folder
+from envs.simulate.spec import EnvironmentSpec
 from transformer.attention import MultiHeadAttention
 from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
 from transformer.runs import checkpoint as module

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ACTION, CONTEXT, STATE, Payday, small_model
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from dt.asking.alignment import rank_correlation
@@ -19,6 +18,7 @@ from dt.evaluation import TargetResult, best_target, check_environment, evaluate
 from dt.model import DecisionTransformer
 from dt.policy import CachedWindows, History, ReturnConditionedPolicy
 from envs.errors import EnvError
+from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from envs.simulate.importing import import_environments
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from envs.errors import EnvError
 from envs.simulate.environments import Environments
+from envs.simulate.importing import import_environments
 from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
+from envs.simulate.spec import EnvironmentSpec
 
 
 class Hostile(gymnasium.Env):

@@ -1,9 +1,9 @@
 """Normalised scores and the reference returns that they are measured against."""
 
 import pytest
-from envs.simulate.spec import EnvironmentSpec
 
 from envs.simulate.scores import Reference, normalized_score, reference_for, reference_in
+from envs.simulate.spec import EnvironmentSpec
 
 
 def test_the_two_reference_returns_score_zero_and_a_hundred():

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 
 from dt.cli import main
@@ -18,6 +17,7 @@ from envs.datasets.loading import from_arrays, from_episodes
 from envs.datasets.selection import _declared, best_episodes, join, sample_episodes, take
 from envs.errors import DataError
 from envs.simulate.scores import Reference
+from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import CheckpointError, ConfigError
 from transformer.runs.checkpoint import read_json
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Payday
-from envs.simulate.spec import EnvironmentSpec
 
 from dt.config import BEST_SEED, FINAL_SEED, WAY_SEED, Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.evaluation import TargetResult
 from dt.learning.training import build_model, load_run, prepare, train
 from envs.errors import EnvError
+from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
 from transformer.errors import CheckpointError, ConfigError, NonFiniteError
 from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of

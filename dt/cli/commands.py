@@ -6,7 +6,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from envs.simulate.spec import EnvironmentSpec
 from tqdm import tqdm
 
 from dt.asking.calibrate import calibrate, policy_of
@@ -41,6 +40,7 @@ from envs.datasets.writer import keep_elsewhere, write_minari
 from envs.errors import DataError, MissingEnvError
 from envs.simulate.rollout import PlayedEpisode
 from envs.simulate.scores import reference_in
+from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import os_reason, write_json

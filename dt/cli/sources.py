@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from envs.simulate.importing import import_environments
-from envs.simulate.spec import EnvironmentSpec, check_spaces
-
 from dt.cli.options import (
     Calibrate,
     EnvironmentOptions,
@@ -36,7 +33,9 @@ from envs.reading.flat_files import READERS, is_flat
 from envs.reading.lerobot import is_lerobot
 from envs.reading.options import ReadingOptions
 from envs.reading.readers import declared_spaces, spaces_from_json
+from envs.simulate.importing import import_environments
 from envs.simulate.scores import reference_in
+from envs.simulate.spec import EnvironmentSpec, check_spaces
 from transformer.config import check_seed, require
 from transformer.errors import CheckpointError, ConfigError
 from transformer.runs import distributed

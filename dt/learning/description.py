@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from envs.simulate.spec import EnvironmentSpec
-
 from dt.config import Config
 from envs.errors import DataError, EnvError
 from envs.reading.options import ReadingOptions
+from envs.simulate.spec import EnvironmentSpec
 from transformer.config import misfit
 from transformer.errors import CheckpointError, ConfigError
 from transformer.runs.checkpoint import SCHEMA, read_json

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from envs.simulate.spec import EnvironmentSpec
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import default_collate
@@ -24,6 +23,7 @@ from dt.config import Config
 from dt.data import Batch, Batches
 from dt.learning.training import prepare
 from envs.datasets.dataset import Dataset
+from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Stopped
 from transformer.runs.checkpoint import (
     check_checkpoint,

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium.spaces import Space
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from dt.validation import HELD_OUT, HeldOutError, Validation, choose_episodes
 from envs.datasets.dataset import Dataset, Part
 from envs.errors import EnvError, MissingEnvError
 from envs.simulate.scores import Reference, reference_in
+from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
 from transformer.config import TrainingConfig, require
 from transformer.errors import CheckpointError, ConfigError

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from envs.simulate.spec import EnvironmentSpec
 from torch import Tensor
 
 from dt.config import Config
@@ -21,6 +20,7 @@ from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
 from envs.datasets.temporary import temporary_folder
 from envs.simulate.scores import reference_for
+from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
 from transformer.gpt2 import (
     check_tensors,

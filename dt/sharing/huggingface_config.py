@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from envs.simulate.spec import EnvironmentSpec
 from gymnasium import spaces
 from gymnasium.spaces import Space
 
 from dt.config import ModelConfig
 from envs.datasets.dataset import Dataset
+from envs.simulate.spec import EnvironmentSpec
 from transformer.config import require
 from transformer.errors import ConfigError
 from transformer.gpt2_config import integer, locate, make_config, read_config, transformer_settings

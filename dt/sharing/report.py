@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from envs.simulate.spec import EnvironmentSpec
 
 from dt.asking.alignment import alignment_error, episode_error, quantile_error, rank_correlation
 from envs.simulate.scores import Reference
+from envs.simulate.spec import EnvironmentSpec
 from transformer.runs.checkpoint import parse_json
 
 

@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from envs.simulate.spec import EnvironmentSpec
 from numpy.typing import NDArray
 
 from dt.evaluation import labels
@@ -13,6 +12,7 @@ from dt.learning.training import Run
 from dt.policy import ReturnConditionedPolicy
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, rollout
+from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
 
 
