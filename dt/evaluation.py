@@ -11,11 +11,13 @@ from dt.errors import FailedEpisodesError, PolicyError
 from dt.model import DecisionTransformer
 from envs.errors import EnvError
 from envs.simulate.environments import Environments
+from envs.simulate.replay import ReplayingEnvironments
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, rollout
 from envs.simulate.scores import Reference, normalized_score
 from envs.simulate.spec import EnvironmentSpec, check_spaces
 from transformer.config import require
 from transformer.runs import distributed
+from transformer.runs.console import tell
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class TargetResult:
     """Of the mean return; None without a reference."""
     failures: tuple[str, ...] = ()
     """Why other episodes did not end, one line each. They are in no mean."""
+    missing: int = 0
+    """Episodes that were not over when a signal stopped the evaluation."""
 
     @property
     def mean_return(self) -> float:
@@ -53,6 +57,7 @@ class TargetResult:
             "lengths": list(self.lengths),
             "normalized_score": self.normalized_score,
             "failures": list(self.failures),
+            "missing": self.missing,
         }
 
 
@@ -92,6 +97,8 @@ def evaluate(
     env_timeout: float | None = None,
     reference: Reference | None = None,
     on_episode: Any = None,
+    stop: Callable[[], bool] | None = None,
+    on_note: Callable[[str], None] | None = tell,
 ) -> list[TargetResult]:
     """Play episodes at each target return and return one result for each target.
 
@@ -109,6 +116,9 @@ def evaluate(
         env_timeout: seconds that an environment may take for a step or a reset. If given, each runs in its own process.
         reference: for normalised scores.
         on_episode: called with each finished episode of this process.
+        stop: called before each step. Where it is true no more is played, and the results have `missing` episodes.
+        on_note: called with what makes the returns depend on `num_envs`: an environment that carries state from episode
+            to episode. The default prints it.
 
     Raises:
         EnvError: every episode failed.
@@ -118,7 +128,7 @@ def evaluate(
     for name, count in (("episodes", episodes), ("num_envs", num_envs)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
     requests = [EpisodeRequest(seed + i, target) for target in targets for i in range(episodes)]
-    played = play_requests(policy, environment, requests, num_envs, env_timeout, on_episode)
+    played = play_requests(policy, environment, requests, num_envs, env_timeout, on_episode, stop, on_note)
     if all(failure is not None for _, _, failure in played):
         raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
     return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
@@ -131,30 +141,56 @@ def play_requests(
     num_envs: int,
     env_timeout: float | None = None,
     on_episode: Callable[[PlayedEpisode], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[tuple[float, int, str | None]]:
-    """Play episodes, shared among processes: return, steps and failure (None) of each, in the order of the requests."""
+    """Play episodes, shared among processes: return, steps and failure (None) of each, in the order of the requests.
+
+    An episode that was not over when `stop` ended the work has 0 steps. The other arguments are as in `evaluate`.
+    """
     mine = distributed.shard(list(requests))
 
     def play() -> list[tuple[float, int, str | None]]:
         failed: list[PlayedEpisode] = []
         if not mine:  # there are more processes than episodes
             return []
-        with Environments(environment.maker(), min(num_envs, len(mine)), env_timeout) as environments:
-            played = rollout(environments, policy, mine, on_episode=on_episode, on_failure=failed.append)
-        return [(p.total_return, p.length, None if p.failure is None else str(p.failure)) for p in played]
+        with ReplayingEnvironments(environment.maker(), min(num_envs, len(mine)), env_timeout) as environments:
+            played = rollout(environments, policy, mine, on_episode=on_episode, on_failure=failed.append, stop=stop)
+            if on_note is not None and not (stop is not None and stop()):
+                for note in _carried_state(environment, environments):
+                    on_note(note)
+        return [_outcome(episode) for episode in played]
 
     return distributed.gather(distributed.raise_together(play, EnvError, PolicyError))
+
+
+def _outcome(played: PlayedEpisode) -> tuple[float, int, str | None]:
+    over = played.terminated or played.truncated or played.failure is not None
+    failure = None if played.failure is None else str(played.failure)
+    return (played.total_return, played.length, failure) if over else (0.0, 0, None)
+
+
+def _carried_state(spec: EnvironmentSpec, environments: ReplayingEnvironments) -> list[str]:
+    """What shows that an environment's episodes depend on those before them; nothing where none is seen to."""
+    consequence = "Returns depend on --num-envs and on the order of the episodes"
+    if names := environments.info.stateful:
+        keep = "keep" if len(names) > 1 else "keeps"
+        return [f"environment {spec.id}: {', '.join(names)} {keep} statistics from episode to episode. {consequence}"]
+    if difference := environments.difference():
+        why = "It carries state from episode to episode, or does not follow its seed"
+        return [f"environment {spec.id}: {difference}. {why}. {consequence}"]
+    return []
 
 
 def _result(
     target: float | Request, played: Sequence[tuple[float, int, str | None]], reference: Reference | None
 ) -> TargetResult:
     target = target.target_return if isinstance(target, Request) else float(target)
-    ended = [episode for episode in played if episode[2] is None]
+    ended = [episode for episode in played if episode[2] is None and episode[1] > 0]
     failures = tuple(f"target {target:g}, {failure}" for _, _, failure in played if failure is not None)
     returns, lengths = tuple(episode[0] for episode in ended), tuple(episode[1] for episode in ended)
     score = normalized_score(float(np.mean(returns)), reference) if returns else None
-    return TargetResult(target, returns, lengths, score, failures)
+    return TargetResult(target, returns, lengths, score, failures, len(played) - len(ended) - len(failures))
 
 
 def failures(results: Sequence[TargetResult]) -> list[str]:

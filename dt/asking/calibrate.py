@@ -55,6 +55,7 @@ def binding_of(run: "Run", config: PlayConfig, precision: Precision, cached: boo
         "environment": run.environment.id,
         "environment_kwargs": dict(run.environment.kwargs),
         "max_episode_steps": run.environment.step_limit,
+        "wrappers": [wrapper.to_json() for wrapper in run.environment.put_back],
         "context_length": settled.eval_context_length,
         "temperature": settled.temperature,
         "precision": precision,

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dt.asking.calibrate import calibrate, policy_of
-from dt.cli.options import Calibrate, Evaluate, ImportHuggingFace, Record, Train, TrainMany
+from dt.cli.options import Calibrate, EnvironmentOptions, Evaluate, ImportHuggingFace, Record, Train, TrainMany
 from dt.cli.scores import (
     document_of,
     plot_scores,
@@ -66,12 +66,14 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
         return
     print_scores(scores, run)
     _keep(run, write_scores, "last", scores, run, FINAL_SEED)
+    scores.check_complete()
     if (folder / "best.json").exists():
         tell("\nbest on the way, scored anew on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
         scored_best = score_run(best, config.evaluation, BEST_SEED, "best")
         print_scores(scored_best, best)
         _keep(best, write_scores, "best", scored_best, best, BEST_SEED)
+        scored_best.check_complete()
         scores = replace(scores, results=[*scores.results, *scored_best.results])
     tell(
         f"\nrun folder    {folder}"
@@ -119,8 +121,7 @@ def _foretell(run: Run, dataset: Dataset) -> dict[str, Any]:
 def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
     """`dt evaluate`: a trained run's returns as table, JSON, picture and films. asked: the environment, if given."""
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
-    if asked is None and options.env.max_episode_steps is not None:
-        run = _in_environment(run, with_step_limit(run.environment, options.env))
+    run = _limited(run, options.env, asked)
     if asked is None and not _has_environment(run):
         _ask_without_an_environment(options, run)
         return
@@ -141,6 +142,7 @@ def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
         write_json(options.json, document_of(scores, run, options.seed))
     if options.plot:
         plot_scores(scores, run, options.plot, options.checkpoint)
+    scores.check_complete()
     if options.video:
         targets, timeout = [result.target_return for result in scores.results], options.config.env_timeout
         for path in film(run, policy, targets, options.seed, options.video, timeout):
@@ -150,7 +152,8 @@ def ask(options: Evaluate, asked: EnvironmentSpec | None) -> None:
 
 def calibrate_run(options: Calibrate, environment: EnvironmentSpec | None) -> None:
     """`dt calibrate`: play a run at many requests and keep what it earned."""
-    run = _in_environment(load_run(options.run, options.checkpoint, pick_device(options.device)), environment)
+    run = load_run(options.run, options.checkpoint, pick_device(options.device))
+    run = _in_environment(_limited(run, options.env, environment), environment)
     if not run.config.model.hears_returns:
         raise ConfigError(f"{run.folder}: conditioning none does not depend on a target return")
     precision = None if options.precision == "auto" else options.precision
@@ -285,6 +288,13 @@ def import_model(options: ImportHuggingFace, published: Published) -> None:
     """`dt import-huggingface`: a run of someone else's model."""
     run = import_published(published, options.output)
     tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
+
+
+def _limited(run: Run, env: EnvironmentOptions, given: EnvironmentSpec | None) -> Run:
+    """The run, its own environment with the step limit of the options where no other environment is given."""
+    if given is not None or env.max_episode_steps is None:
+        return run
+    return _in_environment(run, with_step_limit(run.environment, env))
 
 
 def _in_environment(run: Run, environment: EnvironmentSpec | None) -> Run:

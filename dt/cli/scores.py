@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from tqdm import tqdm
@@ -11,6 +12,7 @@ from dt.asking.calibrate import policy_of
 from dt.asking.guidance import MODULATED, Request
 from dt.asking.targets import default_targets_of, resolve
 from dt.config import FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
+from dt.errors import InterruptedEvaluation
 from dt.evaluation import TargetResult, best_target, check_environment, evaluate, failures
 from dt.learning.training import Run, versions
 from dt.policy import ReturnConditionedPolicy
@@ -25,6 +27,7 @@ from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import write_json
 from transformer.runs.console import show, tell
+from transformer.runs.training import stop_signals
 
 STANDARD_EPISODES = 20
 """Episodes at each target of the alignment error."""
@@ -44,12 +47,28 @@ class Scores:
     sweep: what chose a target, in episodes of its own: guidance and result of each candidate; empty where it was given.
     found: the measures, by name.
     played: how the policy was played, as it goes into the JSON.
+    notes: what makes the returns depend on how they were played.
+    stopped: number of the signal that stopped the evaluation, 0 if none did. The results are then those of the episodes
+        that were over.
     """
 
     results: list[TargetResult]
     sweep: list[tuple[float, TargetResult]] = field(default_factory=list)
     found: Mapping[str, float] = field(default_factory=dict)
     played: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    stopped: int = 0
+
+    @property
+    def episodes(self) -> tuple[int, int]:
+        """Episodes that were played to their end or failed, and all that were planned."""
+        played = sum(len(result.returns) + len(result.failures) for result in self.results)
+        return played, played + sum(result.missing for result in self.results)
+
+    def check_complete(self) -> None:
+        """Raise `InterruptedEvaluation` where a signal stopped it; to be called once the results are safe."""
+        if self.stopped:
+            raise InterruptedEvaluation(self.stopped, *self.episodes)
 
     @property
     def chosen(self) -> tuple[float, float]:
@@ -74,31 +93,69 @@ def score(run: Run, config: EvaluationConfig, seed: int, policy: ReturnCondition
         raise ConfigError(f"{run.folder}: it does not know its data's returns; give --target-return G")
     check_environment(run.environment, run.model, config.env_timeout)
     sweep: list[tuple[float, TargetResult]] = []
-    if config.target_return == "auto":
-        sweep = _sweep(run, policy, known, targets, config, seed + SWEEP_OFFSET)
-        top = max(sweep, key=lambda each: (each[1].mean_return, -each[1].target_return))
-        results = _play(run, policy, [Request(top[1].target_return, top[0]), max(targets)], config, seed)
-        found = {}
-    else:
-        results = _play(run, policy, targets, config, seed)
+    found: dict[str, float] = {}
+    with stop_signals("stopping; the episodes that are over are reported") as received:
+        player = Player(run, policy, config, received)
+        if config.target_return == "auto":
+            sweep = _sweep(player, known, targets, seed + SWEEP_OFFSET)
+            if player.is_stopped():  # nothing is chosen by a part of the candidates
+                results, sweep = [result for _, result in sweep], []
+            else:
+                top = max(sweep, key=lambda each: (each[1].mean_return, -each[1].target_return))
+                results = player.play([Request(top[1].target_return, top[0]), max(targets)], seed)
+        else:
+            results = player.play(targets, seed)
+        stopped = distributed.all_max(received[0] if received else 0)
+    if config.target_return != "auto" and not stopped:
         standard = (
             (seed, config.episodes, which, policy.cached) == (FINAL_SEED, STANDARD_EPISODES, "last", False)
             and policy.precision == ("bf16" if run.config.training.precision == "bf16" else "float32")
             and targets == default_targets_of(known)
         )
         found = measures(results, known, standard)
-    return Scores(results, sweep, found, _how(policy, results))
+    scores = Scores(results, sweep, found, _how(policy, results), tuple(player.notes), stopped)
+    if not any(result.returns for result in results):
+        scores.check_complete()
+    return scores
+
+
+class Player:
+    """Plays targets of a run until a signal comes. notes: what `evaluate` notes, each once."""
+
+    def __init__(self, run: Run, policy: ReturnConditionedPolicy, config: EvaluationConfig, received: Sequence[int]):
+        assert run.environment is not None
+        self.run, self.environment, self.policy, self.config = run, run.environment, policy, config
+        self._received = received
+        self.notes: dict[str, None] = {}
+
+    def is_stopped(self) -> bool:
+        """Whether a signal came, to any of the processes."""
+        return distributed.all_max(len(self._received)) > 0
+
+    def play(self, targets: Sequence[float | Request], seed: int) -> list[TargetResult]:
+        """Play each target, from this seed on."""
+        mine = len(distributed.shard(range(len(targets) * self.config.episodes)))
+        with tqdm(total=mine, unit="episode", desc="evaluate") as bar:
+            return evaluate(
+                self.policy,
+                self.environment,
+                targets,
+                episodes=self.config.episodes,
+                seed=seed,
+                num_envs=self.config.num_envs,
+                env_timeout=self.config.env_timeout,
+                reference=self.run.reference,
+                on_episode=lambda _: bar.update(),
+                stop=lambda: bool(self._received),
+                on_note=lambda note: self.notes.update({note: None}),
+            )
 
 
 def _sweep(
-    run: Run,
-    policy: ReturnConditionedPolicy,
-    known: Sequence[float],
-    targets: Sequence[float],
-    config: EvaluationConfig,
-    seed: int,
+    player: Player, known: Sequence[float], targets: Sequence[float], seed: int
 ) -> list[tuple[float, TargetResult]]:
     """Play the candidates of `--target-return auto`: each curve's best request, or targets up to beyond the data."""
+    run, policy, config = player.run, player.policy, player.config
     if policy.calibration is not None:
         candidates = [Request(curve.best_request, curve.guidance) for curve in policy.calibration.curves]
         candidates.append(Request(max(targets)))
@@ -107,31 +164,8 @@ def _sweep(
         fixed = (policy.guidance,) if config.guidance != "auto" or not modulated else PLAIN_SWEEP_GUIDANCE
         above = [known[0] + share * (known[-1] - known[0]) for share in SWEEP_ABOVE] if known else []
         candidates = [Request(target, w) for w in fixed for target in (*targets, *above)]
-    results = _play(run, policy, candidates, config, seed)
+    results = player.play(candidates, seed)
     return [(request.guidance, result) for request, result in zip(candidates, results, strict=True)]
-
-
-def _play(
-    run: Run,
-    policy: ReturnConditionedPolicy,
-    targets: Sequence[float | Request],
-    config: EvaluationConfig,
-    seed: int,
-) -> list[TargetResult]:
-    assert run.environment is not None
-    mine = len(distributed.shard(range(len(targets) * config.episodes)))
-    with tqdm(total=mine, unit="episode", desc="evaluate") as bar:
-        return evaluate(
-            policy,
-            run.environment,
-            targets,
-            episodes=config.episodes,
-            seed=seed,
-            num_envs=config.num_envs,
-            env_timeout=config.env_timeout,
-            reference=run.reference,
-            on_episode=lambda _: bar.update(),
-        )
 
 
 def _how(policy: ReturnConditionedPolicy, results: Sequence[TargetResult]) -> dict[str, Any]:
@@ -165,7 +199,7 @@ def plot_scores(scores: Scores, run: Run, path: Path, which: str) -> None:
     """Draw target against achieved return, and the uncalibrated answers where there is a calibration."""
     calibration = policy_of(run, which=which).calibration if scores.played.get("guidance") == "calibrated" else None
     plain = calibration.plain_answers() if calibration else []
-    title = f"{run.dataset['name']} ({which})"
+    title = f"{run.dataset['name']} ({which}{', partial' if scores.stopped else ''})"
     plot_target_against_achieved(scores.results, path, title, run.dataset.get("percentiles", []), plain)
 
 
@@ -183,6 +217,11 @@ def document_of(scores: Scores, run: Run, seed: int) -> dict[str, Any]:
         played=scores.played,
         found=scores.found,
     )
+    if scores.notes:
+        document["notes"] = list(scores.notes)
+    if scores.stopped:
+        done, planned = scores.episodes
+        document["partial"] = {"signal": Signals(scores.stopped).name, "episodes": done, "planned": planned}
     if scores.sweep:
         guidance, chosen = scores.chosen
         played = [{"guidance": w, **result.to_json()} for w, result in scores.sweep]
@@ -199,6 +238,11 @@ def print_scores(scores: Scores, run: Run) -> None:
         show(score_table([result for _, result in scores.sweep], None))
         show(f"target {chosen:.5g} with guidance {guidance:g} earned most; scored on other seeds, then the maximum:")
     show(score_table(scores.results, run.reference))
+    if scores.stopped:
+        played, planned = scores.episodes
+        show(f"partial: {Signals(scores.stopped).name} stopped it after {played} of {planned} episodes")
+    for note in scores.notes:
+        tell(f"note          {note}")
     if scores.found:
         show(measure_line(scores.found))
     for failure in failures([*(result for _, result in scores.sweep), *scores.results])[:20]:

@@ -36,7 +36,7 @@ from transformer.runs.checkpoint import (
 )
 from transformer.runs.console import tell
 from transformer.runs.log import RunLog
-from transformer.runs.training import Trainer, _stop_signals, explain_out_of_memory, learning_rate_at, step_seed
+from transformer.runs.training import Trainer, explain_out_of_memory, learning_rate_at, step_seed, stop_signals
 
 
 def train_many(
@@ -162,7 +162,7 @@ class Stack:
                 stack.enter_context(only_writer(trainer.run))
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "There is a performance drop")  # attention on a CPU: run after run
-            signals = stack.enter_context(_stop_signals())
+            signals = stack.enter_context(stop_signals("stopping after this step, with a checkpoint"))
             bar = stack.enter_context(tqdm(total=config.steps, initial=self.step, unit="step", desc="train"))
             for trainer in self.trainers:
                 _open(trainer, bar)

@@ -1,5 +1,6 @@
 """Train a Decision Transformer: data, model and the shared loop, with evaluation on the way and at the end."""
 
+import functools
 import math
 import platform
 from collections.abc import Sequence
@@ -264,6 +265,10 @@ def _with_balance(config: Config, old: Any) -> Config:
     return replace(config, data=replace(config.data, balanced=share))
 
 
+_tell_once = functools.cache(tell)
+"""Prints a note once, though each evaluation has it."""
+
+
 def _score_on_the_way(
     model: DecisionTransformer,
     environment: EnvironmentSpec,
@@ -286,6 +291,7 @@ def _score_on_the_way(
             seed=WAY_SEED,
             num_envs=config.num_envs,
             env_timeout=config.env_timeout,
+            on_note=_tell_once,
         )
     except (EnvError, PolicyError) as error:
         tell(f"\nno score at step {step}: {error}")  # hours of training are worth more than one evaluation

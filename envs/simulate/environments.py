@@ -1,7 +1,7 @@
 """N environments stepped together, in this process or in others: each an instance of its own with its own seed."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import gymnasium
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class Environments:
             named.__cause__ = error
             return named
 
-    def __enter__(self) -> "Environments":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,6 +13,7 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
+from envs.simulate.wrappers import stateful_wrappers
 from envs.spaces import misfit, reason, to_leaves
 
 
@@ -34,6 +35,8 @@ class EnvInfo:
     observation_space: Space[Any]
     action_space: Space[Any]
     frames_per_second: int
+    stateful: tuple[str, ...] = ()
+    """Names of wrappers that keep statistics from episode to episode."""
 
 
 class LocalEnv:
@@ -89,7 +92,8 @@ class LocalEnv:
 
     def _info(self, environment: gymnasium.Env[Any, Any]) -> EnvInfo:
         rate = int(environment.metadata.get("render_fps") or 30)
-        return EnvInfo(environment.observation_space, environment.action_space, rate)
+        stateful = tuple(stateful_wrappers(environment))
+        return EnvInfo(environment.observation_space, environment.action_space, rate, stateful)
 
     def _reset(self, environment: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, Mapping[str, Any]]:
         answer = environment.reset(seed=seed)

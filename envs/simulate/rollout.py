@@ -117,6 +117,7 @@ def rollout(
     on_step: Callable[[int, PlayedEpisode], None] | None = None,
     on_episode: Callable[[PlayedEpisode], None] | None = None,
     on_failure: Callable[[PlayedEpisode], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[PlayedEpisode]:
     """Play every request and return the episodes in the order of the requests.
 
@@ -132,12 +133,14 @@ def rollout(
         on_episode: called with each finished episode.
         on_failure: called with each episode that failed; its `failure` says why. An environment that failed is made
             again, and the others continue. None raises the failure.
+        stop: called before each step. Where it is true no more is played, and an episode that is not over stays neither
+            terminated nor truncated.
 
     Raises:
         EnvError: an environment failed, without `on_failure`.
         CannotActError: the policy cannot act, without `on_failure`.
     """
-    callbacks = Callbacks(on_reset, on_step, on_episode, on_failure)
+    callbacks = Callbacks(on_reset, on_step, on_episode, on_failure, stop)
     return Rollout(environments, policy, requests, callbacks, keep_trajectories).run()
 
 
@@ -149,6 +152,7 @@ class Callbacks:
     on_step: Callable[[int, PlayedEpisode], None] | None
     on_episode: Callable[[PlayedEpisode], None] | None
     on_failure: Callable[[PlayedEpisode], None] | None
+    stop: Callable[[], bool] | None
 
 
 class Rollout:
@@ -171,9 +175,10 @@ class Rollout:
         self._infos: dict[int, Mapping[str, Any]] = {}
 
     def run(self) -> list[PlayedEpisode]:
-        """Play all episodes to their ends."""
+        """Play all episodes to their ends, or until they are stopped."""
+        stop = self._callbacks.stop
         self._start_episodes(list(range(len(self._environments))))
-        while self._playing:
+        while self._playing and not (stop is not None and stop()):
             try:
                 idle = self._step_all(self._policy.choose(self._observations, self._infos))
             except CannotActError as error:

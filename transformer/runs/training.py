@@ -300,7 +300,7 @@ class Trainer:
         config = self.config
         with (
             ExitStack() as held,
-            _stop_signals() as signals,
+            stop_signals("stopping after this step, with a checkpoint") as signals,
             tqdm(
                 total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5
             ) as bar,
@@ -512,8 +512,11 @@ def explain_out_of_memory(where: str, advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM is put into; a second SIGINT interrupts at once, as ever."""
+def stop_signals(message: str) -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM is put into; a second SIGINT interrupts at once, as ever.
+
+    message: printed at the first signal, says what happens now.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
         yield received
@@ -523,7 +526,7 @@ def _stop_signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        tell("\nstopping after this step, with a checkpoint; once more to stop at once")
+        tell(f"\n{message}; once more to stop at once")
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
