@@ -139,6 +139,7 @@ def recipe(cell: Cell, maximum: float) -> Config:
         data=DataConfig(top_fraction=method.top_fraction, balanced=0.0),
         training=TrainingConfig(
             steps=method.steps,
+            precision="float32",
             learning_rate=6e-4,
             evaluate_every=method.steps // 4,
             checkpoint_every=500,

@@ -97,7 +97,13 @@ def recipe(method: Method, seed: int, options: Options) -> Config:
             max_timesteps=3 * ROOM_STEPS,  # the successes alone may all be shorter
         ),
         training=TrainingConfig(
-            steps=options.steps, learning_rate=2e-3, warmup_steps=100, gradient_clip=1.0, evaluate_every=0, seed=seed
+            precision="float32",
+            steps=options.steps,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            gradient_clip=1.0,
+            evaluate_every=0,
+            seed=seed,
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from dt.config import Config, EvaluationConfig, ModelConfig
+from dt.config import CalibrationConfig, Config, EvaluationConfig, ModelConfig
 from transformer.config import TrainingConfig
 
 
@@ -12,10 +12,11 @@ def default() -> Config:
 
 
 def demo() -> Config:
-    """A few minutes on two slow cores: half the width, two layers."""
+    """About two minutes on one slow core, calibration included: half the width, two layers, one thread."""
     return Config(
         model=ModelConfig(width=64, num_layers=2),
-        training=TrainingConfig(steps=10_000, warmup_steps=200, evaluate_every=0),
+        training=TrainingConfig(steps=4_000, warmup_steps=200, evaluate_every=0, threads=1),
+        calibration=CalibrationConfig(calibration_steps=60_000),
     )
 
 
@@ -25,6 +26,7 @@ def _paper(targets: tuple[float, ...], return_scale: float = 1000.0) -> Config:
         model=ModelConfig(conditioning="token", return_scale=return_scale),
         training=TrainingConfig(
             steps=100_000,
+            precision="float32",
             learning_rate=1e-4,
             schedule="constant",
             warmup_steps=10_000,
@@ -67,6 +69,7 @@ def paper_breakout() -> Config:
             return_scale=1.0,
         ),
         training=TrainingConfig(
+            precision="float32",
             steps=20_000,  # five times through 500,000 steps of data
             batch_size=128,
             learning_rate=6e-4,

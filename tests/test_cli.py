@@ -32,6 +32,8 @@ from transformer.runs.command_line import RENAMED, parse
 from transformer.text.cli import main as text_main
 
 QUICK = [
+    "--precision",
+    "float32",
     "--no-calibration",
     "--steps",
     "6",

@@ -92,7 +92,7 @@ def test_every_parameter_gets_a_gradient_and_padding_none(echo):
 
 
 def test_a_run_comes_back_and_plays_as_it_did(echo, tmp_path):
-    training = TrainingConfig(steps=2, batch_size=3, evaluate_every=0, device="cpu")
+    training = TrainingConfig(steps=2, batch_size=3, evaluate_every=0, device="cpu", precision="float32")
     evaluation = EvaluationConfig(target_return=(4.0,), temperature=1.0, calibration=False)
     run = train(echo, Config(model=ModelConfig(**SMALL), training=training, evaluation=evaluation), tmp_path / "run")
     back = load_run(tmp_path / "run")
@@ -192,6 +192,7 @@ def learn_by_heart(dataset, folder, **changes):
         gradient_clip=1.0,
         evaluate_every=0,
         device="cpu",
+        precision="float32",
     )
     config = Config(data=DataConfig(balanced=0.0), model=ModelConfig(**{**SMALL, **changes}), training=training)
     trainer = prepare(dataset, config, folder)

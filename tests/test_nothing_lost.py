@@ -582,7 +582,8 @@ def poison_weight(trainer, patch):
 
 
 QUICK = (
-    "--steps 60 --no-calibration --width 8 --num-layers 1 --context-length 2 --batch-size 2 --dropout 0 --device cpu"
+    "--steps 60 --precision float32 --no-calibration --width 8 --num-layers 1 --context-length 2 --batch-size 2 "
+    "--dropout 0 --device cpu"
 )
 QUICK = QUICK.split()
 POISONS = [

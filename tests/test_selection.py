@@ -131,7 +131,7 @@ def test_a_joined_dataset_has_the_environment_and_the_reference_that_its_parts_a
 
 SMALL = Config(
     model=ModelConfig(width=8, num_layers=1, context_length=3),
-    training=TrainingConfig(steps=2, batch_size=4, evaluate_every=0),
+    training=TrainingConfig(steps=2, batch_size=4, evaluate_every=0, precision="float32"),
     evaluation=EvaluationConfig(calibration=False),
 )
 

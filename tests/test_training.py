@@ -33,6 +33,7 @@ def small(steps=12, conditioning="single", **training) -> Config:
         training=TrainingConfig(
             **{
                 "steps": steps,
+                "precision": "float32",
                 "batch_size": 7,
                 "log_every": 2,
                 "warmup_steps": 3,

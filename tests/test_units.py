@@ -44,7 +44,9 @@ def data_of(column, actions, rewards=None, action_space=None):
 
 def quick(**model) -> Config:
     model = {"width": 32, "num_layers": 1, "context_length": 1, "dropout": 0.0, **model}
-    training = TrainingConfig(steps=60, batch_size=64, evaluate_every=0, warmup_steps=5, learning_rate=5e-3)
+    training = TrainingConfig(
+        precision="float32", steps=60, batch_size=64, evaluate_every=0, warmup_steps=5, learning_rate=5e-3
+    )
     return Config(data=DataConfig(held_out=0.1), model=ModelConfig(**model), training=training)
 
 

@@ -24,7 +24,9 @@ from transformer.runs.checkpoint import read_json
 
 SMALL = Config(
     model=ModelConfig(width=8, num_layers=1, context_length=3),
-    training=TrainingConfig(steps=4, batch_size=4, log_every=2, warmup_steps=1, evaluate_every=2, keep_checkpoints=9),
+    training=TrainingConfig(
+        precision="float32", steps=4, batch_size=4, log_every=2, warmup_steps=1, evaluate_every=2, keep_checkpoints=9
+    ),
     evaluation=EvaluationConfig(calibration=False),
 )
 

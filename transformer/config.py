@@ -164,7 +164,7 @@ class TrainingConfig:
     """AdamW's decoupled weight decay, on every parameter as in the paper's code."""
     gradient_clip: float = 0.25
     """Largest norm of the whole gradient; a longer one is scaled down."""
-    precision: Literal["float32", "bf16", "auto"] = "float32"
+    precision: Literal["float32", "bf16", "auto"] = "auto"
     """Number format of the matrix products in training. bf16 runs them by autocast, and weights stay float32. auto
     takes bf16 if the hardware multiplies it. A run keeps what was taken at its start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -208,6 +208,7 @@ class CharactersConfig:
     )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
+            precision="float32",
             steps=2_000,
             batch_size=12,
             warmup_steps=100,
