@@ -4,15 +4,17 @@ Trajectories are split, never steps: neighbouring steps are so alike that a step
 would be all but known. Beside each error stands that of the best constant answer, which knows no state.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dt.config import DataConfig
-from dt.data import TrajectoryDataset
+from dt.data import Batch, TrajectoryDataset
 from dt.encoders import ContinuousHead
 from dt.model import DecisionTransformer
 from envs.datasets.dataset import Dataset
@@ -23,6 +25,9 @@ HELD_OUT = 0.1
 
 MOST_STEPS = 4096
 """Steps that are foretold, spread evenly over the held-out ones: enough for three digits, and soon done."""
+
+QUARTERS = 4
+"""Parts of the held-out episodes, by their returns, whose errors are shown apart."""
 
 ROWS = 64
 """Windows in each call of the model."""
@@ -42,6 +47,20 @@ class LeafError:
     baseline: float  # always the mean action, or the frequencies, of the episodes learned from
     accuracy: float | None = None  # share of choices foretold, where there are choices
     baseline_accuracy: float | None = None  # of always the most frequent value
+    change: float | None = None
+    """How much the answer changes from a low target return to a high one, the 5 and 95 % quantiles of the returns that
+    were learned from: root mean square of the change, in the units of the error; of choices the share that differ. 0
+    means that the return is ignored. None where the model is not conditioned on it."""
+
+
+@dataclass(frozen=True)
+class ReturnBin:
+    """The error on the held-out episodes whose returns are from `low` to `high`."""
+
+    low: float
+    high: float
+    episodes: int
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,7 @@ class HeldOutError:
     steps: int
     loss: float
     leaves: tuple[LeafError, ...]
+    by_return: tuple[ReturnBin, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a run's results have it."""
@@ -85,6 +105,9 @@ class Validation:
         self.first = torch.from_numpy(np.maximum(steps - config.context_length + 1, begin))  # (N,), of its window
         self.at = torch.from_numpy(steps) - self.first  # (N,), its place in there
         self.heads = dict(zip(model.action_leaves, model.heads, strict=True))
+        self.episode_of = np.searchsorted(held_out.offsets, steps, side="right") - 1  # (N,)
+        self.returns = held_out.returns  # (E,)
+        self.low_and_high = np.quantile(learned.returns, (0.05, 0.95)) if config.hears_returns else None
         self.constants = {name: head.constant(learned.actions[name]) for name, head in self.heads.items()}  # type: ignore[operator]
 
     @torch.no_grad()
@@ -92,19 +115,74 @@ class Validation:
         """The error of the model as it stands, which is left in evaluation mode."""
         self.model.eval()
         sums = {name: torch.zeros(4, dtype=torch.float64, device=self.device) for name in self.heads}
+        changes = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in self.heads}
+        losses = []  # of each step
         for start in range(0, len(self.at), ROWS):
             batch = self.data.gather(self.first[start : start + ROWS])
             at = self.at[start : start + ROWS, None].to(self.device)  # (B, 1)
             outputs = self.model.predict(batch, at)
             rows = torch.arange(len(at), device=self.device)[:, None]  # (B, 1)
+            loss = torch.zeros(len(at), dtype=torch.float64, device=self.device)
             for name, head in self.heads.items():
                 actions = batch.actions[name][rows, at]  # (B, 1, *leaf)
                 constant = self.constants[name].expand_as(outputs[name])
                 sums[name] += torch.stack(
                     [_sums(head, output, actions) for output in (outputs[name], constant)]
                 ).ravel()
-        leaves = tuple(_leaf_error(name, self.heads[name], total / len(self.at)) for name, total in sums.items())
-        return HeldOutError(self.episodes, len(self.at), sum(leaf.error for leaf in leaves), leaves)
+                loss += head.loss(outputs[name], actions).double()[:, 0]  # type: ignore[operator]
+            losses.append(loss.cpu())
+            for name, change in self._changes(batch, at, slice(start, start + ROWS)).items():
+                changes[name] += change
+        leaves = tuple(
+            _leaf_error(name, self.heads[name], total / len(self.at), self._change(name, changes[name]))
+            for name, total in sums.items()
+        )
+        by_return = self._by_return(torch.cat(losses).numpy())
+        return HeldOutError(self.episodes, len(self.at), sum(leaf.error for leaf in leaves), leaves, by_return)
+
+    def _changes(self, batch: Batch, at: Tensor, part: slice) -> dict[str, Tensor]:
+        """Changes of the answers from the low target return to the high one, summed over the steps of a batch.
+
+        Numbers: squared change. Choices: 1 where the likeliest differ. Nothing where the model is not conditioned.
+        """
+        if self.low_and_high is None:
+            return {}
+        own = torch.from_numpy(self.returns[self.episode_of[part]]).to(batch.returns_to_go)[:, None]  # (B, 1)
+        low, high = (
+            self.model.predict(replace(batch, returns_to_go=batch.returns_to_go + (target - own)), at)
+            for target in self.low_and_high.tolist()
+        )
+        return {name: _change(head, low[name], high[name]) for name, head in self.heads.items()}
+
+    def _change(self, name: str, total: Tensor) -> float | None:
+        """A leaf's change from its sum over all steps."""
+        if self.low_and_high is None:
+            return None
+        mean = float(total) / len(self.at)
+        return math.sqrt(mean) if isinstance(self.heads[name], ContinuousHead) else mean
+
+    def _by_return(self, losses: NDArray[np.float64]) -> tuple[ReturnBin, ...]:
+        """The mean loss of each quarter of the held-out episodes, by their returns.
+
+        losses: (N,), of each step that was measured.
+        """
+        edges = np.unique(np.quantile(self.returns, np.linspace(0, 1, QUARTERS + 1)))
+        bin_of = np.clip(np.searchsorted(edges, self.returns, side="right") - 1, 0, max(0, len(edges) - 2))  # (E,)
+        bins = []
+        for number in np.unique(bin_of):
+            returns, steps = self.returns[bin_of == number], bin_of[self.episode_of] == number
+            if steps.any():
+                mean = float(losses[steps].mean())
+                bins.append(ReturnBin(float(returns.min()), float(returns.max()), len(returns), mean))
+        return tuple(bins)
+
+
+def _change(head: nn.Module, low: Tensor, high: Tensor) -> Tensor:
+    """How far two outputs (B, 1, *outputs) are apart, summed over B."""
+    if isinstance(head, ContinuousHead):
+        return (high - low).double().square().flatten(1).mean(1).sum()
+    differ = head.choose(high[:, 0]) != head.choose(low[:, 0])  # type: ignore[operator]  # (B, *leaf)
+    return differ.double().reshape(len(differ), -1).mean(1).sum()
 
 
 def _sums(head: nn.Module, output: Tensor, actions: Tensor) -> Tensor:
@@ -116,20 +194,28 @@ def _sums(head: nn.Module, output: Tensor, actions: Tensor) -> Tensor:
     return torch.stack([error, hits.double().reshape(len(hits), -1).mean(1).sum()])
 
 
-def _leaf_error(name: str, head: nn.Module, means: Tensor) -> LeafError:
+def _leaf_error(name: str, head: nn.Module, means: Tensor, change: float | None) -> LeafError:
     error, accuracy, baseline, baseline_accuracy = means.tolist()
     if isinstance(head, ContinuousHead):
-        return LeafError(name, "squared error", error, baseline)
-    return LeafError(name, "cross-entropy", error, baseline, accuracy, baseline_accuracy)
+        return LeafError(name, "squared error", error, baseline, change=change)
+    return LeafError(name, "cross-entropy", error, baseline, accuracy, baseline_accuracy, change)
 
 
 def error_table(result: HeldOutError) -> str:
     """One line for each leaf of the actions; below it what is measured."""
-    lines = [f"{'action':>16} {'measure':>14} {'error':>9} {'constant':>9} {'accuracy':>9} {'constant':>9}"]
+    lines = [
+        f"{'action':>16} {'measure':>14} {'error':>9} {'constant':>9} {'accuracy':>9} {'constant':>9} {'change':>9}"
+    ]
     for leaf in result.leaves:
         shares = [leaf.accuracy, leaf.baseline_accuracy]
         cells = " ".join(f"{'-' if share is None else f'{share:.1%}':>9}" for share in shares)
-        lines.append(f"{leaf.leaf:>16} {leaf.measure:>14} {leaf.error:>9.4f} {leaf.baseline:>9.4f} {cells}")
+        change = "-" if leaf.change is None else f"{leaf.change:.3f}"
+        lines.append(f"{leaf.leaf:>16} {leaf.measure:>14} {leaf.error:>9.4f} {leaf.baseline:>9.4f} {cells} {change:>9}")
     counts = f"{result.steps} steps of {result.episodes} held-out episodes"
-    lines.append(f"on {counts}; beside each, the best answer that knows no state")
+    lines.append(f"on {counts}; constant: the best answer that knows no state")
+    if any(leaf.change is not None for leaf in result.leaves):
+        lines.append("change: of the action, from a low to a high target return; 0 means that the return is ignored")
+    if len(result.by_return) > 1:
+        lines.append(f"{'returns from':>16} {'to':>14} {'episodes':>9} {'error':>9}")
+        lines += [f"{b.low:>16.5g} {b.high:>14.5g} {b.episodes:>9} {b.loss:>9.4f}" for b in result.by_return]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium
@@ -14,8 +15,8 @@ from dt.cli import main
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import DiscreteHead
-from dt.learning.training import train
-from dt.validation import Validation, choose_episodes
+from dt.learning.training import build_model, train
+from dt.validation import Validation, choose_episodes, error_table
 from envs.datasets.dataset import Dataset
 from envs.datasets.selection import take
 from envs.errors import DataError
@@ -294,3 +295,32 @@ def test_data_is_named_for_a_run_of_arrays_and_for_none_that_is_played(payday, t
     np.savez(tmp_path / "coins.npz", **arrays, rewards=payday.rewards, lengths=payday.lengths)
     assert main(["evaluate", str(tmp_path / "run"), "--dataset", str(tmp_path / "coins.npz")]) == 0
     assert "of 6 held-out episodes" in capsys.readouterr().out
+
+
+def measured(payday, conditioning="single", weights=0.0):
+    """The error of a new model whose modulation has such weights."""
+    config = replace(SMALL, model=replace(SMALL.model, conditioning=conditioning))
+    learned, held_out = choose_episodes(payday, DataConfig(held_out=0.25), seed=1)
+    torch.manual_seed(0)
+    model = build_model(learned, config, None)
+    if conditioning == "single":
+        torch.nn.init.normal_(model.modulation.output.weight, std=weights)
+    return Validation(model, learned, held_out).measure()
+
+
+def test_how_much_the_action_changes_with_the_target_is_measured(payday):
+    assert measured(payday).leaves[0].change == 0  # a new model ignores the return
+    assert 0 < measured(payday, weights=5.0).leaves[0].change <= 1
+    assert measured(payday, "none").leaves[0].change is None
+    table = error_table(measured(payday))
+    assert "0 means that the return is ignored" in table
+    assert "ignored" not in error_table(measured(payday, "none"))
+
+
+def test_errors_are_shown_by_the_returns_of_the_episodes(payday):
+    result = measured(payday, weights=1.0)
+    assert len(result.by_return) == 4
+    assert sum(each.episodes for each in result.by_return) == result.episodes
+    assert all(a.high <= b.low for a, b in pairwise(result.by_return))
+    weights = [each.episodes for each in result.by_return]  # of ten steps each
+    assert np.average([each.loss for each in result.by_return], weights=weights) == pytest.approx(result.loss)

@@ -38,6 +38,7 @@ from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.datasets.writer import keep_elsewhere, write_minari
 from envs.errors import DataError, MissingEnvError
+from envs.reading.flat_files import is_flat
 from envs.simulate.rollout import PlayedEpisode
 from envs.simulate.scores import reference_in
 from envs.simulate.spec import EnvironmentSpec
@@ -228,10 +229,13 @@ def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
             f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation), "
             "or --dataset names a file of it"
         )
+    reading = reading_in(part)
+    if not is_flat(Path(source)):  # a dataset that was imported since has names of its own
+        reading = replace(reading, columns={})
     spaces = {"observation_space": run.model.observation_space, "action_space": run.model.action_space}
     try:
         # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
-        return load(source, spaces=spaces, skip_bad_episodes=True, **vars(reading_in(part)))
+        return load(source, spaces=spaces, skip_bad_episodes=True, **vars(reading))
     except DataError as error:
         if asked is not None or Path(source).exists():
             raise
