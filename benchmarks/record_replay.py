@@ -1,7 +1,8 @@
-"""A soft actor-critic learner's whole experience in an environment, and the policies it was on the way.
+"""A learner's whole experience in an environment, and the policies it was on the way.
 
-Stable-Baselines3's SAC trains from scratch; `envs.recording` stores every episode that it plays, and every 25,000 steps
-the learner is saved, so that `dt record` can play what it was then. Ctrl-C ends it early and loses nothing.
+Stable-Baselines3's SAC (or PPO, with `--algorithm ppo`) trains from scratch. `envs.recording` stores every episode that
+it plays, and every 25,000 steps the learner is saved, so that `dt record` can play what it was then. Ctrl-C ends it
+early and loses nothing.
 
     pip install ".[record,mujoco]"
     python -m benchmarks.record_replay Hopper-v5 --output runs/sac
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -42,7 +43,7 @@ def write_npz(path: Path, dataset: Dataset, every: int) -> None:
     np.savez_compressed(
         path,
         observations=np.concatenate([episode.observations["value"] for episode in chosen]).astype(np.float32),
-        actions=np.concatenate([episode.actions["value"] for episode in chosen]).astype(np.float32),
+        actions=_single(np.concatenate([episode.actions["value"] for episode in chosen])),
         rewards=np.concatenate([episode.rewards for episode in chosen]).astype(np.float32),
         lengths=np.asarray([len(episode) for episode in chosen], np.int64),
         terminated=np.asarray([episode.terminated for episode in chosen]),
@@ -50,19 +51,22 @@ def write_npz(path: Path, dataset: Dataset, every: int) -> None:
     )
 
 
+def _single(actions: np.ndarray) -> np.ndarray:
+    """Numbers in single precision; choices as they are."""
+    return actions.astype(np.float32) if actions.dtype.kind == "f" else actions
+
+
 def learn(options: argparse.Namespace) -> None:
     """Train as the options say; the experience and the policies go into the output folder."""
     torch.set_num_threads(1)
-    learner = SAC(
-        "MlpPolicy",
-        make_vec_env(options.environment, n_envs=options.num_envs, seed=options.seed),
-        seed=options.seed,
-        device="cpu",
-        verbose=1,
-        gradient_steps=options.gradient_steps,
-        learning_starts=options.learning_starts,
-        policy_kwargs={"net_arch": [options.width, options.width]},
-    )
+    environments = make_vec_env(options.environment, n_envs=options.num_envs, seed=options.seed)
+    common = {"seed": options.seed, "device": "cpu", "verbose": 1, "gamma": options.gamma}
+    common["policy_kwargs"] = {"net_arch": [options.width, options.width]}
+    if options.algorithm == "ppo":
+        learner: SAC | PPO = PPO("MlpPolicy", environments, **common)
+    else:
+        own = {"gradient_steps": options.gradient_steps, "learning_starts": options.learning_starts}
+        learner = SAC("MlpPolicy", environments, **own, **common)
     saving = CheckpointCallback(25_000 // options.num_envs, str(options.output / "policies"))
     with ExperienceRecorder(options.output / "experience") as recorder:
         try:
@@ -74,7 +78,9 @@ def learn(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("environment", help="id of a registered environment with a Box of actions")
+    parser.add_argument("environment", help="id of a registered environment; SAC needs a Box of actions")
+    parser.add_argument("--algorithm", choices=["sac", "ppo"], default="sac")
+    parser.add_argument("--gamma", type=float, default=0.99, help="discount of the learner")
     parser.add_argument("--output", type=Path, required=True, help="a new folder")
     parser.add_argument("--steps", type=int, default=300_000, help="steps of all environments together")
     parser.add_argument("--num-envs", type=int, default=1)
