@@ -292,6 +292,34 @@ def naive_inverse(patch):
     patch.setattr(calibration_module, "inverse", far)
 
 
+def test_a_curve_ends_at_its_peak():
+    """Beyond the data a model breaks down, which must not pull down what it earns at its best."""
+    broken = Curve(1.0, np.arange(6.0), tuple(np.full(4, mean) for mean in (0.0, 10.0, 20.0, 30.0, 2.0, 1.0)))
+    assert broken.best_request == 3.0
+    assert broken.achieved.tolist() == [0, 10, 20, 30]
+    whole = Calibration({}, (broken,), 0)
+    assert whole.highest == 30
+    assert whole.request_for(19.0).target_return == pytest.approx(1.9)
+    assert whole.request_for(500.0).target_return == 3.0  # not where it breaks down
+
+
+def test_a_plan_looks_for_the_top_where_a_model_breaks_down():
+    def broken(numbered, _):
+        """Earns what is requested up to 70, and next to nothing beyond."""
+        outcomes = {}
+        for number, request in numbered.items():
+            noise = np.random.default_rng(number).normal(scale=3)
+            earned = request.target_return if request.target_return <= 70 else 3.0
+            outcomes[number] = (earned + noise, 8)
+        return outcomes
+
+    plan = a_plan()
+    found = Calibration({}, carry_out(plan, broken, lambda plan: None), plan.steps_taken)
+    assert found.highest > 60
+    assert 55 <= found.request_for(100.0).target_return <= 70
+    assert found.request_for(40.0).target_return == pytest.approx(40, abs=5)
+
+
 def test_curves_that_fall_are_noticed(monkeypatch):
     falling = curve(1.0, [4, 6, 5, 8])
     assert (np.diff(falling.achieved) >= 0).all()

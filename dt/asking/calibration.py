@@ -97,27 +97,39 @@ class Curve:
         return np.array([float(len(returns)) for returns in self.returns])
 
     @cached_property
+    def peak(self) -> int:
+        """Index of the request that earned most, less the standard error of its mean; of equals the last.
+
+        Beyond it, mostly beyond the data, a model breaks down: a higher request earns less.
+        """
+        several = [returns - returns.mean() for returns in self.returns if len(returns) > 1]
+        std = float(np.concatenate(several).std()) if several else 0.0
+        sure = self.means - std / np.sqrt(self.counts)
+        return int(np.flatnonzero(sure >= sure.max() - 1e-9 * abs(sure.max()))[-1])
+
+    @cached_property
     def achieved(self) -> Floats:
-        """The means, made monotone: (N,)."""
-        return monotone(self.means, self.counts)
+        """The means up to the peak, made monotone: (peak + 1,)."""
+        end = self.peak + 1
+        return monotone(self.means[:end], self.counts[:end])
 
     @cached_property
     def spreads(self) -> Floats:
-        """Mean distance of an episode's return from what its request earns, with the two neighbours' episodes: (N,)."""
-        distances = [np.abs(returns - now) for returns, now in zip(self.returns, self.achieved, strict=True)]
+        """Mean distance of a return from what its request earns, with the neighbours' episodes: (peak + 1,)."""
+        distances = [np.abs(returns - now) for returns, now in zip(self.returns, self.achieved, strict=False)]
         windows = (distances[max(0, i - 1) : i + 2] for i in range(len(distances)))
         return np.array([np.concatenate(window).mean() for window in windows])
 
     @property
     def best_request(self) -> float:
-        """The request that earned most, each judged with its two neighbours' episodes too."""
-        windows = (np.concatenate(self.returns[max(0, i - 1) : i + 2]) for i in range(len(self.returns)))
-        return float(self.requests[int(np.argmax([window.mean() for window in windows]))])
+        """The request that earned most."""
+        return float(self.requests[self.peak])
 
     def ask(self, target: float) -> tuple[Request, float, float]:
         """The request for a target return, what it earns, and how far single episodes are from that."""
-        request, answer = inverse(self.requests, self.achieved, target)
-        return Request(request, self.guidance), answer, float(np.interp(request, self.requests, self.spreads))
+        requests = self.requests[: self.peak + 1]
+        request, answer = inverse(requests, self.achieved, target)
+        return Request(request, self.guidance), answer, float(np.interp(request, requests, self.spreads))
 
 
 @dataclass(frozen=True)

@@ -112,18 +112,26 @@ class Plan:
             return []
         wanted: dict[Request, None] = {}  # in order, each once
         unsettled = False
+        highest = max(float(curve.achieved[-1]) for curve in curves)
         for level in self.levels.tolist():
             curve, request = _chosen(curves, level)
-            right = int(np.clip(np.searchsorted(curve.requests, request), 1, len(curve.requests) - 1))
+            right = max(1, min(int(np.searchsorted(curve.requests, request)), curve.peak))
             ends = curve.requests[right - 1 : right + 1]
-            apart, earned = ends[1] - ends[0], curve.achieved[right] - curve.achieved[right - 1]
+            apart = ends[1] - ends[0]
+            earned = curve.achieved[right] - curve.achieved[right - 1] if right <= curve.peak else 0.0
             if earned > COARSE * self.range and apart > FINE * self.range:
                 wanted[Request(float(ends.mean()), curve.guidance)] = None
                 unsettled = True
             else:
                 wanted |= {Request(float(end), curve.guidance): None for end in ends}
-                error = curve.spreads[right] / math.sqrt(curve.counts[right - 1 : right + 1].sum())
+                spread = curve.spreads[min(right, curve.peak)]
+                error = spread / math.sqrt(curve.counts[right - 1 : right + 1].sum())
                 unsettled |= bool(error > SETTLED * self.range)
+        if (
+            self.levels[-1] > highest
+        ):  # the data's best is out of reach: see which peak is the highest, and where it ends
+            for curve in curves:
+                wanted |= {Request(float(r), curve.guidance): None for r in curve.requests[curve.peak : curve.peak + 2]}
         return list(wanted) if unsettled else []
 
 
