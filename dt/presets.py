@@ -12,11 +12,11 @@ def default() -> Config:
 
 
 def demo() -> Config:
-    """About two minutes on one slow core, calibration included: half the width, two layers, one thread."""
+    """Under four minutes of one slow core, calibration included: half the width, two layers, one thread."""
     return Config(
         model=ModelConfig(width=64, num_layers=2),
-        training=TrainingConfig(steps=4_000, warmup_steps=200, evaluate_every=0, threads=1),
-        calibration=CalibrationConfig(calibration_steps=60_000),
+        training=TrainingConfig(steps=5_000, learning_rate=2e-3, warmup_steps=200, evaluate_every=0, threads=1),
+        calibration=CalibrationConfig(calibration_steps=50_000),
     )
 
 
