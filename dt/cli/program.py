@@ -149,25 +149,21 @@ def _inspect(options: Inspect) -> int:
 
 def _print_problems(path: Path, error: Any) -> int:
     """All that is wrong with a dataset, a line each; a better word for what is none."""
-    _explain_path(path)
+    _explain_path(path, error)
     for problem in error.problems[:20]:
         print_error("dt", problem)
     return print_error("dt", f"and {len(error.problems) - 20} more") if len(error.problems) > 20 else 2
 
 
-def _explain_path(path: Path) -> None:
+def _explain_path(path: Path, error: Any) -> None:
     """A better word for a path that is no dataset, if there is one."""
-    from envs.reading.dqn_replay import is_replay
-    from envs.reading.flat_files import flat_files
+    from envs.reading.minari_folders import NO_DATASET
     from transformer.runs.checkpoint import run_around
 
     if around := run_around(path):
         raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
-    if path.is_dir() and not (
-        is_replay(path)
-        or flat_files(path)
-        or any((path / name).exists() for name in ("metadata.json", "data/metadata.json"))
-    ):
-        raise ConfigError(
-            f"{path}: neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
-        ) from None
+    for problem in error.problems:
+        if problem.startswith(f"{path}: {NO_DATASET}"):
+            rest = problem.removeprefix(f"{path}: {NO_DATASET}")
+            neither = "neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
+            raise ConfigError(f"{path}: {neither} nor LeRobot's (no meta/info.json){rest}") from None

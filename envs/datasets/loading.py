@@ -268,6 +268,58 @@ def from_episodes(
     return _dataset(*split(_in_environment(header, environment), arrays))
 
 
+def from_replay_buffer(buffer: Any, *, environment: EnvironmentSpec | None = None, name: str = "buffer") -> Dataset:
+    """A checked dataset from a replay buffer of Stable-Baselines3, as its learners fill it.
+
+    Only filled places are read, oldest first, one environment after the other. The learners store actions of a Box
+    scaled to -1 to 1; here they are what the environment was given. When the buffer is full, the first episode of each
+    environment may lack its beginning.
+
+    Args:
+        buffer: a `stable_baselines3.common.buffers.ReplayBuffer` or `DictReplayBuffer`.
+        environment: as in `from_arrays`.
+        name: what the dataset is called.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    order = np.arange(buffer.buffer_size if buffer.full else buffer.pos)
+    order = np.roll(order, -buffer.pos) if buffer.full else order
+    if len(order) == 0:
+        raise DataError(f"{name}: the buffer is empty")
+
+    def rows(value: Any) -> Any:
+        """The rows of all environments one after the other, (N, ...), from (places, environments, ...)."""
+        if isinstance(value, dict):
+            return {key: rows(part) for key, part in value.items()}
+        return np.concatenate([value[order, i] for i in range(value.shape[1])])
+
+    done = rows(buffer.dones).astype(np.bool_)
+    truncated = done & rows(buffer.timeouts).astype(np.bool_)
+    last = done.copy()
+    last[len(order) - 1 :: len(order)] = True  # what goes on in no other environment
+    ends = np.flatnonzero(last)
+    actions, space = rows(buffer.actions), buffer.action_space
+    if isinstance(space, spaces.Box):
+        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        actions = (low + 0.5 * (actions + 1) * (high - low)).astype(space.dtype)
+        actions = actions.reshape(len(done), *space.shape)
+    after = getattr(buffer, "next_observations", None)
+    return from_arrays(
+        observations=rows(buffer.observations),
+        next_observations=None if after is None else rows(after),
+        actions=actions.reshape(len(done), *(space.shape or ())),
+        rewards=rows(buffer.rewards),
+        lengths=np.diff(ends + 1, prepend=0),
+        terminated=(done & ~truncated)[ends],
+        truncated=truncated[ends],
+        observation_space=buffer.observation_space,
+        action_space=space,
+        environment=environment,
+        name=name,
+    )
+
+
 # Where it lies, and what it is checked for.
 
 

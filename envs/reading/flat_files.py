@@ -28,10 +28,8 @@ from envs.reading.options import ReadingOptions
 from envs.reading.readers import Header, as_numbers, header_of, most_bytes, parse_metadata, too_much
 from envs.reading.robomimic import is_robomimic, read_robomimic
 from envs.reading.tianshou import is_tianshou, read_tianshou
+from envs.reading.unknown import way_for_file
 from envs.spaces import printable, reason
-
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-"""Suffixes of compressed files."""
 
 INTERLEAVED = "rows of episodes were interleaved: each episode's were put together, in the order that they had"
 """A note on a table in which several episodes were written side by side."""
@@ -49,11 +47,8 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptio
     given: spaces by name, instead of the metadata's own.
     """
     if not is_flat(path):
-        if path.suffix.lower() in PACKED:
-            raise DataError(f"{path}: compressed; unpack it first")
-        raise DataError(
-            f"{path}: neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
-        )
+        known = f"neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
+        raise DataError(f"{path}: {known}; {way_for_file(path)}")
     found = READERS[path.suffix.lower()](path, options)
     arrays = cut_as_said(str(path), found.arrays, options)
     notes = check_names(str(path), found.unread, arrays, options)

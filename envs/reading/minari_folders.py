@@ -31,10 +31,17 @@ from envs.reading.readers import (
     read_metadata,
     too_much,
 )
+from envs.reading.unknown import way_for_folder
 from envs.spaces import leaf_spaces, reason, to_leaves
 
 PART = "part-{:06d}"
 """Folder of each part of a recording that is still growing, by its number."""
+
+MARKS = ("metadata.json", "data/metadata.json", "data/main_data.hdf5", "main_data.hdf5")
+"""What one of is in every dataset of Minari's."""
+
+NO_DATASET = "not a dataset's folder (no metadata.json, as Minari's have, and no meta/info.json, as LeRobot's)"
+"""What is said of a folder that is none of those that are read."""
 
 REPEATED = "repeated"
 """In Minari's metadata as `final_observations`: the last row of each episode's observations is no observation."""
@@ -63,6 +70,9 @@ def read_folder(
         kinds = " ".join(f"{folder}/*{kind}" for kind in sorted({path.suffix for path in files}))
         raise DataError(f"{folder}: a folder of files, which are named one by one: {kinds}")
     parts = sorted(folder.glob(PART.format(0)[:-6] + "[0-9]" * 6))
+    if not parts and not (any((folder / name).exists() for name in MARKS)):
+        way = way_for_folder(folder)
+        raise DataError(f"{folder}: {NO_DATASET}{f'; {way}' if way else ''}")
     if not parts:
         return read_minari(folder, given, leave_out)
     headers, episodes = zip(*(read_minari(part, given, leave_out) for part in parts), strict=True)

@@ -1,0 +1,152 @@
+"""What is said of files and folders that are not read: for each kind a way that works for this very one."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from envs.reading.readers import check_is_file
+
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
+"""Suffixes of compressed files."""
+
+PICKLES = (".pkl", ".pickle", ".p", ".pck")
+"""Suffixes of pickles."""
+
+MOST_FILES = 2000
+"""Files of an unknown folder that are looked at."""
+
+PYTHON = "from Python: envs.from_arrays(observations=..., actions=..., rewards=..., terminated=...)"
+"""The way that is open to everything that Python can open."""
+
+
+def way_for_file(path: Path) -> str:
+    """What to do about a file of a kind that is not read."""
+    check_is_file(path)
+    suffix, name, table = path.suffix.lower(), json.dumps(str(path)), json.dumps(str(path.with_suffix(".parquet")))
+    if suffix in PACKED:
+        return "compressed; unpack it first"
+    if suffix in PICKLES:
+        return _way_for_pickle(path)
+    if suffix in (".pt", ".pth", ".ckpt"):
+        opened = f"torch.load({name}, weights_only=True).items()"
+        arrays = f"envs.from_arrays(**{{k: v.numpy() for k, v in {opened}}})"
+        write = f"envs.write_minari({arrays}, {_dataset_id(path)})"
+        return f"torch's; if it holds plain tensors by name: {_command('import torch, envs', write)}"
+    if suffix == ".npy":
+        return f"one array: name it to envs.from_arrays, such as observations=numpy.load({name}), with the others"
+    if suffix in (".tab", ".dat"):
+        return f"if it is a table, name it {path.with_suffix('.csv').name}: commas, semicolons and tabs are known"
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        imports = "import json, pyarrow as a, pyarrow.json as j, pyarrow.parquet as p"
+        return f"as a table: {_command(imports, f'p.write_table({_json_table(path)}, {table})')}"
+    if suffix in (".feather", ".arrow", ".ipc"):
+        stream = f"a.ipc.open_stream({name}).read_all()"
+        opened = f"f.read_table({name})" if _begins_with(path, b"ARROW1") else stream
+        imports = "import pyarrow as a, pyarrow.feather as f, pyarrow.parquet as p"
+        return f"as a table: {_command(imports, f'p.write_table({opened}, {table})')}"
+    if suffix in (".xlsx", ".xls", ".ods"):
+        return f"a spreadsheet: save it as {path.with_suffix('.csv').name}"
+    if suffix == ".mat":
+        return f"{PYTHON}, with the arrays of scipy.io.loadmat({name})"
+    if suffix.startswith(".tfrecord") or ".tfrecord" in path.name:
+        return RLDS
+    if suffix in (".bag", ".mcap", ".db3"):
+        return "a robot's log: export its topics as .csv, with a row for each step"
+    return f"{PYTHON}, or envs.from_episodes"
+
+
+RLDS = (
+    "TensorFlow's: write its steps as a table (.parquet) with is_first, is_last and is_terminal, which is read, or "
+    "from Python: envs.from_episodes"
+)
+"""What to do about TFDS."""
+
+
+def way_for_folder(folder: Path) -> str | None:
+    """What to do about a folder of a kind that is not read; None where it holds nothing that is known."""
+    name, table = json.dumps(str(folder)), json.dumps(f"{folder}.parquet")
+    there = set(islice((entry.name for entry in os.scandir(folder)), MOST_FILES))
+    if there & {".zgroup", ".zarray", "zarr.json", ".zmetadata"}:
+        return f"a zarr store; {PYTHON}, with the arrays of zarr.open({name})"
+    if there & {"state.json", "dataset_dict.json"} or ("dataset_info.json" in there and _any(there, ".arrow")):
+        part = '["train"]' if "dataset_dict.json" in there else ""
+        write = f"datasets.load_from_disk({name}){part}.to_parquet({table})"
+        return f"Hugging Face's; as a table: {_command('import datasets', write)}"
+    if "features.json" in there or _any(there, ".tfrecord"):
+        return RLDS
+    if "meta.json" in there or _any(there, ".memmap"):
+        return f"TensorDict's; {PYTHON}, with the arrays of TensorDict.load_memmap({name})"
+    if _any(there, ".npy"):
+        return f"{PYTHON}, with the arrays of its .npy files"
+    if files := list(islice(_flat_below(folder), 3)):
+        return f"name a file of it: {' '.join(map(str, files))}"
+    return None
+
+
+def _flat_below(folder: Path) -> Iterator[Path]:
+    """Files below a folder that are read by their suffix."""
+    from envs.reading.flat_files import is_flat
+
+    looked = 0
+    for inside, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(inside) / name for name in sorted(names[:MOST_FILES]) if is_flat(Path(name)))
+        looked += len(names)
+        if looked > MOST_FILES:
+            return
+
+
+def _way_for_pickle(path: Path) -> str:
+    """A pickle may hold anything; its first bytes say what kind of thing, and nothing of it is loaded."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    opened = f'pickle.load(open({json.dumps(str(path))}, "rb"))'
+    if b"stable_baselines3" in head:
+        read = f"envs.from_replay_buffer({opened})"
+    elif head[11 if head[2:3] == b"\x95" else 2 :].startswith(b"}"):  # a dictionary, behind the protocol and the frame
+        read = f"envs.from_arrays(**{opened})"
+    else:
+        read = f"envs.from_episodes({opened})"
+    command = _command("import pickle, envs", f"envs.write_minari({read}, {_dataset_id(path)})")
+    return f"a pickle, which may run any code as it is opened; if you trust it: {command}"
+
+
+def _json_table(path: Path) -> str:
+    """The expression that makes a table of JSON: of a list of rows, of an object of columns, or of lines."""
+    name = json.dumps(str(path))
+    if _begins_with(path, b"["):
+        return f"a.Table.from_pylist(json.load(open({name})))"
+    with path.open("rb") as file:
+        line = file.readline(1 << 20).strip()
+    is_lines = path.suffix.lower() != ".json" or line.endswith(b"}")
+    return f"j.read_json({name})" if is_lines and not _is_one_line(path) else f"a.table(json.load(open({name})))"
+
+
+def _is_one_line(path: Path) -> bool:
+    """Whether a .json file has its object in one line: that is one of columns."""
+    with path.open("rb") as file:
+        file.readline(1 << 20)
+        return path.suffix.lower() == ".json" and not file.read(64).strip()
+
+
+def _command(imports: str, statement: str) -> str:
+    """A command for a shell, whatever signs are in the names of files."""
+    return f"python -c {shlex.quote(f'{imports}; {statement}')}"
+
+
+def _dataset_id(path: Path) -> str:
+    """An id for the dataset of a file, as Python writes it: its name, with a version."""
+    stem = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in path.stem).strip("-")
+    return json.dumps(f"mine/{stem or 'data'}-v0")
+
+
+def _begins_with(path: Path, sign: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).lstrip().startswith(sign)
+
+
+def _any(names: set[str], part: str) -> bool:
+    return any(part in name for name in names)
