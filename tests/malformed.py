@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow
+from formats import LAYOUTS, recording
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
@@ -437,6 +438,161 @@ of_text = parquet_file(**in_one, observation=[["a"]] * 10)
 case("parquet", "lists of text", of_text, "type list<element: string>, expected numbers")
 for reader, write in (("csv", text), ("parquet", parquet_file)):
     case(reader, "one and several", write(action=np.zeros(10)), "'action' and 'action_0' are both actions; keep one of")
+
+
+# Layouts of other libraries.
+
+
+def layout(name: str, change: Callable[[Path], None] = lambda path: None) -> Callable[[Path], Path]:
+    """One recording in a layout of tests/formats.py, changed in its place."""
+
+    def make(folder: Path) -> Path:
+        path = LAYOUTS[name].write(folder / "recorded", recording())
+        change(path)
+        return path
+
+    return make
+
+
+def in_hdf5(name: str, edit: Callable[[Any], Any]) -> Callable[[Path], Path]:
+    """The same, changed by what h5py can do."""
+
+    def change(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            edit(file)
+
+    return layout(name, change)
+
+
+def in_npz(name: str, **changes: Any) -> Callable[[Path], Path]:
+    """The same, with other arrays in it."""
+
+    def change(path: Path) -> None:
+        with np.load(path) as file:
+            arrays = {key: file[key] for key in file.files}
+        np.savez(path, **changed(arrays, changes))
+
+    return layout(name, change)
+
+
+def in_table(name: str, file: str, edit: Callable[[Any], Any]) -> Callable[[Path], Path]:
+    """The same, with another table in one of its files; "" is the file itself."""
+
+    def change(path: Path) -> None:
+        place = path / file if file else path
+        parquet.write_table(edit(parquet.read_table(place)), place)
+
+    return layout(name, change)
+
+
+def in_text(file: str, edit: Callable[[str], str]) -> Callable[[Path], Path]:
+    """A LeRobot folder with another text in one of its files."""
+    return layout("lerobot 2", lambda path: (path / file).write_text(edit((path / file).read_text())) and None)
+
+
+def cut_file(path: Path) -> None:
+    path.write_bytes(half(path.read_bytes()))
+
+
+def linked_frames(path: Path) -> None:
+    file = path / "data" / "chunk-000" / "episode_000000.parquet"
+    file.rename(path.parent / "elsewhere.parquet")
+    file.symlink_to(path.parent / "elsewhere.parquet")
+
+
+def replaced(name: str, value: Any) -> Callable[[Any], None]:
+    """Another array in the place of one of an HDF5 file."""
+
+    def edit(file: Any) -> None:
+        del file[name]
+        file[name] = value
+
+    return edit
+
+
+def declared(file: Any) -> None:
+    """Terabytes of observations, of which nothing is stored."""
+    del file["data/demo_1/obs/eef_pos"]
+    file.create_dataset("data/demo_1/obs/eef_pos", (5, 10**9, 200), np.float32, chunks=(1, 1000, 200))
+
+
+FRAMES, INFO, LISTED = "data/chunk-001/episode_000001.parquet", "meta/info.json", "meta/episodes.jsonl"
+STATE = "observation.state"
+for name, make, *words in (
+    ("no data", layout("lerobot 2", lambda path: (path / "data").rename(path / "away")), "no folder data/ in it"),
+    ("an old version", in_text(INFO, lambda text: text.replace("v2.1", "v1.6")), 'codebase_version is "v1.6", expec'),
+    ("no version", in_text(INFO, lambda _: "{}"), "codebase_version is null, expected v2.0 to v3"),
+    ("a list", in_text(INFO, lambda _: "[]"), "info.json: metadata is no JSON object"),
+    ("cut in half", layout("lerobot 2", lambda path: cut_file(path / FRAMES)), "cannot be read as Parquet"),
+    ("a line that is no JSON", in_text(LISTED, lambda text: text + "{"), "cannot be read as lines of JSON"),
+    ("an episode listed twice", in_text(LISTED, lambda text: text + text), "line 4: episode_index 0 of length 3, exp"),
+    ("another length", in_text(LISTED, lambda text: text.replace("5}", "6}")), "episode 1: 5 frames in data/, meta/ s"),
+    ("a link", layout("lerobot 2", linked_frames), "a link to what lies outside"),
+    ("ragged states", in_table("lerobot 2", FRAMES, column(STATE, lambda x: [[1.0]] * 4 + [[1.0, 2.0]])),
+     "episode_000001.parquet: column 'observation.state': row 5: 2 numbers, expected 1"),
+    ("nothing in a row", in_table("lerobot 2", FRAMES, column("action", lambda x: [*x[:-1], None])),
+     "episode_000001.parquet: column 'action': row 5: nothing there"),
+    ("no action", in_table("lerobot 2", FRAMES, lambda table: table.drop_columns(["action"])),
+     "episode_000001.parquet: no 'action' in it, which episode_000000.parquet has"),
+):  # fmt: skip
+    case("lerobot", name, make, *words)
+for name, make, *words in (
+    ("an observation less", in_hdf5("robomimic", lambda file: file["data/demo_1/obs"].__delitem__("gripper")),
+     "data/demo_1/obs/gripper: missing"),
+    ("other shapes", in_hdf5("robomimic", replaced("data/demo_1/actions", np.zeros((5, 2), np.float32))),
+     "data/demo_1/actions: float32 of shape (5, 2), expected float32 of shape (5, 1)"),
+    ("fewer rewards", in_hdf5("robomimic", replaced("data/demo_1/rewards", np.zeros(4, np.float32))),
+     "data/demo_1/rewards: 4 rows, actions of that demonstration has 5"),
+    ("another count", in_hdf5("robomimic", lambda file: file["data/demo_1"].attrs.update(num_samples=6)),
+     "data/demo_1: 5 steps, its attribute num_samples says 6"),
+    ("what is no demonstration", in_hdf5("robomimic", lambda file: file.create_group("data/extra")),
+     "data/extra: not a demonstration's name"),
+    ("a link elsewhere", in_hdf5("robomimic", replaced("data/demo_1/actions", h5py.ExternalLink("x.hdf5", "/a"))),
+     "data/demo_1/actions: 'actions' is a link elsewhere"),
+    ("terabytes declared", in_hdf5("robomimic", declared), "data/demo_1/obs/eef_pos: float32 of shape (5, 1000000000"),
+    ("actions of text", in_hdf5("robomimic", replaced("data/demo_1/actions", ["x"] * 5)), "demo_1/actions: type obj"),
+):  # fmt: skip
+    case("robomimic", name, make, *words)
+for name, make, *words in (
+    ("another count", in_hdf5("d3rlpy 2", replaced("num_episodes", 9)), "num_episodes is 9, and there are rewards o"),
+    ("no actions", in_hdf5("d3rlpy 2", lambda file: file.__delitem__("actions_1")), "actions_1: missing"),
+    ("many flags", in_hdf5("d3rlpy 2", replaced("terminated_1", [True, False])), "(2,), expected one number"),
+    ("no step", in_hdf5("d3rlpy 2", replaced("rewards_1", np.zeros((0, 1)))), "rewards_1: no step in it"),
+    ("fewer observations", in_hdf5("d3rlpy 2", replaced("observations_1", np.zeros((4, 3), np.float32))),
+     "observations_1: 4 rows, rewards of that episode has 5"),
+):  # fmt: skip
+    case("d3rlpy", name, make, *words)
+for name, make, *words in (
+    ("too many filled", in_hdf5("tianshou", lambda file: file.attrs.update(_size=99)), "_size is 99, expected 0 to 10"),
+    ("another size", in_hdf5("tianshou", lambda file: file.attrs.update(maxsize=7)), "maxsize is 7, rew has 10 rows"),
+    ("a size of text", in_hdf5("tianshou", lambda file: file.attrs.update(_size="all")), "_size is not a whole number"),
+    ("fewer actions", in_hdf5("tianshou", replaced("_meta/act", np.zeros((9, 1)))), "_meta/act: shape (9, 1), expec"),
+    ("parts that fall", in_hdf5("tianshou vector", replaced("_offset", [0, 9, 7])), "_offset: 0, 9, 7, expected risi"),
+):  # fmt: skip
+    case("tianshou", name, make, *words)
+for name, make, *words in (
+    ("an episode behind the end", in_npz("neorl", index=[0, 3, 99]), "index: expected the first row of each episode"),
+    ("a first row that is not 0", in_npz("neorl", index=[1, 3, 8]), "index: expected the first row of each episode"),
+    ("halves of rows", in_npz("neorl", index=[0, 2.5]), "index: float64 of shape (2,), expected the first row"),
+    ("another next observation", in_npz("neorl", next_obs=put(9, 4, 1)), "next_observations: episode 1, step 1 (row"),
+    ("OGBench or not", layout("ogbench"), "--last-row-is-final says that it is so here"),
+    ("a reward behind the end", in_npz("rlds npz", reward=put(2, 3)), "row 4: reward 2.0 where is_last is true"),
+    ("a flag that is none", in_npz("rlds npz", is_last=put(7, 1)), "7 at 1, expected true or false"),
+):  # fmt: skip
+    case("conventions", name, make, *words)
+for name, make, *words in (
+    ("fewer actions", in_table("rows of episodes", "", column("actions", lambda x: [x[0], x[1][:-1], x[2]])),
+     "column 'actions': row 2: 4 steps, expected 5"),
+    ("ragged actions", in_table("rows of episodes", "", column("actions", lambda x: [x[0], [*x[1][:4], [1, 2]], x[2]])),
+     "column 'actions': row 2, step 4: 2 numbers, expected 1"),
+    ("an episode of nothing", in_table("rows of episodes", "", column("rewards", lambda x: [x[0], None, x[2]])),
+     "column 'rewards': row 2: nothing there"),
+    ("an episode of no step", in_table("rows of episodes", "", column("rewards", lambda x: [x[0], [], x[2]])),
+     "column 'rewards': row 2: no step in it"),
+    ("text", in_table("rows of episodes", "", column("observations", lambda x: [["x"] * len(y) for y in x])),
+     "expected numbers"),
+):  # fmt: skip
+    case("rows of episodes", name, make, *words)
 
 
 # The DQN Replay Dataset's files.

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from malformed import PARTS, d4rl, minari, npz, parquet_file, text
+from formats import LAYOUTS
+from malformed import PARTS, d4rl, in_npz, layout, minari, npz, parquet_file, text
 from test_cli import run, trained  # noqa: F401
 
 from dt.config import Config
@@ -28,6 +29,8 @@ GOOD = {
     "d4rl hdf5": d4rl(),
     "csv": text(),
     "parquet": parquet_file(),
+    **{name: layout(name) for name in LAYOUTS if name != "ogbench"},  # which is refused, with the rewards in it
+    "ogbench": in_npz("ogbench", rewards=None),
 }
 
 
