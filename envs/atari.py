@@ -16,7 +16,7 @@ from gymnasium.wrappers import AtariPreprocessing
 
 NAMESPACE = "Atari"
 MOST_STEPS = 27_000
-"""Half an hour of play, 108,000 frames, where Mnih et al. 2015 cut a game."""
+"""Half an hour of play, 108,000 frames, where published games are cut."""
 
 
 def make(game: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:

@@ -9,7 +9,7 @@ import sys
 import time
 import typing
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gymnasium
@@ -781,7 +781,8 @@ def test_data_without_an_environment_takes_the_known_reference_of_the_one_it_is_
 ):
     from envs.simulate import scores
 
-    monkeypatch.setitem(scores._D4RL_RETURNS, "Payday", (0.0, 20.0))
+    published = replace(scores._ROBOTS, returns={"Payday": (0.0, 20.0)}, versions=frozenset({0}))
+    monkeypatch.setitem(scores._PUBLISHED, "Payday", published)
     recorded = write_npz(tmp_path / "coins.npz", payday, env_spec=None, ref_min_score=None)
     assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--max-timesteps", "20"]) == 0
     capsys.readouterr()

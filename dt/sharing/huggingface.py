@@ -184,5 +184,5 @@ def _describe(
         data, reference = describe_data(dataset, model.config), dataset.reference
         environment = environment or dataset.environment
     if environment is not None:
-        reference = reference or reference_for(environment.id)
+        reference = reference or reference_for(environment)
     return describe(Config(model=model.config), model, data, environment, reference)

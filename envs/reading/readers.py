@@ -166,7 +166,7 @@ def header_of(
     if isinstance(low, int | float) and isinstance(high, int | float) and -1e300 < low < high < 1e300:
         reference: Reference | None = Reference(float(low), float(high), OWN_METADATA)
     else:
-        reference = reference_for(environment.id if environment else None)
+        reference = reference_for(environment)
     return Header(
         name=printable(str(metadata.get("dataset_id") or source.stem))[:200],
         source=source,
