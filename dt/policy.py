@@ -1,6 +1,6 @@
 """A trained model that acts: an environment's last K steps, and target minus reward (Chen et al. 2021, algorithm 1)."""
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -19,81 +19,11 @@ from dt.encoders import is_image
 from dt.errors import PolicyError
 from dt.model import DecisionTransformer, last_step
 from dt.units import Units, encoded
+from dt.window import History, inside
 from envs.errors import SpaceError
 from envs.spaces import Leaves, allowed_choices, from_leaves, leaf_spaces, least, to_leaves, value_error
 from transformer.attention import RaggedCache
 from transformer.blocks import BlockCache, fast_view
-
-
-class History:
-    """The last K steps of one episode: what the model is shown. Oldest first, each step at its place in the window."""
-
-    def __init__(
-        self,
-        context_length: int,
-        states: Leaves,
-        images: Set[str],
-        actions: Leaves,
-        target_return: float,
-        seed: int,
-        guidance: float = 1.0,
-    ):
-        """An empty window.
-
-        context_length: steps that it holds.
-        states, actions: for each leaf a row of the right shape and type, which fills steps that are not there yet.
-        images: the leaves of which a row is a stack of frames.
-        target_return: the return that the model is conditioned on at the first step, in the reward's unit.
-        seed: of the episode's random choices.
-        guidance: see `ReturnModulation`.
-        """
-        self.states = {name: np.stack([row] * context_length) for name, row in states.items()}
-        self.actions = {name: np.stack([row] * context_length) for name, row in actions.items()}
-        self._frames = {name: states[name].copy() for name in images}  # each (F, *leaf), oldest first
-        self._no_action = actions
-        self.returns_to_go = np.zeros(context_length, np.float32)
-        self.timesteps = np.zeros(context_length, np.int64)
-        self.length = 0  # steps in the window
-        self.keep = context_length - 1  # of them, when it is full and another comes
-        self.anew = True  # whether the present step is the first after the beginning, or after steps were dropped
-        self.elapsed = 0  # steps of the episode that have been seen
-        self.target_return = target_return
-        self.guidance = guidance  # how strongly the model follows what is still wanted
-        self.earned = 0.0  # float64, summed in the order the rewards came, as the training data's
-        self.allowed: Leaves = {}  # what the present step's action mask says
-        self.generator = np.random.default_rng(
-            [seed, 1]
-        )  # with the 1, not the stream that the environment itself draws from
-
-    def add_state(self, state: Leaves) -> None:
-        """A new step begins: its state, its time and what is still wanted."""
-        if self.length == len(self.timesteps):
-            for array in (*self.states.values(), *self.actions.values(), self.returns_to_go, self.timesteps):
-                array[: self.keep] = array[self.length - self.keep :]
-            self.length, self.anew = self.keep, True
-        else:
-            self.anew = self.elapsed == 0
-        self.length += 1
-        now = self.length - 1
-        for name, row in state.items():
-            self.states[name][now] = self._stacked(name, row) if name in self._frames else row
-        for name, array in self.actions.items():
-            array[now] = self._no_action[name]  # not chosen yet; the model reads it before it comes to this token
-        self.returns_to_go[now] = self.target_return - self.earned
-        self.timesteps[now] = self.elapsed
-        self.elapsed += 1
-
-    def _stacked(self, name: str, frame: NDArray[Any]) -> NDArray[Any]:
-        """The last frames with this one as their newest; the first of an episode is repeated. As `gather` does it."""
-        frames = self._frames[name]
-        frames[:-1] = frames[1:] if self.elapsed else frame
-        frames[-1] = frame
-        return frames
-
-    def set_action(self, action: Leaves) -> None:
-        """The action that was taken in the present step."""
-        for name, row in action.items():
-            self.actions[name][self.length - 1] = row
 
 
 class CachedWindows:
@@ -319,7 +249,9 @@ class ReturnConditionedPolicy:
     def _in_space(self, name: str, chosen: NDArray[Any]) -> NDArray[Any]:
         """Actions of a leaf as its space has them, from the model's numbers."""
         units = self._units.actions.get(name)
-        return _inside(chosen if units is None else units.decode(chosen), self._action_spaces[name])
+        actions, space = chosen if units is None else units.decode(chosen), self._action_spaces[name]
+        bounds = (space.low, space.high) if isinstance(space, spaces.Box) else ()
+        return inside(actions, space.dtype, *bounds)
 
     def _act(self, environments: list[int]) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
         """Actions of `rows` environments at a time, each (rows, *leaf), and the environment of each row."""
@@ -333,12 +265,12 @@ class ReturnConditionedPolicy:
     def _act_cached(
         self, cached: CachedWindows, environments: list[int]
     ) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
-        """The same with remembered keys and values: windows that begin anew, a few at a time, then the others."""
-        anew = [env for env in environments if self._histories[env].anew]
-        for start in range(0, len(anew), cached.few):
-            chunk = anew[start : start + cached.few]
+        """The same with remembered keys and values: windows that restart, a few at a time, then the others."""
+        restarted = [env for env in environments if self._histories[env].restarted]
+        for start in range(0, len(restarted), cached.few):
+            chunk = restarted[start : start + cached.few]
             yield dict(enumerate(chunk)), self._choose_cached(cached.begin, chunk, [self._histories[w] for w in chunk])
-        going_on = sorted(set(environments) - set(anew))
+        going_on = sorted(set(environments) - set(restarted))
         for number in sorted({env // self.rows for env in going_on}):  # an environment has one place in the cache
             places = {env % self.rows: env for env in going_on if env // self.rows == number}
             histories = [self._histories[places[row]] if row in places else self._idle for row in range(self.rows)]
@@ -417,16 +349,6 @@ class ReturnConditionedPolicy:
             timesteps=stack([h.timesteps for h in histories]),
             mask=torch.from_numpy(mask).to(self.device),
         )
-
-
-def _inside(array: NDArray[Any], space: Space[Any]) -> NDArray[Any]:
-    """Actions of a leaf, stacked, in its space's own type and bounds, which float32 may miss by a last bit.
-
-    Integers are the nearest ones, not the next towards zero.
-    """
-    kind = np.dtype(space.dtype)
-    whole = np.rint(array) if kind.kind in "iu" else array
-    return (np.clip(whole, space.low, space.high) if isinstance(space, spaces.Box) else whole).astype(kind)
 
 
 def _empty_rows(space: Space[Any], units: Mapping[str, Units]) -> Leaves:

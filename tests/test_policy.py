@@ -16,7 +16,8 @@ from dt.data import Batch, TrajectoryDataset
 from dt.errors import PolicyError
 from dt.evaluation import TargetResult, best_target, check_environment, evaluate, labels
 from dt.model import DecisionTransformer
-from dt.policy import CachedWindows, History, ReturnConditionedPolicy
+from dt.policy import CachedWindows, ReturnConditionedPolicy
+from dt.window import History
 from envs.errors import EnvError
 from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
@@ -148,11 +149,11 @@ def test_cached_is_a_plain_forward_over_the_same_window(dataset, conditioning, c
 def dropped_steps_are_remembered(patch):
     add_state = History.add_state
 
-    def never_anew(self, state):
+    def never_restarted(self, state):
         add_state(self, state)
-        self.anew = self.elapsed == 1
+        self.restarted = self.elapsed == 1
 
-    patch.setattr(History, "add_state", never_anew)
+    patch.setattr(History, "add_state", never_restarted)
 
 
 def rows_without_a_step_move_on(patch):
