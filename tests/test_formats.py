@@ -1,6 +1,8 @@
 """Recordings in the layouts of other libraries: the same numbers come out of each, as a plain loop reads them."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -335,3 +337,34 @@ def test_a_buffers_unused_rows_are_not_read(tmp_path):
     assert dataset.num_steps == 6
     assert "4 of the buffer's 10 places were never filled; they are not read" in dataset.notes
     problem(lambda: load(path, columns={"observations": "obs"}), "have names of their own; leave out --columns")
+
+
+# Files that the libraries themselves have written; tests/written/write.py says how.
+
+WRITTEN = {
+    "d3rlpy-2.8.1.h5": ("both", False),
+    "tianshou-2.0.1.hdf5": ("both", True),
+    "tianshou-2.0.1-vector.hdf5": ("both", True),
+    "datasets-5.2.0.parquet": ("done", False),
+    "lerobot-0.4.0": ("done", False),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_files_of_the_libraries_themselves_are_read(name):
+    (ends, finals), episodes = WRITTEN[name], recording()
+    if ends == "done":
+        episodes = [replace(each, terminated=True, truncated=False) for each in episodes]
+    if not finals:
+        episodes = [replace(each, observations=each.observations[:-1]) for each in episodes]
+    dataset = load(Path(__file__).parent / "written" / name, environment=PENDULUM)
+    assert_holds(dataset, episodes, finals)
+
+
+def test_the_libraries_files_are_small():
+    folder = Path(__file__).parent / "written"
+    sizes = {name: (folder / name).stat().st_size for name in WRITTEN if (folder / name).is_file()}
+    sizes["lerobot-0.4.0"] = sum(
+        path.stat().st_size for path in (folder / "lerobot-0.4.0").rglob("*") if path.is_file()
+    )
+    assert max(sizes.values()) < 100_000

@@ -34,7 +34,7 @@ class Reading:
     """How data is read."""
 
     download: bool = False
-    """Fetch datasets from Minari's server that are not here."""
+    """Fetch datasets that are not here: from Minari's server, or hf://datasets/USER/NAME from the Hugging Face hub."""
     skip_bad_episodes: bool = False
     """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None

@@ -27,6 +27,7 @@ from dt.config import CALIBRATION_SEED, CALIBRATION_SEEDS, SWEEP_OFFSET, Config
 from dt.learning.description import environment_in, left_out_in, read_description, reading_in
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
+from envs.datasets.hub import on_hub
 from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.reading.flat_files import READERS, is_flat
@@ -368,7 +369,7 @@ def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions
         leave_out=reading.leave_out,
         reward=reading.reward,
     )
-    flat = [is_flat(Path(source)) or is_lerobot(Path(source)) for source in sources]
+    flat = [is_flat(Path(source)) or is_lerobot(Path(source)) or on_hub(source) for source in sources]
     usual = replace(said, columns={}, episode_length=None, file_is_episode=False, last_row_is_final=False)
     for name in ("columns", "episode_length", "file_is_episode", "last_row_is_final"):
         if getattr(said, name) != getattr(usual, name) and not any(flat):

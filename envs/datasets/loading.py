@@ -28,6 +28,7 @@ from envs.datasets.assemble import (
 )
 from envs.datasets.cache import CacheError, Entry
 from envs.datasets.dataset import Dataset
+from envs.datasets.hub import HubName, find_on_hub, on_hub
 from envs.datasets.selection import take
 from envs.errors import DataError
 from envs.reading.dqn_replay import is_replay, read_replay, with_actions
@@ -66,10 +67,11 @@ def load(
     """Read and check a dataset.
 
     Args:
-        source: a Minari id or folder; a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`); a LeRobot folder; or a
-            folder of DQN replay files. An id is looked up among the datasets that ship with the package, then under
-            Minari's root (the environment variable MINARI_DATASETS_PATH, or ~/.minari/datasets).
-        download: fetch an id that is not there from Minari's server.
+        source: a Minari id or folder; a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`); a LeRobot folder; a
+            folder of DQN replay files; or hf://datasets/USER/NAME[@REVISION][/PATH] of the Hugging Face hub. An id is
+            looked up among the datasets that ship with the package, then under Minari's root (the environment variable
+            MINARI_DATASETS_PATH, or ~/.minari/datasets).
+        download: fetch an id that is not there from Minari's server, and a dataset of the hub from there.
         spaces: "observation_space", "action_space" or both, instead of what the file says.
         environment: the environment that the data is meant for, instead of the file's. Spaces that a flat file does not
             declare are this environment's; without one they are inferred from the numbers.
@@ -104,13 +106,17 @@ def load(
     )
     environment = environment and environment.leaving_out(options.leave_out)
     try:
-        path = find(str(source), download)
+        path, lasting = find_on_hub(str(source), download) if on_hub(str(source)) else (find(str(source), download), "")
         if path.name == "main_data.hdf5":  # Minari's own; its metadata lies beside it
             path = path.parent
         dataset, fingerprint = _cached(path, given, environment, cache, skip_bad_episodes, options)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
-    lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
+    if lasting:
+        name = HubName.of(lasting)
+        dataset = replace(dataset, name=name.label, notes=(*dataset.notes, f"from the hub: {lasting}"))
+    else:
+        lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
     dataset = replace(dataset, loaded_from=(lasting,), reading=options)
     if fingerprint is not None:
         vars(dataset)["fingerprint"] = fingerprint  # it is known: a cached property is kept there
@@ -327,6 +333,7 @@ def find(source: str, download: bool = False) -> Path:
     """The file or folder that a user means by a path or a Minari id; one that is nowhere raises `DataError`."""
     if not source:
         raise DataError("no dataset named")
+    dataset_id = _minari_id(source)
     path = Path(source)
     if path.exists():
         if not path.is_dir():
@@ -338,13 +345,27 @@ def find(source: str, download: bool = False) -> Path:
     if shipped.exists():
         return shipped
     root = minari_root()
-    if not (root / source / "data").is_dir() and download:
+    if not (root / dataset_id / "data").is_dir() and download:
         _download(source)
-    if not (root / source / "data").is_dir():
+    if not (root / dataset_id / "data").is_dir():
         raise DataError(
             f"{source}: no such file or folder, and no dataset of that id in {root} (--download fetches it)"
         )
-    return root / source
+    return root / dataset_id
+
+
+def _minari_id(source: str) -> str:
+    """The id of a Minari dataset, without the remote that a full one begins with: hf://farama-minari/D4RL/door/human-v2."""
+    remote, sign, rest = source.partition("://")
+    if not sign:
+        return source
+    dataset_id = rest.partition("/")[2]
+    if remote not in ("hf", "gcp") or not dataset_id:
+        raise DataError(
+            f"{source[:80]}: not read from there; hf://datasets/USER/NAME is a dataset on the hub, "
+            "hf://farama-minari/ID one of Minari's"
+        )
+    return dataset_id
 
 
 def _download(dataset_id: str) -> None:

@@ -88,15 +88,20 @@ def way_for_folder(folder: Path) -> str | None:
 
 def _flat_below(folder: Path) -> Iterator[Path]:
     """Files below a folder that are read by their suffix."""
-    from envs.reading.flat_files import is_flat
-
     looked = 0
     for inside, folders, names in os.walk(folder):
         folders.sort()
-        yield from (Path(inside) / name for name in sorted(names[:MOST_FILES]) if is_flat(Path(name)))
+        yield from (Path(inside) / name for name in sorted(names[:MOST_FILES]) if _is_data(Path(name)))
         looked += len(names)
         if looked > MOST_FILES:
             return
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file is read by its suffix; a text is more often a licence than a table."""
+    from envs.reading.flat_files import is_flat
+
+    return is_flat(path) and path.suffix != ".txt"
 
 
 def _way_for_pickle(path: Path) -> str:
