@@ -118,6 +118,7 @@ def test_several_observations_of_lerobot_are_a_dictionary(tmp_path):
     dataset = load(lerobot(tmp_path, change))
     assert list(dataset.observations) == ["state", "velocity"]
     assert dataset.observations["velocity"].tolist() == list(range(10))
+    assert list(load(lerobot(tmp_path, change), leave_out="velocity").observations) == ["state"]
     assert "pictures are not read: observation.images.top" in dataset.notes
 
 
@@ -267,6 +268,9 @@ def test_an_episode_of_one_row_has_no_step(tmp_path):
     assert dataset.rewards.tolist() == [0, 1, 4]
     assert dataset.final_observations["value"].ravel().tolist() == [2, 5]
     assert "1 of 3 episodes have one row, of an observation only: left out" in dataset.notes
+    arrays |= {"success": [0, 0, 1, 0, 0, 0]}  # seen in the last row, earned by the step before
+    np.savez(tmp_path / "c.npz", **arrays, done=[0, 0, 1, 0, 0, 1])
+    assert load(tmp_path / "c.npz", last_row_is_final=True, reward="success").rewards.tolist() == [0, 1, 0, 0]
     np.savez(tmp_path / "b.npz", **arrays, done=np.ones(6))
     problem(lambda: load(tmp_path / "b.npz", last_row_is_final=True), "each episode has one row")
 
@@ -337,6 +341,11 @@ def test_a_buffers_unused_rows_are_not_read(tmp_path):
     assert dataset.num_steps == 6
     assert "4 of the buffer's 10 places were never filled; they are not read" in dataset.notes
     problem(lambda: load(path, columns={"observations": "obs"}), "have names of their own; leave out --columns")
+    ring = LAYOUTS["tianshou"].write(tmp_path / "ring", recording())
+    expected = load(ring).fingerprint
+    with h5py.File(ring, "a") as file:
+        file.attrs["_index"] = file.attrs.pop("_insertion_idx")  # its name before version 2
+    assert load(ring).fingerprint == expected
 
 
 # Files that the libraries themselves have written; tests/written/write.py says how.
