@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dt.model import DecisionTransformer
     from dt.policy import ReturnConditionedPolicy
     from dt.sharing.huggingface import import_huggingface
+    from dt.vector import VectorPolicy
     from envs.datasets.loading import load
     from envs.errors import DataError, EnvError
     from envs.simulate.spec import EnvironmentSpec
@@ -42,6 +43,7 @@ _HOMES = {
     "DecisionTransformer": "dt.model",
     "PolicyError": "dt.errors",
     "ReturnConditionedPolicy": "dt.policy",
+    "VectorPolicy": "dt.vector",
     "Run": "dt.learning.training",
     "load_run": "dt.learning.training",
     "train": "dt.learning.training",
@@ -76,6 +78,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "TrajectoryDataset",
+    "VectorPolicy",
     "evaluate",
     "import_huggingface",
     "load",

@@ -61,7 +61,7 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
 def test_the_page_on_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names, outputs = run_page(ROOT / "docs" / "python.md")
-    assert len(outputs) == 3
+    assert len(outputs) == 4
     assert (tmp_path / "runs" / "python" / "run.json").exists()
     assert [result.target_return for result in names["results"]] == [500.0]
     assert names["done"]
