@@ -247,7 +247,7 @@ def _read_table(path: Path, options: ReadingOptions) -> Found:
     arrays: dict[str, Any] = {field: _values(path, table, each, field, missing) for field, each in found.items()}
     if convention and convention.check:
         convention.check(str(path), arrays)
-    rows = _together(path, arrays)
+    rows = _together(path, arrays, clocks)
     if rows is not None:
         arrays = {field: values[rows] for field, values in arrays.items()}
         missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
@@ -286,11 +286,12 @@ def _rising(column: Any) -> NDArray[Any]:
     return np.where(np.isnat(times), np.nan, times.astype(np.int64))
 
 
-def _together(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
+def _together(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Sequence[str]) -> NDArray[np.int64] | None:
     """The rows in an order in which those of an episode stand together; None where they do.
 
     That the rows of each were written in the order of time must be seen: in next_observations, which are compared
     later, or in steps that are evenly counted. Shuffled rows look the same otherwise.
+    clocks: columns that may be steps, for the words of a refusal.
     """
     episode = arrays.get("episode")
     if episode is None:
@@ -306,8 +307,9 @@ def _together(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int6
         again = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
         raise DataError(
             f"{path}: episode: {episode[again]} begins again at row {again + 1}, and neither a column step that counts "
-            "evenly nor next_observations shows the order of its rows: sort them by episode, then by time "
-            "(where several columns name an episode, --columns episode=ONE,OTHER)"
+            "evenly nor next_observations shows the order of its rows: "
+            f"{f'--columns step={clocks[0]} says that {clocks[0]} is that step, or ' if clocks else ''}"
+            "sort them by episode, then by time (where several columns name an episode, --columns episode=ONE,OTHER)"
         )
     return rows
 
