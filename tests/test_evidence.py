@@ -71,6 +71,27 @@ def test_two_swapped_steps_are_seen(tmp_path, name):
     assert left.observations["value"].ravel()[:5].tolist() == [0, 3, 2, 1, 4]
 
 
+@pytest.mark.parametrize("name", ["env", "env_id", "worker", "advertiserNumber", "World"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_rows_of_several_environments_are_noted_where_nothing_shows_their_order(tmp_path, name, suffix):
+    rows = [
+        {(name if key == "env" else key): value for key, value in row.items() if key != "t"}
+        for row in side_by_side("t")
+    ]
+    for each, noted in ((rows, True), (sorted(rows, key=lambda row: row[name]), False)):
+        path = table(tmp_path / "log.csv", each)
+        if suffix == "parquet":
+            pyarrow = pytest.importorskip("pyarrow")
+            from pyarrow import parquet
+
+            path = tmp_path / "log.parquet"
+            texts = [{**row, name: f"n{row[name]}"} for row in each]
+            parquet.write_table(pyarrow.Table.from_pylist(texts), path)
+        notes = [note for note in load(path).notes if "changes within episodes" in note]
+        assert len(notes) == noted
+        assert not noted or f"{name!r} changes within episodes, first at episode 0, step 1 (row 2)" in notes[0]
+
+
 @pytest.mark.parametrize("name", NEXT_NAMES)
 def test_next_observations_are_known_by_any_name(tmp_path, name):
     seen = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)

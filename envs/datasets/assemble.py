@@ -146,6 +146,7 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     elif "next_observations" not in arrays:
         for name, values in arrays.get("clocks", {}).items():
             _check_clock(f"{where}: {name!r}", name, values, offsets, header.rows)
+        header = _noting_sources(header, arrays.get("sources", {}), offsets)
     if arrays.keys() & set(ENDS) == {"done"}:
         header = replace(header, notes=(*header.notes, "done stands alone: each end counts as terminated, none as cut"))
     header, actions = _with_leaves(header, "actions", arrays["actions"])
@@ -333,6 +334,21 @@ def _ways_out(step: NDArray[Any]) -> str:
     lengths = np.diff(starts)
     even = (lengths[:-1] == lengths[0]).all() and 1 < lengths[0] >= lengths[-1]
     return f"give --columns episode=NAME or --episode-length {int(lengths[0]) if even else 'N'}"
+
+
+def _noting_sources(header: Header, sources: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]) -> Header:
+    """The header with a note on columns that say which environment a row is from, and change within episodes."""
+    notes = list(header.notes)
+    for name, values in sources.items():
+        changes = values[1:] != values[:-1]
+        changes[offsets[1:-1] - 1] = False  # another episode begins there
+        if changes.any():
+            row = int(changes.argmax()) + 1
+            notes.append(
+                f"{name!r} changes within episodes, first at {place(offsets, row)} (row {in_file(row, header.rows)}). "
+                f"If several were recorded side by side, these episodes are wrong: sort the rows by {name} and time"
+            )
+    return replace(header, notes=tuple(notes))
 
 
 def _check_clock(

@@ -72,6 +72,11 @@ _WEAK_STEP = re.compile(r"(^|_)(time|timestamp|time_stamp|date|datetime|date_tim
 
 _NOT_AN_END = re.compile(r"^(is_)?(mask|continue|alive|not_(done|terminal|end|over)|non_?terminal)s?(_flags?)?$")
 
+_SOURCE = re.compile(
+    r"^(env|environment|world|worker|agent|robot|actor|player|user|session|advertiser|vehicle|machine|sensor)s?"
+    r"(_(id|ids|idx|index|no|nr|num|number|name))?$"
+)
+
 _EPISODE = re.compile(
     r"^(ep|traj|trajectory|rollout"
     r"|(ep|eps|episode|traj|trajectory|rollout|run)[ _.-]?(id|ids|idx|index|no|nr|num|number))$",
@@ -154,6 +159,11 @@ def plain(name: str) -> str:
 def looks_like_a_step(name: str) -> bool:
     """Whether a name may be a time or a count that rises in each episode: t, timestamp, date, index."""
     return plain(name) in FIELDS["step"] or bool(_WEAK_STEP.search(plain(name)))
+
+
+def looks_like_a_source(name: str) -> bool:
+    """Whether a name may say which of several environments or users a row is from: env_id, worker, user."""
+    return bool(_SOURCE.match(plain(name)))
 
 
 def looks_like_no_end(name: str) -> bool:

@@ -19,8 +19,19 @@ from envs.reading.conventions import Convention, convention_of, lengths_from_fir
 from envs.reading.csv_files import is_list, lists_in_text, open_csv
 from envs.reading.d3rlpy import is_version_2, read_version_2
 from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
-from envs.reading.episodes import check_names, cut_as_said
-from envs.reading.fields import ABSENT, ENDS, IN_FILES, MOST_NAMES, NEEDED, PROOFS, choose, listed, looks_like_a_step
+from envs.reading.episodes import TELLING, check_names, cut_as_said
+from envs.reading.fields import (
+    ABSENT,
+    ENDS,
+    IN_FILES,
+    MOST_NAMES,
+    NEEDED,
+    PROOFS,
+    choose,
+    listed,
+    looks_like_a_source,
+    looks_like_a_step,
+)
 from envs.reading.found import Found, side_by_side
 from envs.reading.hdf5 import numbers_at, open_hdf5
 from envs.reading.lerobot import is_lerobot_table, read_lerobot_table
@@ -231,10 +242,12 @@ def _read_table(path: Path, options: ReadingOptions) -> Found:
         each_of = {field: [each] if isinstance(each, str) else each for field, each in found.items()}
         read = list(chain.from_iterable(each_of.values()))
         clocks = _clocks(schema, read, chosen, said)
+        sources = [] if clocks else _sources(schema, read, chosen)
+        wanted = list(dict.fromkeys([*read, *clocks, *sources]))
         if is_csv:
-            table = file.read(dict.fromkeys([*read, *clocks]), each_of.get("episode", ()))
+            table = file.read(wanted, [*each_of.get("episode", ()), *sources])
         else:
-            table = _read_parquet(path, file, list(dict.fromkeys([*read, *clocks])))
+            table = _read_parquet(path, file, wanted)
     except ImportError:
         raise DataError(
             f"{path}: reading CSV and Parquet needs pyarrow: pip install 'decision-transformer[arrow]'"
@@ -254,6 +267,8 @@ def _read_table(path: Path, options: ReadingOptions) -> Found:
     if clocks:
         shown = {name: _rising(table.column(name)) for name in clocks}
         arrays["clocks"] = {name: values if rows is None else values[rows] for name, values in shown.items()}
+    if sources:  # there is no episode to sort the rows by
+        arrays["sources"] = {name: _column(path, table.column(name), name, "episode")[0] for name in sources}
     notes = [*(file.notes if is_csv else ()), *([convention.note] if convention and convention.note else [])]
     return Found(
         arrays=arrays,
@@ -272,6 +287,14 @@ def _clocks(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: M
     left = set(schema.names) - set(read)
     named = [name for name in schema.names if name in left and looks_like_a_step(name)]
     return [name for name in named[:MOST_CLOCKS] if _is_rising_kind(schema, name)]
+
+
+def _sources(schema: Any, read: Sequence[str], chosen: Mapping[str, Any]) -> list[str]:
+    """Columns that are not read and may say which environment a row is from, where only flags mark episodes."""
+    if chosen.keys() & {*PROOFS, *TELLING}:
+        return []
+    left = set(schema.names) - set(read)
+    return [name for name in schema.names if name in left and looks_like_a_source(name)][:MOST_CLOCKS]
 
 
 def _rising(column: Any) -> NDArray[Any]:
