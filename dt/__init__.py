@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from envs.simulate.spec import EnvironmentSpec
     from transformer.config import TrainingConfig
     from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Stopped, TrainingError
+    from transformer.runs.callbacks import Callback
 
 _HOMES = {
     "Config": "dt.config",
@@ -35,6 +36,7 @@ _HOMES = {
     "ConfigError": "transformer.errors",
     "TrainingConfig": "transformer.config",
     "Batch": "dt.data",
+    "Callback": "transformer.runs.callbacks",
     "TrajectoryDataset": "dt.data",
     "TargetResult": "dt.evaluation",
     "evaluate": "dt.evaluation",
@@ -59,6 +61,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "Callback",
     "CheckpointError",
     "Config",
     "ConfigError",

@@ -1,6 +1,8 @@
 """What the documents promise: their Python runs, their commands exist, their links lead somewhere."""
 
+import contextlib
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -31,6 +33,7 @@ RUN_BY_A_TEST = {
     "recording.md": "test_the_recording_runs",
     "huggingface.md": "test_gpt2_goes_in_and_out",
     "from-attention-to-decisions.md": "test_the_learning_path_runs_and_prints_what_it_shows",
+    "tracking.md": "test_the_page_on_tracking_runs_against_stubs",
 }
 """Pages with Python, and the test that runs all of it."""
 
@@ -72,6 +75,90 @@ def test_the_page_on_python_names_errors_that_there_are():
     named = re.findall(r"`dt\.(\w+)` \|", (ROOT / "docs" / "python.md").read_text())
     assert len(named) >= 5
     assert [name for name in named if not issubclass(getattr(dt, name), Exception)] == []
+
+
+class Tracker:
+    """Stands for the modules wandb, mlflow and trackio: keeps what it is given."""
+
+    def __init__(self):
+        self.logged, self.config, self.finished = [], None, []
+
+    def init(self, project, config):
+        self.config = config
+        return self
+
+    def log(self, numbers, step):
+        self.logged.append((step, numbers))
+
+    def finish(self, **how):
+        self.finished.append(how)
+
+    @contextlib.contextmanager
+    def start_run(self, run_name):
+        yield
+        self.finish()
+
+    def log_dict(self, config, artifact_file):
+        self.config = config
+
+    log_metrics = log
+
+
+class Optuna:
+    """Stands for the module optuna: its second trial is to be pruned after its first report."""
+
+    class TrialPruned(Exception):  # noqa: N818 (the library's name)
+        pass
+
+    def __init__(self):
+        self.reports, self.values = [], []
+
+    def create_study(self, direction):
+        assert direction == "maximize"
+        return self
+
+    def optimize(self, objective, n_trials):
+        for self.number in range(n_trials):
+            try:
+                self.values.append(objective(self))
+            except self.TrialPruned:
+                self.values.append("pruned")
+
+    def suggest_float(self, name, low, high, log):
+        return low * 10 ** (1 + self.number)
+
+    def report(self, value, step):
+        self.reports.append((self.number, step, value))
+
+    def should_prune(self):
+        return self.number == 1
+
+
+def test_the_page_on_tracking_runs_against_stubs(tmp_path, monkeypatch):
+    trackers, optuna = {name: Tracker() for name in ("wandb", "mlflow", "trackio")}, Optuna()
+    for name, stub in {**trackers, "optuna": optuna}.items():
+        monkeypatch.setitem(sys.modules, name, stub)
+    monkeypatch.chdir(tmp_path)
+    run_page(ROOT / "docs" / "tracking.md")
+    for name, tracker in trackers.items():
+        lines = [json.loads(line) for line in (tmp_path / "runs" / name / "log.jsonl").read_text().splitlines()]
+        expected = [
+            (line["step"], {f"{line['kind']}/{key}": line[key] for key in line.keys() - {"kind", "step"}})
+            for line in lines
+        ]
+        assert len(expected) == 6
+        assert tracker.logged == expected
+        assert dt.config.Config.from_json(tracker.config).training.steps == 20
+        assert len(tracker.finished) == 1
+    assert [type(value) for value in optuna.values] == [float, str, float]
+    assert [report[:2] for report in optuna.reports] == [(0, 10), (0, 20), (1, 10), (2, 10), (2, 20)]
+    assert [path.name for path in (tmp_path / "runs" / "trial-1" / "checkpoints").iterdir()] == ["step-00000010"]
+
+
+def test_examples_of_trackers_have_at_most_twenty_lines():
+    examples = blocks(ROOT / "docs" / "tracking.md", "python")
+    assert len(examples) == 5
+    assert max(len([line for line in example.splitlines() if line]) for example in examples) <= 20
 
 
 def test_the_recording_runs(tmp_path, monkeypatch):

@@ -135,6 +135,13 @@ def test_a_run_of_two_processes_resumes_bit_for_bit(together, step):
     assert read_json(together / "whole" / "best.json") == read_json(together / f"cut-{step}" / "best.json")
 
 
+def test_the_first_process_alone_calls_callbacks(together):
+    first, second = (read_json(together / f"reported-{rank}.json") for rank in (0, 1))
+    assert [step for kind, step in first if kind == "log"] == [2, 4, 6, 8, 10, 12]
+    assert [step for kind, step in first if kind == "checkpoint"] == [4, 8, 12]
+    assert second == []
+
+
 def test_two_processes_evaluate_as_one_does(together, of_two):
     run = load_run(together / "whole")
     policy = ReturnConditionedPolicy(run.model)

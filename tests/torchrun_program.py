@@ -20,6 +20,7 @@ from dt.learning.training import build_model, load_run, train
 from dt.policy import ReturnConditionedPolicy
 from transformer.errors import Stopped
 from transformer.runs import distributed
+from transformer.runs.callbacks import Callback
 from transformer.runs.checkpoint import checkpoints, step_of, write_json
 from transformer.runs.training import Trainer
 from transformer.text.corpora import CharacterCorpus, PairCorpus, character_tokenizer
@@ -55,6 +56,20 @@ def at_step(step, act):
 
 def cut(trainer):
     raise Cut
+
+
+class Reporter(Callback):
+    """Keeps what it is called with, and draws from torch's generator."""
+
+    def __init__(self):
+        self.reported = []
+
+    def on_log(self, step, numbers):
+        torch.rand(step)
+        self.reported.append(["log", step])
+
+    def on_checkpoint(self, step, folder):
+        self.reported.append(["checkpoint", step])
 
 
 def train_cut_at(step, config, folder):
@@ -126,7 +141,9 @@ def batches_and_gradients():
 def cut_and_resume(folder):
     """A run with dropout that is cut and goes on in as many processes; two that go on in more or in fewer."""
     config = small(evaluate_every=4)
-    run = train(PAYDAY, config, folder / "whole")
+    reporter = Reporter()
+    run = train(PAYDAY, config, folder / "whole", callbacks=[reporter])
+    write_json(folder / f"reported-{distributed.rank()}.json", reporter.reported)
     for step in CUTS:
         train_cut_at(step, config, folder / f"cut-{step}")
         train(PAYDAY, config, folder / f"cut-{step}", resume=True)

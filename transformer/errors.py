@@ -59,10 +59,13 @@ class FailedElsewhereError(RuntimeError):
 
 
 class Stopped(Exception):  # noqa: N818 (it is not an error)
-    """A signal stopped the training; a checkpoint was written first. `exit_code` is 128 + the signal's number."""
+    """A signal or a callback stopped the training; a checkpoint was written first.
 
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}; --resume goes on from there"
-        )
-        self.exit_code = 128 + signal_number
+    signal_number: None where a callback asked for it. `exit_code` is 128 + this number, or 0.
+    step: gradient steps done.
+    """
+
+    def __init__(self, signal_number: int | None, step: int):
+        by = "a callback" if signal_number is None else signal.Signals(signal_number).name
+        super().__init__(f"stopped by {by} after step {step}; --resume goes on from there")
+        self.exit_code = 0 if signal_number is None else 128 + signal_number

@@ -39,6 +39,7 @@ from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
 from transformer.config import TrainingConfig, require
 from transformer.errors import CheckpointError, ConfigError
 from transformer.runs import distributed
+from transformer.runs.callbacks import Callback
 from transformer.runs.checkpoint import (
     SCHEMA,
     best_checkpoint,
@@ -102,6 +103,7 @@ def train(
     *,
     environment: EnvironmentSpec | None = None,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train on a dataset into a run's folder and return the run at its last step.
 
@@ -112,16 +114,17 @@ def train(
         environment: where to evaluate during training. None takes the dataset's own, and trains without one if that
             cannot be made here.
         resume: continue from the newest checkpoint, bit for bit as if the run had never stopped.
+        callbacks: what the run reports to while it trains; the weights are the same without.
 
     Raises:
         ConfigError: a setting cannot work.
         CheckpointError: the folder cannot be used.
         EnvError: the environment does not fit the data.
         NonFiniteError: a loss, gradient or weight is NaN or infinite.
-        Stopped: a signal came; a checkpoint was written first.
+        Stopped: a signal came, or a callback asked for it; a checkpoint was written first.
     """
     resume = resume or begun_by_this_launch(Path(folder))
-    trainer = prepare(dataset, config, Path(folder), environment=environment, resume=resume)
+    trainer = prepare(dataset, config, Path(folder), environment=environment, resume=resume, callbacks=callbacks)
     if not resume:
         trainer.start()
     if trainer.step < trainer.config.steps:
@@ -140,6 +143,7 @@ def prepare(
     environment: EnvironmentSpec | None = None,
     resume: bool = False,
     at_step: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """What `train` does before it writes anything: a trainer at its first step, or where a run to resume stands.
 
@@ -223,6 +227,7 @@ def prepare(
         evaluate=score if document["scored_by"] and config.training.evaluate_every > 0 else None,
         describe=batches.describe,
         slices=Batch.slices,
+        callbacks=callbacks,
     )
     if old is not None and before is not None:
         trainer.resume(checkpoint)

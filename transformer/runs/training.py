@@ -32,6 +32,7 @@ from transformer.errors import (
     TrainingError,
 )
 from transformer.runs import distributed
+from transformer.runs.callbacks import Callback, Callbacks
 from transformer.runs.checkpoint import (
     Best,
     check_checkpoint,
@@ -136,6 +137,9 @@ def multiplies_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last on ARM
 
 
+STOP_BY_CALLBACK = 1
+"""What a process sends the others where a callback asks to stop; a signal that stops training has a larger number."""
+
 SMALL_MODEL = 1_000_000
 """Weights up to which a model is trained with one thread."""
 
@@ -237,6 +241,7 @@ class Trainer:
     describe: called with the step when the loss is not finite; says which data that batch held.
     slices: the parts of a batch that are gone through one after another, where one process has all of it; their
         gradients add up to the batch's. None goes through it as a whole.
+    callbacks: what the run reports to; the first process calls them.
     """
 
     def __init__(
@@ -251,7 +256,9 @@ class Trainer:
         evaluate: Callable[[int], dict[str, float]] | None = None,
         describe: Callable[[int], str] | None = None,
         slices: Callable[[Any], Sequence[Any]] | None = None,
+        callbacks: Sequence[Callback] = (),
     ):
+        self.callbacks = Callbacks(callbacks)
         if config.batch_size < distributed.world_size():
             raise ConfigError(
                 f"batch_size {config.batch_size} leaves some of {distributed.world_size()} processes without any"
@@ -296,7 +303,20 @@ class Trainer:
         self._load_optimizer(_read_like(self._expected_moments(), checkpoint / "optimizer.safetensors"))
 
     def train(self) -> None:
-        """Train to the last step. Raises `NonFiniteError` before a bad update, and `Stopped` after a signal."""
+        """Train to the last step.
+
+        Raises:
+            NonFiniteError: before a bad update.
+            Stopped: after a signal, or where a callback asks for it.
+        """
+        try:
+            self._train()
+        except BaseException as error:
+            self.callbacks.end(error)
+            raise
+        self.callbacks.end(None)
+
+    def _train(self) -> None:
         config = self.config
         with (
             ExitStack() as held,
@@ -324,13 +344,18 @@ class Trainer:
                 scored = self.evaluate and (last or (config.evaluate_every and self.step % config.evaluate_every == 0))
                 if scored:
                     self._evaluate()
-                # a signal to one process stops all of them after the same step
-                stop = distributed.all_max(signals[0] if signals else 0)
+                stop = self._stop_asked_for(signals)
                 if scored or last or stop or self.step % config.checkpoint_every == 0:
                     self.save()
-                    stop = distributed.all_max(signals[0] if signals else 0)
-                if stop:
+                    stop = self._stop_asked_for(signals)
+                if stop == STOP_BY_CALLBACK and not last:
+                    raise Stopped(None, self.step)
+                if stop > STOP_BY_CALLBACK:
                     raise Stopped(stop, self.step)
+
+    def _stop_asked_for(self, signals: Sequence[int]) -> int:
+        """What asks for a stop, 0 for nothing: a signal or a callback of one process stops all after the same step."""
+        return distributed.all_max(signals[0] if signals else STOP_BY_CALLBACK * self.callbacks.stop)
 
     def _stop_uncompiled(self, signal_number: int) -> None:
         """Stop where the next step was not compiled. Step 0 needs no checkpoint: a run without one begins there."""
@@ -349,6 +374,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the present step and remove those that are no longer kept."""
         distributed.on_first_rank(self._save)
+        self.callbacks.checkpoint(self.step, folder_of(self.run, self.step))
 
     def _save(self) -> None:
         state = {"step": self.step, "loss_sum": self.loss_sum, "loss_steps": self.loss_steps, "best": self.best}
@@ -469,6 +495,9 @@ class Trainer:
     def _write(self, kind: str, line: dict[str, Any]) -> None:
         if distributed.is_first_rank():
             self._log.write(kind, line)
+        numbers = {name: value for name, value in line.items() if name != "step"}
+        report = self.callbacks.log if kind == "train" else self.callbacks.evaluate
+        report(line["step"], numbers)
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = [name for name, _ in self.model.named_parameters()]

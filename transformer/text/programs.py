@@ -25,6 +25,7 @@ from transformer.generation import Sampling, TranslationReader, beam_search, gen
 from transformer.gpt2 import load_gpt2
 from transformer.language import LanguageModel
 from transformer.runs import distributed
+from transformer.runs.callbacks import Callback
 from transformer.runs.checkpoint import (
     SCHEMA,
     best_checkpoint,
@@ -114,10 +115,24 @@ def next_token_loss(logits: Tensor, following: Tensor, mask: Tensor | None = Non
     return loss, (following != ignored).sum()
 
 
-def train_characters(file: Path, config: CharactersConfig, folder: Path, *, resume: bool = False) -> TextRun:
+def train_characters(
+    file: Path,
+    config: CharactersConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> TextRun:
     """Train a character language model on a text file and return it at its best checkpoint.
 
     The last tenth of the text is for validation; the best checkpoint has the lowest loss over all of it.
+
+    Args:
+        file: a UTF-8 text, also gzipped.
+        config: model and training settings.
+        folder: the run's folder. One that holds a run is refused unless `resume`.
+        resume: continue from the newest checkpoint.
+        callbacks: what the run reports to while it trains; the weights are the same without.
     """
     text, device = read_text(file), pick_device(config.training.device)
     resume = resume or begun_by_this_launch(folder)
@@ -149,6 +164,7 @@ def train_characters(file: Path, config: CharactersConfig, folder: Path, *, resu
         _describe("characters", config, tokenizer, fingerprint(text)),
         loss=loss,
         evaluate=lambda step: distributed.on_first_rank(lambda: evaluate(step)),
+        callbacks=callbacks,
     )
     return _train(trainer, resume)
 
@@ -160,11 +176,20 @@ def train_translator(
     folder: Path,
     *,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> TextRun:
     """Train a translator on pairs of sentences and return it at its best checkpoint.
 
     One byte-pair vocabulary, learned from the training pairs, serves both languages. The best checkpoint has the
     highest BLEU of its greedy translations of the validation pairs.
+
+    Args:
+        pairs: sentences and their translations.
+        validation: pairs that choose the best checkpoint.
+        config: model, training and vocabulary settings.
+        folder: the run's folder. One that holds a run is refused unless `resume`.
+        resume: continue from the newest checkpoint.
+        callbacks: what the run reports to while it trains; the weights are the same without.
     """
     import sacrebleu  # noqa: F401 (missing now is better than missing at the first score)
 
@@ -199,6 +224,7 @@ def train_translator(
         _describe("translator", config, tokenizer, fingerprint(*sentences)),
         loss=loss,
         evaluate=lambda step: distributed.on_first_rank(lambda: evaluate(step)),
+        callbacks=callbacks,
     )
     return _train(trainer, resume)
 
