@@ -11,7 +11,7 @@ from dt.siblings import find_siblings
 find_siblings()
 
 if TYPE_CHECKING:
-    from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
+    from dt.config import CalibrationConfig, Config, DataConfig, EvaluationConfig, ModelConfig
     from dt.data import Batch, TrajectoryDataset
     from dt.errors import PolicyError
     from dt.evaluation import TargetResult, evaluate
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformer.runs.callbacks import Callback
 
 _HOMES = {
+    "CalibrationConfig": "dt.config",
     "Config": "dt.config",
     "DataConfig": "dt.config",
     "EvaluationConfig": "dt.config",
@@ -61,6 +62,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "CalibrationConfig",
     "Callback",
     "CheckpointError",
     "Config",

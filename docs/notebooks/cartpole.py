@@ -68,6 +68,7 @@ import dt
 config = dt.Config(
     model=dt.ModelConfig(width=32, num_layers=1, context_length=5),
     training=dt.TrainingConfig(steps=400, learning_rate=3e-3, warmup_steps=50),
+    calibration=dt.CalibrationConfig(calibration_steps=20_000),
 )
 run = dt.train(dataset, config, "runs/cartpole")
 
@@ -77,7 +78,7 @@ run = dt.train(dataset, config, "runs/cartpole")
 # The same model plays every episode. Only the target differs.
 
 # %%
-policy = dt.ReturnConditionedPolicy(run.model)
+policy = run.policy()
 targets = [25.0, 60.0, 200.0]
 results = dt.evaluate(policy, run.environment, targets, episodes=10)
 for result in results:

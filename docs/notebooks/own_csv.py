@@ -91,7 +91,7 @@ print({name: round(value, 3) for name, value in held_out.items() if "held_out" i
 # A cold room should be heated, a warm one should not.
 
 # %%
-policy = dt.ReturnConditionedPolicy(run.model)
+policy = run.policy()
 decisions = {}
 for indoor in (16.0, 20.5, 23.0):
     policy.reset(target_return=float(dataset.returns.max()))

@@ -34,6 +34,9 @@ COARSE, FINE = 0.05, 0.005
 """Two neighbouring requests get one between them where what they earn differs by more than the first, and they
 themselves by more than the second, both as a share of the data's range."""
 
+LEAST = 4
+"""Episodes at the two requests around a target below which its answer is never settled."""
+
 SETTLED = 0.01
 """Standard error of the answers at which nothing is left to measure, as a share of the data's range."""
 
@@ -106,33 +109,30 @@ class Plan:
         return each
 
     def _where_needed(self) -> list[Request]:
-        """One episode at the two requests around each level, or at one between them where they are far apart."""
+        """Episodes around the answers that are not settled, each request once; none where all are."""
         curves = self.curves
         if not curves:  # nearly every episode failed
             return []
-        wanted: dict[Request, None] = {}  # in order, each once
-        unsettled = False
+        wanted = {request: None for level in self.levels.tolist() for request in self._around(curves, level)}
         highest = max(float(curve.achieved[-1]) for curve in curves)
-        for level in self.levels.tolist():
-            curve, request = _chosen(curves, level)
-            right = max(1, min(int(np.searchsorted(curve.requests, request)), curve.peak))
-            ends = curve.requests[right - 1 : right + 1]
-            apart = ends[1] - ends[0]
-            earned = curve.achieved[right] - curve.achieved[right - 1] if right <= curve.peak else 0.0
-            if earned > COARSE * self.range and apart > FINE * self.range:
-                wanted[Request(float(ends.mean()), curve.guidance)] = None
-                unsettled = True
-            else:
-                wanted |= {Request(float(end), curve.guidance): None for end in ends}
-                spread = curve.spreads[min(right, curve.peak)]
-                error = spread / math.sqrt(curve.counts[right - 1 : right + 1].sum())
-                unsettled |= bool(error > SETTLED * self.range)
-        if (
-            self.levels[-1] > highest
-        ):  # the data's best is out of reach: see which peak is the highest, and where it ends
+        if wanted and self.levels[-1] > highest:  # out of reach: which peak is the highest, and where does it end?
             for curve in curves:
                 wanted |= {Request(float(r), curve.guidance): None for r in curve.requests[curve.peak : curve.peak + 2]}
-        return list(wanted) if unsettled else []
+        return list(wanted)
+
+    def _around(self, curves: Sequence[Curve], level: float) -> list[Request]:
+        """The two requests around a level's answer, or one between them where they are far apart; none if settled."""
+        curve, request = _chosen(curves, level)
+        right = max(1, min(int(np.searchsorted(curve.requests, request)), curve.peak))
+        low, high = curve.requests[right - 1 : right + 1].tolist()
+        earned = curve.achieved[right] - curve.achieved[right - 1] if right <= curve.peak else 0.0
+        if earned > COARSE * self.range and high - low > FINE * self.range:
+            return [Request((low + high) / 2, curve.guidance)]
+        count = curve.counts[right - 1 : right + 1].sum()
+        error = curve.spreads[min(right, curve.peak)] / math.sqrt(count)
+        if count >= LEAST and error <= SETTLED * self.range:
+            return []
+        return [Request(low, curve.guidance), Request(high, curve.guidance)]
 
 
 def _chosen(curves: Sequence[Curve], level: float) -> tuple[Curve, float]:

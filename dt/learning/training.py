@@ -15,7 +15,7 @@ from gymnasium.spaces import Space
 from torch import Tensor
 
 from dt.asking.alignment import rank_correlation
-from dt.asking.calibrate import calibrate_after_training, drop_calibrations
+from dt.asking.calibrate import calibrate_after_training, drop_calibrations, policy_of
 from dt.asking.targets import default_targets, percentiles, resolve
 from dt.config import WAY_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.data import Batch, Batches, TrajectoryDataset
@@ -94,6 +94,14 @@ class Run:
     """Reference returns of that environment."""
     imported: str | None = None
     """Where its weights came from, if they were not trained here."""
+
+    def policy(self, config: EvaluationConfig | None = None, **how: Any) -> ReturnConditionedPolicy:
+        """The run's policy, with its calibration where that holds.
+
+        config: how it is played; None is as its training was configured.
+        how: `precision`, `cached` and `which`, the checkpoint's name; see `dt.asking.calibrate.policy_of`.
+        """
+        return policy_of(self, config, **how)
 
 
 def train(
