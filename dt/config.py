@@ -83,7 +83,8 @@ class PlayConfig:
     """How a trained policy plays."""
 
     num_envs: int = 16
-    """Environments stepped together; the returns do not depend on it."""
+    """Environments stepped together. The returns do not depend on it, except in an environment that carries state from
+    episode to episode, which is named."""
     env_timeout: float | None = None
     """Seconds that an environment may take for a step or a reset. Given, each plays in a process of its own: one that
     hangs or crashes is ended and named, and the others play on. The returns do not depend on it."""

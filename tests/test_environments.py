@@ -162,6 +162,16 @@ def test_one_that_ends_the_program_when_it_is_closed_has_played_all_the_same(err
         assert environments.step(0, 0).reward == 1.0
 
 
+def test_the_spaces_of_one_that_ends_the_program_are_known(monkeypatch):
+    gymnasium.register("Closing-v0", Closing, disable_env_checker=True)
+    monkeypatch.setattr(Closing, "closing", SystemExit(0), raising=False)
+    assert EnvironmentSpec("Closing-v0").info().action_space == Closing.action_space
+    monkeypatch.setattr(Closing, "observation_space", property(lambda self: sys.exit(0)))
+    with pytest.raises(EnvError, match="it ended the program with 0"):
+        EnvironmentSpec("Closing-v0").info()
+    del gymnasium.registry["Closing-v0"]
+
+
 def test_the_users_own_interrupt_is_no_environments_failure(monkeypatch):
     def interrupted(self, action):
         raise KeyboardInterrupt

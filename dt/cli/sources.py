@@ -146,10 +146,9 @@ def seen_in(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
     """`in_environment` for `dt inspect`, which makes the environment and refuses one of other spaces."""
     if environment is not None:
         environment = environment.leaving_out(dataset.leave_out)
-        env = environment.make()
-        env.close()
+        info = environment.info()
         recorded = (dataset.observation_space, dataset.action_space)
-        check_spaces(environment, recorded, (env.observation_space, env.action_space))
+        check_spaces(environment, recorded, (info.observation_space, info.action_space))
     return in_environment(dataset, environment)
 
 

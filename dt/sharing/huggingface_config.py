@@ -85,9 +85,8 @@ def _spaces(dataset: Dataset | None, environment: EnvironmentSpec | None) -> tup
         return dataset.observation_space, dataset.action_space
     if environment is None:
         raise ConfigError("without a dataset the environment must be named, for its spaces")
-    env = environment.make()
-    env.close()
-    return env.observation_space, env.action_space
+    info = environment.info()
+    return info.observation_space, info.action_space
 
 
 def _check_size(space: Space[Any], theirs: Mapping[str, Any], setting: str, path: Path) -> None:

@@ -153,9 +153,8 @@ def _spaces_changed(dataset: Dataset, environment: EnvironmentSpec | None) -> bo
     """Whether a cached dataset has spaces of the user's environment that are no longer that environment's."""
     if environment is None or not dataset.borrowed:
         return False
-    env = environment.make()
-    env.close()
-    return any(space_to_json(getattr(dataset, name)) != space_to_json(getattr(env, name)) for name in dataset.borrowed)
+    info = environment.info()
+    return any(space_to_json(getattr(dataset, name)) != space_to_json(getattr(info, name)) for name in dataset.borrowed)
 
 
 def _named_by_user(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
@@ -391,10 +390,9 @@ def _in_environment(header: Header, environment: EnvironmentSpec | None) -> Head
         header = replace(header, environment=environment, reference=reference)
     if all(name in header.spaces for name in SPACES):
         return header
-    env = environment.make()
-    env.close()
+    info = environment.info()
     borrowed = tuple(name for name in SPACES if name not in header.spaces)
-    spaces = {**header.spaces, **{name: getattr(env, name) for name in borrowed}}
+    spaces = {**header.spaces, **{name: getattr(info, name) for name in borrowed}}
     return replace(header, spaces=spaces, borrowed=borrowed)
 
 

@@ -14,7 +14,7 @@ from gymnasium.spaces import Space
 
 from envs.errors import EnvError, MissingEnvError
 from envs.simulate import importing
-from envs.simulate.local import raised
+from envs.simulate.local import EnvInfo, LocalEnv, raised
 from envs.simulate.wrappers import RecordedWrapper, effective
 from envs.spaces import printable, pruned, reason, same_space, without
 
@@ -65,6 +65,20 @@ class EnvironmentSpec:
             raise
         except BaseException as error:  # an environment's own constructor may raise anything, and end the program too
             raise MissingEnvError(f"environment {self.id}: {where}{raised(error)}") from error
+
+    def info(self) -> EnvInfo:
+        """Make the environment, ask it for its spaces, and close it.
+
+        Raises:
+            EnvError: as `make`, or the environment cannot say them.
+        """
+        env = LocalEnv(self.make)
+        env.send("info")
+        try:
+            info: EnvInfo = env.recv()
+            return info
+        finally:
+            env.close()
 
     def leaving_out(self, names: tuple[str, ...]) -> "EnvironmentSpec":
         """The same environment without these parts of its observations; with all that it has where there are none."""
