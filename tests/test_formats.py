@@ -12,8 +12,11 @@ from formats import LAYOUTS, Recorded, frames, recording
 from pyarrow import parquet
 from test_readers import problem
 
+from dt import train
 from dt.cli import main
+from dt.config import Config, DataConfig, ModelConfig
 from envs import EnvironmentSpec, from_episodes, join, load, write_minari
+from transformer.config import ConfigError
 
 PENDULUM = EnvironmentSpec("Pendulum-v1")
 
@@ -173,6 +176,10 @@ def test_demonstrations_train_where_it_is_said_how(tmp_path, capsys):
     path, run = lerobot(tmp_path, lambda table: table.drop_columns(NO_REWARDS)), str(tmp_path / "run")
     assert main(["train", str(path), "--output", run, *SMALL]) == 2
     assert "--conditioning none clones the behaviour; --reward success or --reward last" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="there is no return to condition on"):
+        train(load(path), Config(), run)
+    with pytest.raises(ConfigError, match="--top-fraction has no best episodes"):
+        train(load(path), Config(model=ModelConfig(conditioning="none"), data=DataConfig(top_fraction=0.5)), run)
     assert not (tmp_path / "run").exists()
     assert main(["train", str(path), "--output", run, *SMALL, "--conditioning", "none"]) == 0
     assert main(["train", str(path), "--output", run, *SMALL, "--conditioning", "none", "--resume"]) == 0
@@ -216,6 +223,7 @@ def test_robomimics_observations_are_a_dictionary_unless_they_are_named(tmp_path
     }
     assert dataset.final_observations["eef_pos"].shape == (3, 2)
     assert "not read: mask, states" in dataset.notes
+    assert load(path, columns={"observations": "obs"}).observations["value"].shape == (10, 3)
     assert load(path, columns={"observations": "states"}).observations["value"].shape == (10, 9)
     one = {"observations": "data/demo_1/obs/eef_pos", "actions": "data/demo_1/actions"}
     one |= {"rewards": "data/demo_1/rewards", "done": "data/demo_1/dones"}

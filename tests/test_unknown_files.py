@@ -40,6 +40,7 @@ FOLDERS = {
     "saved": ({"dataset_info.json": "{}", "data-00000-of-00001.arrow": "x"}, "datasets.load_from_disk("),
     "splits": ({"dataset_dict.json": "{}"}, '["train"].to_parquet('),
     "rlds": ({"features.json": "{}"}, "is_first, is_last and is_terminal"),
+    "tfds": ({"hopper/1.0.0/features.json": "{}"}, "hopper/1.0.0 is TensorFlow's"),
     "buffer": ({"meta.json": "{}", "action.memmap": "x"}, "TensorDict.load_memmap"),
     "arrays": ({"observations.npy": "x"}, "the arrays of its .npy files"),
     "below": ({"data/chunk-000/file-000.parquet": "x"}, "name a file of it: "),

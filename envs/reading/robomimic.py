@@ -37,14 +37,13 @@ def read_robomimic(file: Any, path: Path, options: ReadingOptions) -> Found:
     """All demonstrations, in the order of their numbers.
 
     Observations are a dictionary of all of `obs`, or, where the columns name some of them, one vector. The columns go
-    by names below a demonstration: actions=action_dict/rel_pos.
+    by names below a demonstration: actions=action_dict/rel_pos, observations=obs for one vector of all.
     """
     demos = [f"data/{demo}" for demo in _demos(path, group_names(file, path, "data"))]
     seen = [f"obs/{name}" for name in group_names(file, path, f"{demos[0]}/obs")]
     inside = [name for name in group_names(file, path, demos[0]) if name not in ("obs", "next_obs")]
     columns = {
-        field: tuple(f"obs/{name}" if f"obs/{name}" in seen else name for name in names)
-        for field, names in options.columns.items()
+        field: tuple(each for name in names for each in _below(name, seen)) for field, names in options.columns.items()
     }
     chosen = {field: (name,) for field, name in USUAL.items() if name in inside} | columns
     kept = chosen.get("observations") or [name for name in seen if name[4:] not in options.leave_out]
@@ -104,6 +103,13 @@ def _ends(done: NDArray[Any], lengths: list[int]) -> tuple[NDArray[Any], list[st
     held = int(np.count_nonzero(done)) - int(np.count_nonzero(last))
     note = f"done is true at {held} steps before the last of their demonstrations: those end at their last steps"
     return last, [note] if held else []
+
+
+def _below(name: str, seen: list[str]) -> list[str]:
+    """The names below a demonstration that a user means: robot0_eef_pos is obs/robot0_eef_pos, obs all of them."""
+    if name == "obs":
+        return seen
+    return [f"obs/{name}" if f"obs/{name}" in seen else name]
 
 
 def _demos(path: Path, names: list[str]) -> list[str]:

@@ -18,6 +18,9 @@ PICKLES = (".pkl", ".pickle", ".p", ".pck")
 MOST_FILES = 2000
 """Files of an unknown folder that are looked at."""
 
+MOST_FOLDERS, MOST_DEPTH = 20, 3
+"""Folders of an unknown folder that are looked into, and how deep."""
+
 PYTHON = "from Python: envs.from_arrays(observations=..., actions=..., rewards=..., terminated=...)"
 """The way that is open to everything that Python can open."""
 
@@ -65,8 +68,11 @@ RLDS = (
 """What to do about TFDS."""
 
 
-def way_for_folder(folder: Path) -> str | None:
-    """What to do about a folder of a kind that is not read; None where it holds nothing that is known."""
+def way_for_folder(folder: Path, depth: int = 0) -> str | None:
+    """What to do about a folder of a kind that is not read; None where it holds nothing that is known.
+
+    depth: how many folders of it lie above this one.
+    """
     name, table = json.dumps(str(folder)), json.dumps(f"{folder}.parquet")
     there = set(islice((entry.name for entry in os.scandir(folder)), MOST_FILES))
     if there & {".zgroup", ".zarray", "zarr.json", ".zmetadata"}:
@@ -83,7 +89,9 @@ def way_for_folder(folder: Path) -> str | None:
         return f"{PYTHON}, with the arrays of its .npy files"
     if files := list(islice(_flat_below(folder), 3)):
         return f"name a file of it: {' '.join(map(str, files))}"
-    return None
+    inside = sorted(each for each in there if (folder / each).is_dir() and not (folder / each).is_symlink())
+    ways = ((each, way_for_folder(folder / each, depth + 1)) for each in inside[:MOST_FOLDERS] if depth < MOST_DEPTH)
+    return next((f"{folder / each} is {way}" for each, way in ways if way), None)
 
 
 def _flat_below(folder: Path) -> Iterator[Path]:
