@@ -2,8 +2,13 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 import tempfile
 import time
+import tomllib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -23,6 +28,8 @@ from envs.errors import MissingEnvError, SpaceError
 from envs.spaces import leaf_spaces, space_from_json
 from transformer.runs.checkpoint import LOCK, replace_text, write_json
 from transformer.text.cli import main as text_main
+from transformer.text.corpora import encode, subword_tokenizer
+from transformer.text.known_tokenizers import known_tokenizer, named_panic
 
 
 def said(capsys, command, code=2, program=main):
@@ -354,3 +361,185 @@ def test_files_of_a_folder_that_are_too_much_together_are_refused(root, files): 
                 parquet.write_table(table.take(rows), path.with_name(f"part-{part}.parquet"), compression="zstd")
     with pytest.raises(DataError, match=r"more than 64 MB, which no file of \d+ bytes should hold"):
         load(root / identity)
+
+
+# Tokenizers.
+
+
+def grows(letters="a", times=1000):
+    """A part that makes a thousand letters of each."""
+    return {"type": "Replace", "pattern": {"String": letters}, "content": letters * times}
+
+
+def without(name):
+    return lambda document: document.pop(name)
+
+
+def having(**parts):
+    return lambda document: document.update(parts)
+
+
+def modelled(**fields):
+    return lambda document: document["model"].update(fields)
+
+
+def added(**fields):
+    token = {"id": 0, "content": "a", "special": False, "normalized": False} | dict.fromkeys(
+        ("single_word", "lstrip", "rstrip"), False
+    )
+    return having(added_tokens=[token | fields])
+
+
+TOKENIZERS = {
+    "a normalizer that grows": having(normalizer={"type": "Sequence", "normalizers": [grows()] * 4}),
+    "a normalizer of a damaged table": having(
+        normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA////"}
+    ),
+    "a normalizer that aborts": having(normalizer={"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+    "a harmless normalizer": having(normalizer={"type": "Lowercase"}),
+    "a decoder that grows": having(decoder={"type": "Sequence", "decoders": [grows()] * 4 + [{"type": "Fuse"}]}),
+    "a decoder past the end": having(decoder={"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}),
+    "a regular expression": having(
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": "^(?:a|aa)+$"}, "behavior": "Isolated", "invert": False}
+    ),
+    "pre-tokenizers in a row": having(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 3}),
+    "one with more than it has": having(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "more": 1}),
+    "one that is a list": having(pre_tokenizer=[1]),
+    "another model": having(model={"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0, "byte_fallback": False}),
+    "no model": without("model"),
+    "pieces of words": having(model={"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a"}),
+    "an unknown word": modelled(unk_token="a"),
+    "more of a model": modelled(more=1),
+    "no vocabulary": modelled(vocab=[]),
+    "a token without an id": modelled(vocab={"a": "x"}),
+    "an id below zero": modelled(vocab={"a": -1}),
+    "an id past 64 bits": modelled(vocab={"a": 10**30}),
+    "an endless token": modelled(vocab={"a" * 100_001: 0}),
+    "an endless token that is added": added(content="a" * 100_001),
+    "a token that is a number": added(content=5),
+    "half a character": added(content="\ud800"),
+    "random merges": having(
+        model={"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "dropout": 0.5}
+    ),
+    "merges of no tokens": having(model={"type": "BPE", "vocab": {"a": 0}, "merges": [["x", "y"]]}),
+    "a prefix of each subword": having(
+        model={"type": "BPE", "vocab": {"a": 0}, "merges": [], "continuing_subword_prefix": "a" * 1000}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_a_tokenizer_of_another_kind_is_refused_in_one_line(text_run, change, capsys):  # noqa: F811
+    def alter(document):
+        tokenizer = json.loads(document["tokenizer"])
+        change(tokenizer)
+        document["tokenizer"] = json.dumps(tokenizer)
+
+    rewrite(text_run, "run.json", alter)
+    line = said(capsys, ["generate", text_run, "--prompt", "a", "--new-tokens", "5"], program=text_main)
+    assert re.search(r"run\.json: its tokenizer cannot be read \(.*only the kinds that dt-text writes", line)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "5", "", '{"model": ' * 5000], ids=["deep", "number", "empty", "cut"])
+def test_a_tokenizer_that_is_no_document_is_refused(text_run, text, capsys):  # noqa: F811
+    rewrite(text_run, "run.json", lambda document: document.__setitem__("tokenizer", text))
+    assert "its tokenizer cannot be read" in said(capsys, ["generate", text_run], program=text_main)
+
+
+def test_of_a_part_that_is_there_twice_the_library_gets_the_one_that_was_checked(text_run, capsys):  # noqa: F811
+    """Python takes the last, the library may take the first."""
+
+    def alter(document):
+        bomb = json.dumps({"type": "Sequence", "normalizers": [grows()] * 4})
+        document["tokenizer"] = f'{{"normalizer": {bomb}, ' + document["tokenizer"].lstrip()[1:]
+
+    rewrite(text_run, "run.json", alter)
+    assert text_main(["generate", str(text_run), "--prompt", "a", "--new-tokens", "5"]) == 0
+    assert len(capsys.readouterr().out) == 7
+
+
+def test_a_tokenizer_as_gpt2_has_it_is_read():
+    ours = json.loads(subword_tokenizer(["low lower lowest"] * 3, 270).to_str())
+    theirs = {name: ours[name] for name in ("truncation", "padding", "normalizer")}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    theirs |= {"version": "1.0", "pre_tokenizer": byte_level, "post_processor": byte_level, "decoder": byte_level}
+    theirs["added_tokens"] = [{**ours["added_tokens"][0], "content": "<|endoftext|>", "id": 266}]
+    theirs["model"] = {"dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": ""}
+    theirs["model"] |= {"fuse_unk": False, "vocab": ours["model"]["vocab"]}
+    theirs["model"]["merges"] = [" ".join(pair) for pair in ours["model"]["merges"]]
+    tokenizer = known_tokenizer(json.dumps(theirs), "there")
+    assert tokenizer.decode(encode(tokenizer, "lower low")) == "lower low"
+    assert tokenizer.token_to_id("<|endoftext|>") == 266
+
+
+def test_a_panic_of_the_library_is_an_error_of_ours():
+    class PanicException(BaseException):
+        pass
+
+    with pytest.raises(ValueError, match="gave up: inside"), named_panic():
+        raise PanicException("inside")
+    with pytest.raises(KeyboardInterrupt), named_panic():
+        raise KeyboardInterrupt
+
+
+# What lies in the current folder.
+
+LOOKED_FOR = (
+    "socket",
+    "struct",
+    "signal",
+    "random",
+    "ctypes",
+    "tokenizers",
+    "torch",
+    "numpy",
+    "transformer",
+    "selectors",
+)
+"""Modules that programs import; a folder that brings ones of these names must not have them imported."""
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """Lay modules into a folder that leave a mark when they are imported; the mark's path."""
+    mark = tmp_path / "mark"
+
+    def lay(folder):
+        for name in LOOKED_FOR:
+            (folder / f"{name}.py").write_text(
+                f"open({str(mark)!r}, 'a').write({name + chr(10)!r})\nraise ImportError\n"
+            )
+        return mark
+
+    return lay
+
+
+def installed(program, target):
+    """A script as pip writes it for an entry of pyproject.toml."""
+    module, name = target.split(":")
+    program.write_text(f"import sys\nfrom {module} import {name}\nif __name__ == '__main__':\n    sys.exit({name}())\n")
+    return [sys.executable, str(program)]
+
+
+ENTRIES_OF_PROGRAMS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def test_the_text_programs_import_nothing_from_the_run_that_they_are_started_in(text_run, trap, tmp_path):  # noqa: F811
+    mark = trap(text_run)
+    command = installed(tmp_path / "dt-text", ENTRIES_OF_PROGRAMS["dt-text"])
+    done = subprocess.run([*command, "generate", ".", "--prompt", "a", "--new-tokens", "3"], cwd=text_run, check=False)
+    assert done.returncode == 0
+    assert not mark.exists()
+    subprocess.run([sys.executable, "-c", "import socket"], cwd=text_run, capture_output=True, check=False)
+    assert mark.read_text() == "socket\n"  # the trap works
+
+
+def test_environments_in_processes_import_nothing_from_the_run_that_they_are_started_in(tmp_path, trap):
+    command = installed(tmp_path / "dt", ENTRIES_OF_PROGRAMS["dt"])
+    (tmp_path / "here").mkdir()
+    mark = trap(tmp_path / "here")
+    made = [*command, "record", "CartPole-v1", "my/cart-v0", "--policy", "random", "--episodes", "2"]
+    env = {**os.environ, "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+    subprocess.run([*made, "--env-timeout", "20"], cwd=tmp_path / "here", env=env, check=True)
+    assert not mark.exists()
+    assert load(tmp_path / "minari" / "my" / "cart-v0").num_episodes == 2

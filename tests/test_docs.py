@@ -181,12 +181,16 @@ def test_gpt2_goes_in_and_out(tmp_path, monkeypatch):
     assert (tmp_path / "gpt2-again" / "config.json").exists()
 
 
+MODULES = {"dt-text": "transformer"}
+"""What `python -m` starts a program by, where it is not its name."""
+
+
 def commands_in(document: Path) -> list[list[str]]:
-    """Commands of `dt` and of `python -m transformer` in a page's plain blocks, as words that begin at the program."""
+    """Commands of `dt` and of `dt-text` in a page's plain blocks, as words that begin at the program."""
     lines = [line for block in blocks(document, "") for line in block.replace("\\\n", " ").splitlines()]
     commands = []
     for line in lines:
-        if match := re.match(r"(?:.* -m |.* do )?\s*((?:dt|transformer) .*)", line):
+        if match := re.match(r"(?:.* -m |.* do )?\s*((?:dt|dt-text|transformer) .*)", line):
             commands.append(shlex.split(match[1], comments=True))
     return commands
 
@@ -194,7 +198,11 @@ def commands_in(document: Path) -> list[list[str]]:
 @cache
 def help_of(program: str, command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", program, command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-m", MODULES.get(program, program), command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     return done.stdout
 
@@ -216,6 +224,7 @@ def test_commands_are_found_however_they_are_started(tmp_path):
         "for s in 0; do dt train $s; done",
         "torchrun --d \\\n    -m dt train e",
         "python -m transformer generate",
+        "dt-text translate --beams 3",
         "ls",
     ]
     page.write_text("\n".join(["```", *lines, "```", ""]))
@@ -224,6 +233,7 @@ def test_commands_are_found_however_they_are_started(tmp_path):
         ["dt", "train", "$s;", "done"],
         ["dt", "train", "e"],
         ["transformer", "generate"],
+        ["dt-text", "translate", "--beams", "3"],
     ]
     assert sum(len(commands_in(document)) for document in DOCUMENTS) > 40
 

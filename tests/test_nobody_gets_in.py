@@ -876,7 +876,7 @@ def test_weights_that_are_numbers_and_too_large_are_refused(text_run, capsys, te
     assert text_main(["generate", str(text_run), "--temperature", temperature]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "transformer: the model's logits are NaN or infinite: its weights are too large to compute with\n"
+    assert err == "dt-text: the model's logits are NaN or infinite: its weights are too large to compute with\n"
 
 
 def test_a_tokeniser_that_pads_without_end_is_read_without(text_run, capsys):

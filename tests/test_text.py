@@ -363,7 +363,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert err.startswith("transformer: ")
+    assert err.startswith("dt-text: ")
     assert message in err
     assert sorted(tmp_path.rglob("*")) == before
     assert not inside.exists()

@@ -1,4 +1,4 @@
-"""`python -m transformer`: the text programs."""
+"""`python -m transformer`: the same as the command `dt-text`."""
 
 import sys
 

@@ -99,7 +99,7 @@ class Translate:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a program; returns the exit status: 0 done, 2 bad input, 3 training broke down, 130 and 143 signals."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_status("transformer", lambda: _main(words))
+    return exit_status("dt-text", lambda: _main(words))
 
 
 def _main(arguments: list[str]) -> int:
@@ -110,7 +110,7 @@ def _main(arguments: list[str]) -> int:
             if not command.resume:
                 check_folder(command.output)
             return _run(command, arguments[0])
-    distributed.check_single_process(f"python -m transformer {arguments[0]}")
+    distributed.check_single_process(f"dt-text {arguments[0]}")
     return _run(command, arguments[0])
 
 
@@ -158,7 +158,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Translate, subcommand("translate")]
     )
     description = "The Transformer for text: a character language model and a translator."
-    return parse(commands, "python -m transformer", arguments, description)
+    return parse(commands, "dt-text", arguments, description)
 
 
 def _train_characters(options: TrainCharacters) -> int:
@@ -195,7 +195,7 @@ def _report(folder: Path, checkpoint: Path, argument: str, program: str) -> None
         f"run folder    {folder}"
         f"\nsamples       {folder / 'samples'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
-        f"\nuse it        python -m transformer {program} {folder} {argument}"
+        f"\nuse it        dt-text {program} {folder} {argument}"
     )
 
 
@@ -215,7 +215,7 @@ def _generate(options: Generate) -> int:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     run = load_text_run(options.run, options.checkpoint)
-    require(isinstance(run.model, LanguageModel), f"{options.run}: a translator; python -m transformer translate")
+    require(isinstance(run.model, LanguageModel), f"{options.run}: a translator; dt-text translate")
     prompt = encode(run.tokenizer, options.prompt)
     require(bool(prompt), "prompt is empty")
     generator = torch.Generator().manual_seed(options.seed)
@@ -240,7 +240,7 @@ def _translate(options: Translate) -> int:
     require(not (options.sentences and options.input), "sentences are given and --input too; one of them")
     require(options.reference is None or options.input is not None, "--reference needs --input")
     run = load_text_run(options.run, options.checkpoint)
-    require(isinstance(run.model, EncoderDecoder), f"{options.run}: a language model; python -m transformer generate")
+    require(isinstance(run.model, EncoderDecoder), f"{options.run}: a language model; dt-text generate")
     assert isinstance(run.model, EncoderDecoder)
     sentences = list(options.sentences) or (read_lines(options.input) if options.input else _standard_input())
     references = read_lines(options.reference) if options.reference else None

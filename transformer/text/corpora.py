@@ -19,6 +19,7 @@ from torch import Tensor
 from transformer.errors import TextError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import MOST_GROWTH, SMALL
+from transformer.text.known_tokenizers import named_panic
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -138,7 +139,8 @@ def encode(tokenizer: "Tokenizer", text: str) -> list[int]:
     except UnicodeEncodeError as error:  # bytes of a command line that are not UTF-8 come as surrogates
         raise TextError(f"{text[error.start]!r} is no character: the text is not UTF-8") from None
     try:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        with named_panic():
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
     except Exception as error:  # the library raises nothing narrower
         unknown = next((c for c in text if tokenizer.token_to_id(c) is None), text)
         raise TextError(f"character {unknown!r} is not in the text that the model learned from") from error

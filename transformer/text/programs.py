@@ -57,6 +57,7 @@ from transformer.text.corpora import (
     read_text,
     subword_tokenizer,
 )
+from transformer.text.known_tokenizers import known_tokenizer
 from transformer.translation import EncoderDecoder
 
 if TYPE_CHECKING:
@@ -82,8 +83,6 @@ class TextRun:
         last, known = max(self.tokenizer.get_vocab().values(), default=-1), self.model.config.vocabulary_size
         if last >= known:
             raise CheckpointError(f"{self.checkpoint}: its tokenizer has a token {last}, its model knows {known}")
-        self.tokenizer.no_padding()  # which its file may ask for, without end
-        self.tokenizer.no_truncation()
 
 
 class TextConfigDocument(TypedDict):
@@ -237,7 +236,7 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
     folder, theirs = Path(folder), Path(folder, "tokenizer.json")
     if (folder / "config.json").exists() and not (folder / "run.json").exists():
         gpt2 = load_gpt2(folder).to(device).eval()
-        return TextRun(folder, folder, gpt2, _tokenizer(json.dumps(read_json(theirs)), str(theirs)))
+        return TextRun(folder, folder, gpt2, known_tokenizer(json.dumps(read_json(theirs)), str(theirs)))
     check_run(folder)
     checkpoint = best_checkpoint(folder) if which == "best" else newest_checkpoint(folder)
     document = read_json(checkpoint / "run.json")
@@ -247,7 +246,7 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
         raise CheckpointError(f"{checkpoint}/run.json: schema {document.get('schema')}, this version reads {SCHEMA}")
     if wrong := misfit(document, TextDocument):
         raise CheckpointError(f"{checkpoint}/run.json: {wrong}")
-    tokenizer = _tokenizer(document["tokenizer"], f"{checkpoint}/run.json")
+    tokenizer = known_tokenizer(document["tokenizer"], f"{checkpoint}/run.json")
     kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
     try:
         shape = LanguageConfig(**document["config"]["model"], vocabulary_size=tokenizer.get_vocab_size())
@@ -370,15 +369,6 @@ def mean_loss(loss: Callable[[Any], Loss], batches: Sequence[Any]) -> float:
     """Mean loss of a token over all batches, in nats."""
     sums, counts = zip(*(loss(batch) for batch in batches), strict=True)
     return math.fsum(s.item() for s in sums) / sum(int(c) for c in counts)
-
-
-def _tokenizer(text: str, where: str) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{where}: its tokenizer cannot be read ({error})") from None
 
 
 def _settle(config: C, device: torch.device, folder: Path, resume: bool) -> C:
