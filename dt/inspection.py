@@ -19,6 +19,7 @@ from envs.reading.fields import listed
 from envs.simulate.scores import scored_as_d4rl
 from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import Leaves, leaf_spaces
+from transformer.runs.pictures import picture, title_of
 
 FIRST_ACTIONS = 10
 """Actions that tell one policy from another, at most a quarter of an episode: so early all are shown much the same."""
@@ -133,23 +134,18 @@ def _return_scale(dataset: Dataset) -> str:
 
 def plot_dataset(dataset: Dataset, path: Path) -> None:
     """A PNG: the histogram of returns with the suggested targets, and return against length."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    bins = min(50, max(10, dataset.num_episodes // 5))
-    left.hist(dataset.returns, bins=bins, range=_span(dataset.returns), color="C0", alpha=0.7)
-    for target in default_targets(dataset.returns):
-        left.axvline(target, color="C3", lw=1, ls=":")
-    left.set(xlabel="return (dotted: suggested targets)", ylabel="episodes", title=dataset.name)
-    right.plot(dataset.lengths, dataset.returns, "o", color="C0", alpha=0.3, ms=4, mew=0)
-    right.set(xlabel="length", ylabel="return", title=f"{dataset.num_episodes} episodes, {dataset.num_steps} steps")
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    with picture(path, 10, 4, dpi=130) as figure:
+        left, right = figure.subplots(1, 2)
+        bins = min(50, max(10, dataset.num_episodes // 5))
+        left.hist(dataset.returns, bins=bins, range=_span(dataset.returns), color="C0", alpha=0.7)
+        for target in default_targets(dataset.returns):
+            left.axvline(target, color="C3", lw=1, ls=":")
+        left.set(xlabel="return (dotted: suggested targets)", ylabel="episodes")
+        left.set_title(title_of(dataset.name), parse_math=False)
+        right.plot(dataset.lengths, dataset.returns, "o", color="C0", alpha=0.3, ms=4, mew=0)
+        right.set(xlabel="length", ylabel="return", title=f"{dataset.num_episodes} episodes, {dataset.num_steps} steps")
+        for axes in (left, right):
+            axes.grid(alpha=0.25)
 
 
 def return_predictability(dataset: Dataset) -> float | None:

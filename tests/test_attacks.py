@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
-from test_cli import QUICK, run, trained  # noqa: F401
+from test_cli import QUICK, run, trained, write_npz  # noqa: F401
 from test_datasets import FLAT, random_episodes, root, template, write  # noqa: F401
 from test_nobody_gets_in import rewrite, text_run  # noqa: F401
 
@@ -27,6 +27,7 @@ from envs import DataError, EnvironmentSpec, load
 from envs.errors import MissingEnvError, SpaceError
 from envs.spaces import leaf_spaces, space_from_json
 from transformer.runs.checkpoint import LOCK, replace_text, write_json
+from transformer.runs.pictures import title_of
 from transformer.text.cli import main as text_main
 from transformer.text.corpora import encode, subword_tokenizer
 from transformer.text.known_tokenizers import known_tokenizer, named_panic
@@ -543,3 +544,108 @@ def test_environments_in_processes_import_nothing_from_the_run_that_they_are_sta
     subprocess.run([*made, "--env-timeout", "20"], cwd=tmp_path / "here", env=env, check=True)
     assert not mark.exists()
     assert load(tmp_path / "minari" / "my" / "cart-v0").num_episodes == 2
+
+
+# Pictures.
+
+NAMES_OF_DATA = [
+    "cost_$_a_$_b",
+    "$\\frac{a$",
+    "a" * 5000,
+    "\x1b]0;mine\x07\x0e",
+    "$",
+    "^_^ \\",
+    "数据",
+    "line\nline",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", NAMES_OF_DATA, ids=ascii)
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_a_name_is_a_title_and_not_a_formula(run, tmp_path, name, kind, capsys, recwarn):  # noqa: F811
+    rewrite(run, "run.json", lambda document: document["dataset"].update(name=name))
+    path = tmp_path / f"p.{kind}"
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--episodes", "1", "--target-return", "2", "--plot", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "Glyph" not in err
+    assert not re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]", out + err)
+    assert not recwarn.list
+    if kind == "svg":
+        assert len(title_of(name)) <= 80
+
+
+def test_a_file_whose_name_is_half_a_formula_is_trained_on_and_drawn(payday, tmp_path):
+    path = write_npz(tmp_path / "cost_$_a_$_b.npz", payday, dataset_id="cost_$_a_$_b")
+    assert main(["train", str(path), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "2"]) == 0
+    assert (tmp_path / "run" / "results" / "asked-against-achieved.png").stat().st_size > 10_000
+    assert main(["inspect", str(path), "--plot", str(tmp_path / "p.png")]) == 0
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_earlier_one(run, tmp_path, monkeypatch, capsys):  # noqa: F811
+    path = tmp_path / "p.png"
+    command = ["evaluate", run, "--episodes", "1", "--target-return", "2", "--plot", path]
+    assert main([str(word) for word in command]) == 0
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert f"the disk is full ({os.strerror(28)})" in said(capsys, command)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+MATPLOTLIBRC = {
+    "a program that draws text": "text.usetex: True\n",
+    "not a text": b"\xff\xfe\x00 \x81\nbackend: module://hostile_module\n",
+    "a pipe": None,
+}
+
+
+@pytest.mark.parametrize("content", MATPLOTLIBRC.values(), ids=MATPLOTLIBRC)
+def test_a_matplotlibrc_in_the_current_folder_is_not_obeyed(trained, tmp_path, content):  # noqa: F811
+    here = tmp_path / "here"
+    here.mkdir()
+    if content is None:
+        os.mkfifo(here / "matplotlibrc")
+    else:
+        (here / "matplotlibrc").write_bytes(content if isinstance(content, bytes) else content.encode())
+    program = "import sys, dt.cli; sys.exit(dt.cli.main(sys.argv[1:]))"
+    data, path = trained.parent / "coins.npz", tmp_path / "p.png"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    words = [sys.executable, "-c", program, "inspect", data, "--plot", path]
+    done = subprocess.run(words, cwd=here, env=env, timeout=60, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.stat().st_size > 10_000
+
+
+# Names and lists without end.
+
+ENDLESS_FIELDS = {
+    "dataset.name": "a" * 400_000,
+    "dataset.targets": [1.0] * 100_000,
+    "dataset.parts": [{"name": "a", "source": None, "fingerprint": "b", "fraction": 1.0}] * 20_000,
+    "environment.id": "a" * 400_000,
+    "environment.kwargs": {"a" * 400_000: 1},
+    "reference.source": "a" * 400_000,
+    "imported": "a" * 400_000,
+    "versions": {"torch": "a" * 400_000},
+}
+
+
+@pytest.mark.parametrize("field", ENDLESS_FIELDS)
+def test_a_name_or_a_list_without_end_is_refused(run, field, capsys):  # noqa: F811
+    def change(document):
+        *above, last = field.split(".")
+        for key in above:
+            document = document[key]
+        document[last] = ENDLESS_FIELDS[field]
+
+    rewrite(run, "run.json", change)
+    for command in (["inspect", run], ["evaluate", run]):
+        line = said(capsys, command)
+        assert re.search(rf"run\.json: {field.split('.')[0]}.* expected at most 10?000", line)
+        assert len(line) < 1000

@@ -58,6 +58,13 @@ class ReferenceDocument(TypedDict):
     source: str
 
 
+DESCRIBED = ("dataset", "environment", "reference", "imported", "scored_by", "versions")
+"""Fields of a run.json that are printed or gone through; spaces and configuration have limits of their own."""
+
+LONGEST, MOST_TARGETS = 10_000, 1_000
+"""Characters of a text, entries of a list, and target returns, each of which is played for a while."""
+
+
 class RunDocument(TypedDict):
     """A run.json; `Config.from_json` looks into `config`, `space_from_json` into the spaces."""
 
@@ -80,7 +87,7 @@ def read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a Decision Transformer's run")
     if document.get("schema") != SCHEMA:
         raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
-    if wrong := misfit(document, RunDocument):
+    if wrong := misfit(document, RunDocument) or _too_long(document):
         raise CheckpointError(f"{path}: {wrong}")
     try:
         Config.from_json(document["config"])
@@ -90,6 +97,23 @@ def read_description(path: Path) -> dict[str, Any]:
     except (ConfigError, EnvError, DataError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     return document
+
+
+def _too_long(document: dict[str, Any]) -> str | None:
+    """Which text or list of a description is longer than any that is written; None where none is."""
+    waiting: list[tuple[str, Any]] = [(name, document.get(name)) for name in DESCRIBED]
+    while waiting:
+        name, value = waiting.pop()
+        most = MOST_TARGETS if "targets" in name else LONGEST
+        if isinstance(value, str | list | dict) and len(value) > most:
+            kind = "characters" if isinstance(value, str) else "entries"
+            return f"{name} has {len(value)} {kind}, expected at most {most}"
+        if isinstance(value, dict):
+            waiting += [(f"{name}: a name in it", key) for key in value]
+            waiting += [(f"{name}.{key}"[:200], each) for key, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{name}[{i}]", each) for i, each in enumerate(value)]
+    return None
 
 
 def environment_in(document: dict[str, Any]) -> EnvironmentSpec | None:

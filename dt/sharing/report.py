@@ -11,6 +11,7 @@ from dt.asking.alignment import alignment_error, episode_error, quantile_error, 
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
 from transformer.runs.checkpoint import parse_json
+from transformer.runs.pictures import picture, title_of
 
 
 def score_table(results: Sequence[Any], reference: Reference | None) -> str:
@@ -127,33 +128,29 @@ def plot_target_against_achieved(
     known: the data's `percentiles`; their range is shaded.
     uncalibrated: request and mean return in the calibration's own episodes with guidance 1, drawn as such.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     results = [result for result in results if result.returns]  # where every episode failed there is nothing to draw
     targets = np.array([result.target_return for result in results])
     means = np.array([result.mean_return for result in results])
     errors = np.array([2 * result.std_return / len(result.returns) ** 0.5 for result in results])
-    figure, axes = pyplot.subplots(figsize=(6.4, 5), layout="constrained")
-    if known:
-        axes.axvspan(known[0], known[-1], color="0.5", alpha=0.1, lw=0, label="range of returns in the data")
-    if uncalibrated:
-        x, y = np.array(uncalibrated).T
-        axes.plot(x, y, "x--", color="C1", ms=5, lw=1, label="without calibration (its own episodes)")
-    for result in results:
-        axes.plot([result.target_return] * len(result.returns), result.returns, "o", color="C0", alpha=0.2, ms=4, mew=0)
-    axes.errorbar(
-        targets, means, yerr=errors, fmt="o-", color="C0", capsize=3, label="achieved: mean ± 2 standard errors"
-    )
-    ends = [*targets, *known[:1], *known[-1:]]
-    axes.plot([min(ends), max(ends)], [min(ends), max(ends)], "-", color="0.5", lw=1, label="achieved = target")
-    axes.set(xlabel="target return", ylabel="achieved return", title=title)
-    axes.grid(alpha=0.25)
-    axes.legend(loc="upper left", fontsize="small")
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    with picture(path, 6.4, 5, dpi=130) as figure:
+        axes = figure.subplots()
+        if known:
+            axes.axvspan(known[0], known[-1], color="0.5", alpha=0.1, lw=0, label="range of returns in the data")
+        if uncalibrated:
+            x, y = np.array(uncalibrated).T
+            axes.plot(x, y, "x--", color="C1", ms=5, lw=1, label="without calibration (its own episodes)")
+        for result in results:
+            along = [result.target_return] * len(result.returns)
+            axes.plot(along, result.returns, "o", color="C0", alpha=0.2, ms=4, mew=0)
+        axes.errorbar(
+            targets, means, yerr=errors, fmt="o-", color="C0", capsize=3, label="achieved: mean ± 2 standard errors"
+        )
+        ends = [*targets, *known[:1], *known[-1:]]
+        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], "-", color="0.5", lw=1, label="achieved = target")
+        axes.set(xlabel="target return", ylabel="achieved return")
+        axes.set_title(title_of(title), parse_math=False)
+        axes.grid(alpha=0.25)
+        axes.legend(loc="upper left", fontsize="small")
 
 
 def describe_run(run: Any) -> str:

@@ -1,5 +1,6 @@
 """Films of episodes: what a policy does when it is asked for a return."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,7 @@ def film(
     folder.mkdir(parents=True, exist_ok=True)
     with _filmed(run.environment, env_timeout) as environments:
         for target, path in zip(targets, paths, strict=True):
-            unfinished = path.with_name(f".{path.name}")
+            unfinished = folder / f".{secrets.token_hex(8)}{path.suffix}"  # where nobody can have laid a link
             try:
                 writer: Any = imageio.get_writer(
                     unfinished, fps=environments.info.frames_per_second, macro_block_size=8

@@ -72,9 +72,12 @@ def replace_bytes(path: Path, content: bytes) -> None:
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes what only its owner can read
+            if hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes what only its owner can read
         _sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, os_reason(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)

@@ -42,8 +42,8 @@ def check_spared(path: Path, place: Path | None = None) -> None:
 
 def check_picture(path: Path) -> None:
     """Raise `ConfigError` unless matplotlib can draw the kind of picture that the file's name ends in."""
-    from matplotlib.backend_bases import FigureCanvasBase
+    from transformer.runs.pictures import import_matplotlib
 
-    kinds = FigureCanvasBase.get_supported_filetypes()
+    kinds = import_matplotlib().backend_bases.FigureCanvasBase.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in kinds:
         raise ConfigError(f"{path}: no kind of picture; its name must end in one of {', '.join(sorted(kinds))}")

@@ -36,6 +36,7 @@ from transformer.runs.checkpoint import (
     read_json,
     read_tensors,
 )
+from transformer.runs.pictures import picture, title_of
 from transformer.runs.training import (
     Trainer,
     begun_by_this_launch,
@@ -340,20 +341,19 @@ def _translate_chunks(
 
 def draw_alignment(model: EncoderDecoder, tokenizer: "Tokenizer", sentence: str, translation: str, path: Path) -> None:
     """Draw where the decoder's last block looked in a sentence before it wrote each word of the translation."""
-    from matplotlib.figure import Figure
-
     corpus = _pair_corpus([(sentence, translation)], tokenizer, model, "sentence")
     batch = corpus.gather(corpus.pairs)
     weights = model.eval().alignments(batch.source, batch.target, batch.source_mask)[-1, 0].mean(0)  # (L, M)
-    read, written = ([tokenizer.decode([token]) for token in row] for row in (batch.source[0], batch.next_target[0]))
-    figure = Figure(figsize=(1.5 + 0.45 * len(read), 1 + 0.32 * len(written)), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(read)), read, rotation=60, ha="left")
-    axes.set_yticks(range(len(written)), [word or "(end)" for word in written])
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    figure.savefig(path, dpi=120)
+    read, written = (
+        [title_of(tokenizer.decode([token])) for token in row] for row in (batch.source[0], batch.next_target[0])
+    )
+    with picture(path, 1.5 + 0.45 * len(read), 1 + 0.32 * len(written), dpi=120) as figure:
+        axes = figure.subplots()
+        axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(read)), read, rotation=60, ha="left", parse_math=False)
+        axes.set_yticks(range(len(written)), [word or "(end)" for word in written], parse_math=False)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
 
 
 def bleu(translations: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
