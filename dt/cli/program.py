@@ -43,6 +43,7 @@ def _main(arguments: list[str]) -> int:
         sources.import_data(command)
     elif isinstance(command, Train):
         with distributed.process_group():
+            distributed.check_same({"config": command.config.to_json(), "resume": command.resume})
             data, env = sources.training_data(command)
             from dt.cli.commands import train_and_score
 

@@ -131,7 +131,7 @@ def train(
         NonFiniteError: a loss, gradient or weight is NaN or infinite.
         Stopped: a signal came, or a callback asked for it; a checkpoint was written first.
     """
-    resume = resume or begun_by_this_launch(Path(folder))
+    resume = begun_by_this_launch(Path(folder)) or resume
     trainer = prepare(dataset, config, Path(folder), environment=environment, resume=resume, callbacks=callbacks)
     if not resume:
         trainer.start()

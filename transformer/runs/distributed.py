@@ -6,21 +6,23 @@ thing: the share is the whole, the total is the number. No torch comes in before
 """
 
 import gc
+import hashlib
 import json
 import os
+import platform
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformer.config import require
-from transformer.errors import FailedElsewhereError, LostProcessError
+from transformer.errors import ConfigError, FailedElsewhereError, LostProcessError
 from transformer.runs import console
 
 if TYPE_CHECKING:
@@ -158,6 +160,42 @@ def raise_together(task: Callable[[], T], *kinds: type[Exception]) -> T:
     for kind, message in filter(None, all_gather(failure)):
         raise kinds[kind](message)
     return result  # type: ignore[return-value]
+
+
+def check_same(document: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` in every process unless all have this document: what they are about to train, and with what.
+
+    Python's and torch's versions are compared too. A field named `source` is a path, which may differ between machines.
+    """
+    if world_size() == 1:
+        return
+    import torch
+
+    versions = {"versions": {"python": platform.python_version(), "torch": torch.__version__}}
+    first, *others = all_gather(dict(_fields({**versions, **document})))
+    for process, theirs in enumerate(others, 1):
+        different = [name for name in first | theirs if repr(first.get(name)) != repr(theirs.get(name))]
+        if different:
+            with suppress(RuntimeError):  # one that ends at once may do so before the others have read its document
+                _group().barrier()
+            name = min(different, key=lambda name: ("config" not in name, "fingerprint" not in name, name))
+            raise ConfigError(
+                f"process {process}: {name} is {theirs.get(name)!r}, expected {first.get(name)!r} as in process 0. "
+                "Start all processes with the same data, settings and versions"
+            )
+
+
+def _fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each field of nested JSON by its path; a long text as its SHA-256."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, part in parts:
+            if key != "source":
+                yield from _fields(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, str) and len(value) > 80:
+        yield name, hashlib.sha256(value.encode()).hexdigest()
+    else:
+        yield name, value
 
 
 def all_sum(*numbers: "Tensor") -> "Tensor":

@@ -263,6 +263,7 @@ class Trainer:
             raise ConfigError(
                 f"batch_size {config.batch_size} leaves some of {distributed.world_size()} processes without any"
             )
+        distributed.check_same(document)
         loss, self.device = loss or model, next(model.parameters()).device
         loss = compiled(loss, self.device) if config.compile else loss
         self.model, self.loss, self.batch_at = model, distributed.average_gradients(model, loss), batch_at

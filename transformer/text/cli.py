@@ -3,7 +3,7 @@
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,6 +107,7 @@ def _main(arguments: list[str]) -> int:
     check_fields(command)
     if isinstance(command, TrainCharacters | TrainTranslator):
         with distributed.process_group():
+            distributed.check_same({"config": asdict(command.config), "resume": command.resume})
             if not command.resume:
                 check_folder(command.output)
             return _run(command, arguments[0])

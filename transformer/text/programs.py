@@ -135,7 +135,7 @@ def train_characters(
         callbacks: what the run reports to while it trains; the weights are the same without.
     """
     text, device = read_text(file), pick_device(config.training.device)
-    resume = resume or begun_by_this_launch(folder)
+    resume = begun_by_this_launch(folder) or resume
     config = _settle(config, device, folder, resume)
     if not text:
         raise TextError(f"{file}: no text in it")
@@ -193,7 +193,7 @@ def train_translator(
     """
     import sacrebleu  # noqa: F401 (missing now is better than missing at the first score)
 
-    device, resume = pick_device(config.training.device), resume or begun_by_this_launch(folder)
+    device, resume = pick_device(config.training.device), begun_by_this_launch(folder) or resume
     config = _settle(config, device, folder, resume)
     _check_last_batch(len(pairs), config.training.batch_size)
     sentences = [sentence for pair in pairs for sentence in pair]
