@@ -579,7 +579,7 @@ def test_a_name_is_a_title_and_not_a_formula(run, tmp_path, name, kind, capsys, 
 def test_a_file_whose_name_is_half_a_formula_is_trained_on_and_drawn(payday, tmp_path):
     path = write_npz(tmp_path / "cost_$_a_$_b.npz", payday, dataset_id="cost_$_a_$_b")
     assert main(["train", str(path), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "2"]) == 0
-    assert (tmp_path / "run" / "results" / "asked-against-achieved.png").stat().st_size > 10_000
+    assert (tmp_path / "run" / "results" / "target-against-achieved.png").stat().st_size > 10_000
     assert main(["inspect", str(path), "--plot", str(tmp_path / "p.png")]) == 0
 
 
