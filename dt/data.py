@@ -160,10 +160,10 @@ class TrajectoryDataset:
         self.num_steps = dataset.num_steps
         units = units or ModelUnits()
         states, actions = _in(dataset.observations, units.observations), _in(dataset.actions, units.actions)
-        self.states = {name: _tensor(array, device) for name, array in states.items()}
-        self.actions = {name: _tensor(array, device) for name, array in actions.items()}
-        self.returns_to_go = _tensor(returns_to_go(dataset.rewards, dataset.offsets), device)  # float64
-        self.offsets = _tensor(dataset.offsets, device)
+        self.states = {name: tensor_on(array, device) for name, array in states.items()}
+        self.actions = {name: tensor_on(array, device) for name, array in actions.items()}
+        self.returns_to_go = tensor_on(returns_to_go(dataset.rewards, dataset.offsets), device)  # float64
+        self.offsets = tensor_on(dataset.offsets, device)
         self._window = torch.arange(context_length, device=device)
         self._frames = torch.arange(1 - frame_stack, 1, device=device)  # oldest first, the step's own last
         self._images = {name for name, leaf in leaf_spaces(dataset.observation_space).items() if is_image(leaf)}
@@ -247,8 +247,13 @@ def _in(leaves: Leaves, units: Mapping[str, Units]) -> Leaves:
     return changed
 
 
-def _tensor(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    """The array as a tensor, on the CPU without a copy: a file may back it that is larger than memory."""
+def tensor_on(array: NDArray[Any], device: torch.device | str) -> Tensor:
+    """The array as a tensor, on the CPU without a copy: a file may back it that is larger than memory.
+
+    Apple's GPUs have no float64, so what is of that type is in float32 there.
+    """
+    if torch.device(device).type == "mps" and array.dtype == np.float64:
+        array = array.astype(np.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)

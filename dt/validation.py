@@ -19,6 +19,7 @@ from dt.encoders import ContinuousHead
 from dt.model import DecisionTransformer
 from envs.datasets.dataset import Dataset
 from envs.datasets.selection import best_episodes, hold_out, take
+from transformer.runs.distributed import in_float64
 
 HELD_OUT = 0.1
 """Share of the episodes that is held out where there is no environment to play in and nobody says otherwise."""
@@ -114,8 +115,8 @@ class Validation:
     def measure(self) -> HeldOutError:
         """The error of the model as it stands, which is left in evaluation mode."""
         self.model.eval()
-        sums = {name: torch.zeros(4, dtype=torch.float64, device=self.device) for name in self.heads}
-        changes = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in self.heads}
+        sums = {name: in_float64(torch.zeros(4, device=self.device)) for name in self.heads}
+        changes = {name: in_float64(torch.zeros((), device=self.device)) for name in self.heads}
         losses = []  # of each step
         for start in range(0, len(self.at), ROWS):
             batch = self.data.gather(self.first[start : start + ROWS])
@@ -187,11 +188,11 @@ def _change(head: nn.Module, low: Tensor, high: Tensor) -> Tensor:
 
 def _sums(head: nn.Module, output: Tensor, actions: Tensor) -> Tensor:
     """Error of a head's output, and share of the choices that its likeliest values hit, summed over the steps: (2,)."""
-    error = head.loss(output, actions).double().sum()  # type: ignore[operator]
+    error = in_float64(head.loss(output, actions)).sum()  # type: ignore[operator]
     if isinstance(head, ContinuousHead):
         return torch.stack([error, torch.zeros_like(error)])
     hits = head.choose(output[:, 0]) == actions[:, 0]  # type: ignore[operator]  # (B, *leaf)
-    return torch.stack([error, hits.double().reshape(len(hits), -1).mean(1).sum()])
+    return torch.stack([error, in_float64(hits).reshape(len(hits), -1).mean(1).sum()])
 
 
 def _leaf_error(name: str, head: nn.Module, means: Tensor, change: float | None) -> LeafError:

@@ -542,14 +542,14 @@ def test_a_small_file_never_fills_the_memory(folder, root, tmp_path):  # noqa: F
         from envs import DataError, load
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # what is not refused should not take the machine
         for path, words in json.loads(sys.argv[1]):
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 load(path)
             except DataError as error:
                 assert words in str(error), (words, str(error))
             else:
                 raise AssertionError(f"{path} was read")
-            assert time.perf_counter() - start < 2, path
+            assert time.process_time() - start < 2, path
         print(int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) >> 10)
     """)
     command = [sys.executable, "-c", script, json.dumps(told)]

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_cli import QUICK, recorded, run, trained  # noqa: F401
 
 from dt.cli import main
+from dt.data import tensor_on
 from envs import DataError, load
 from envs.datasets import writer
 from envs.datasets.writer import keep_elsewhere, write_folder, write_minari
+from transformer.runs.checkpoint import LOCK
+from transformer.runs.distributed import in_float64
+from transformer.runs.training import multiplies_bf16, pick_device
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def numbers(path, steps=600):
     return path
 
 
-@pytest.mark.parametrize("limit", [2_000, 20_000, 100_000, 500_000])
+@pytest.mark.parametrize("limit", [2_000, 100_000])
 def test_an_import_onto_a_full_disk_is_refused_in_one_line(root, tmp_path, limit):
     done = on_a_full_disk(limit, "import", numbers(tmp_path / "small.npz"), "mine/cut-v0")
     assert done.returncode == 2, done.stderr
@@ -59,7 +64,7 @@ def test_an_import_onto_a_full_disk_is_refused_in_one_line(root, tmp_path, limit
     assert not list(root.glob("*"))
 
 
-@pytest.mark.parametrize("limit", [2_000, 40_000])
+@pytest.mark.parametrize("limit", [40_000])
 def test_what_was_recorded_onto_a_full_disk_is_not_lost(root, tmp_path, monkeypatch, limit):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     done = on_a_full_disk(limit, "record", "Payday-v0", "mine/recorded-v0", "--policy", "random", "--episodes", "30")
@@ -196,3 +201,59 @@ def test_without_a_home_minaris_root_must_be_named(homeless, tmp_path, monkeypat
 def test_without_a_home_a_run_is_trained_and_played(homeless, recorded, tmp_path, capsys):  # noqa: F811
     assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "2"]) == 0
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "1", "--target-return", "2"]) == 0
+
+
+# Windows has no fcntl, and nothing here has been run there; what is imported must not need it.
+
+WITHOUT_FCNTL = """
+import sys
+sys.modules["fcntl"] = None  # an import of it fails
+import pkgutil, importlib
+import conftest, dt, envs, transformer
+from dt.cli import main
+for package in (dt, envs, transformer):
+    for each in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not each.name.endswith("__main__"):
+            importlib.import_module(each.name)
+run = sys.argv[1]
+codes = [main(["inspect", "hopper/replay-v0"]), main(["inspect", run]), main(["evaluate", run, "--episodes", "1"])]
+codes += [main(["train", sys.argv[2], "--output", run, "--resume", "--steps", "7"])]
+assert codes == [0, 0, 0, 0], codes
+"""
+
+
+def test_nothing_needs_fcntl(run, trained):  # noqa: F811
+    (run / LOCK).unlink()  # of a system that has it
+    command = [sys.executable, "-c", WITHOUT_FCNTL, str(run), str(trained.parent / "coins.npz")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+# Apple's GPUs know no float64; none has been at hand.
+
+
+def test_an_apple_gpu_that_is_not_there_is_refused(recorded, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--device", "mps"]) == 2
+    assert "device mps: no usable Apple GPU; use --device cpu or auto" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_apple_gpu_is_taken_where_it_is_named(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("mps").type == "mps"
+    assert pick_device("auto").type in ("cpu", "cuda")
+    assert not multiplies_bf16(torch.device("mps"))
+
+
+def test_nothing_is_in_float64_on_an_apple_gpu(monkeypatch):
+    """Its tensors cannot be made here, so the calls that would make them are looked at."""
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: moved.append((self.dtype, str(device))))
+    for kind in (np.float64, np.float32, np.int64, np.uint8):
+        tensor_on(np.zeros(3, kind), "mps")
+    assert moved == [(kind, "mps") for kind in (torch.float32, torch.float32, torch.int64, torch.uint8)]
+    monkeypatch.undo()
+    assert tensor_on(np.zeros(3), "cpu").dtype == torch.float64
+    assert in_float64(torch.zeros(3)).dtype == torch.float64

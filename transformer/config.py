@@ -167,7 +167,7 @@ class TrainingConfig:
     precision: Literal["float32", "bf16", "auto"] = "auto"
     """Number format of the matrix products in training. bf16 runs them by autocast, and weights stay float32. auto
     takes bf16 if the hardware multiplies it. A run keeps what was taken at its start."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     threads: Literal["auto"] | int = "auto"
     """Processor threads. auto takes 1 for a model of up to a million weights, and else half of the cores; a run keeps

@@ -120,7 +120,7 @@ class Evaluate:
     """Also draw asked against achieved into this file, whose name says the kind of picture: .png, .pdf, .svg, ..."""
     video: Path | None = None
     """Also film the first episode at each target into this folder (pip install 'imageio[ffmpeg]')."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """bf16 plays faster where the hardware has such products; its returns are a little different. auto takes the
@@ -140,7 +140,7 @@ class Calibrate:
     """A run's folder; the calibration is written into it."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint: the newest, or the one that scored best on the way."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """As in dt evaluate; a calibration holds for one precision."""

@@ -136,7 +136,8 @@ class Stack:
         for name, stacked in self.parameters.items():
             own = [dict(model.named_parameters())[name] for model in models]
             self._stack_one(stacked, own)
-        self.losses = torch.zeros(len(models), dtype=torch.float64, device=self.device)  # summed since they were read
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        self.losses = torch.zeros(len(models), dtype=wide, device=self.device)  # summed since they were read
         self.norms = torch.zeros(len(models), device=self.device)
         self.broken = torch.zeros(len(models), dtype=torch.bool, device=self.device)
         self.steps_done = torch.tensor(self.step, device=self.device)

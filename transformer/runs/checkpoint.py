@@ -355,7 +355,7 @@ def only_writer(run: Path) -> Iterator[None]:
     try:
         lock.acquire()  # the system lets go when the process ends
     except Timeout:
-        raise CheckpointError(f"{run}: another process is training in it") from None
+        raise CheckpointError(f"{run}: another process is training in it; if none is, remove {run / LOCK}") from None
     except (NotImplementedError, OSError):  # a file system without locks
         pass
     try:

@@ -202,9 +202,14 @@ def all_sum(*numbers: "Tensor") -> "Tensor":
     """Sums of scalars over all processes: (len(numbers),) float64."""
     import torch
 
-    sums = torch.stack([number.detach().double() for number in numbers])
+    sums = torch.stack([in_float64(number.detach()) for number in numbers])
     _group().all_reduce(sums)
     return sums
+
+
+def in_float64(tensor: "Tensor") -> "Tensor":
+    """The numbers in float64; Apple's GPUs have none of it, so theirs come to the CPU."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def all_max(number: int) -> int:

@@ -112,15 +112,20 @@ def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> No
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is a GPU if there is one. One that is not there raises `ConfigError`.
+    """The device called `name`; "auto" is a CUDA GPU if there is one. One that is not there raises `ConfigError`.
 
-    Of several processes on a machine each has a GPU of its own.
+    "mps", an Apple GPU, is taken only where it is named: nothing here has been run on one. Of several processes on a
+    machine each has a CUDA GPU of its own.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: no usable GPU; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device mps: no usable Apple GPU; use --device cpu or auto")
     num_processes = distributed.local_world_size()
+    if name == "mps" and num_processes > 1:
+        raise ConfigError("device mps: one process only; use --device cpu or start it without torchrun")
     if name == "cuda" and num_processes > torch.cuda.device_count():
         raise ConfigError(
             f"device cuda: {torch.cuda.device_count()} GPUs for {num_processes} processes on this machine; "
@@ -133,6 +138,8 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware has bf16 products. Of processors only torch 2.11 and later can tell; before, none has."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return False  # not known
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last on ARM
 
