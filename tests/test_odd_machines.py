@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +236,8 @@ def test_nothing_needs_fcntl(run, trained):  # noqa: F811
 
 def test_an_apple_gpu_that_is_not_there_is_refused(recorded, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--device", "mps"]) == 2
+    quick = [word.replace("cpu", "mps") for word in QUICK]
+    assert main(["train", str(recorded), "--output", str(tmp_path / "run"), *quick]) == 2
     assert "device mps: no usable Apple GPU; use --device cpu or auto" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -257,3 +259,17 @@ def test_nothing_is_in_float64_on_an_apple_gpu(monkeypatch):
     monkeypatch.undo()
     assert tensor_on(np.zeros(3), "cpu").dtype == torch.float64
     assert in_float64(torch.zeros(3)).dtype == torch.float64
+
+
+def test_the_lowest_versions_are_those_of_the_python_at_hand():
+    folder = Path(__file__).parent.parent
+    sys.path.insert(0, str(folder / ".ci"))
+    try:
+        from lowest import lowest
+    finally:
+        sys.path.pop(0)
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    first, last = lowest(project, (3, 11)), lowest(project, (3, 13))
+    assert (first["numpy"], last["numpy"], first["torch"]) == ("2.0", "2.1", last["torch"])
+    assert {name for name in first if first[name] != last[name]} == {"numpy", "pillow", "matplotlib"}
+    assert len(first) > 12
