@@ -1,5 +1,6 @@
 """Files made to harm: runs, cache entries and folders whose numbers, names and links were chosen by an attacker."""
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pyarrow
 import pytest
 import torch
 from gymnasium import spaces
+from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from test_cli import QUICK, run, trained, write_npz  # noqa: F401
@@ -344,6 +346,29 @@ def test_leaves_of_an_episode_that_are_too_much_together_are_refused(root):  # n
             del file[f"episode_1/observations/{name}"]
             zeros(file, f"episode_1/observations/{name}", 1_000_000)
     with pytest.raises(DataError, match="with what is read before it: more than 64 MB"):
+        load(root / identity)
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "parquet"])
+def test_one_picture_that_is_there_many_times_is_refused_before_it_is_unpacked(root, layout):  # noqa: F811
+    """A flat picture of 48 kB is a JPEG of a few hundred bytes, and two thousand of those compress to nothing."""
+    seen, count = spaces.Box(0, 255, (128, 128, 3), np.uint8), 2000
+    flat = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(flat, "JPEG")
+    identity = write("flat/seen-v0", random_episodes(seen, FLAT[1]), seen, FLAT[1], data_format=layout)
+    if layout == "hdf5":
+        with h5py.File(root / identity / "data" / "main_data.hdf5", "a") as file:
+            del file["episode_1/observations"]
+            rows = np.tile(np.frombuffer(flat.getvalue(), np.uint8), (count, 1))
+            file.create_dataset("episode_1/observations", data=rows, compression="gzip")
+    else:
+        path = root / identity / "data" / "1" / "part-0.parquet"
+        table = parquet.read_table(path, partitioning=None).slice(0, 1)
+        table = table.take(pyarrow.repeat(0, count))
+        place = table.schema.names.index("observations")
+        encoded = pyarrow.array([flat.getvalue()] * count, pyarrow.binary())
+        parquet.write_table(table.set_column(place, "observations", encoded), path, compression="zstd")
+    with pytest.raises(DataError, match=r"2000 pictures.*: more than 64 MB"):
         load(root / identity)
 
 

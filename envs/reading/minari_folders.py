@@ -313,6 +313,10 @@ def _columnar_episode(header: Header, folder: Path, layout: str, leave_out: tupl
 
     if not batches:
         raise DataError(f"{folder}: no row in it")
+    pictures = [leaf for leaf in leaf_spaces(header.spaces["observation_space"]).values() if _is_picture(leaf)]
+    rows = sum(len(batch) for batch in batches)
+    if rows * sum(math.prod(leaf.shape or ()) for leaf in pictures) > most_bytes(folder):
+        raise DataError(f"{folder}: {rows} pictures: {too_much(folder)}")
     seen, done = (
         dict(zip(leaf_spaces(header.spaces[space]), arrays(name, header.spaces[space]), strict=True))
         for name, space in zip(("observations", "actions"), SPACES, strict=True)
@@ -395,7 +399,7 @@ def _arrow_array(where: str, column: Any, shape: tuple[int, ...], space: Space[A
 
     types = pyarrow.types
     kind, rows, inside = column.type, len(column), column
-    if types.is_binary(kind) and len(shape) >= 2 and space is not None and space.dtype == np.uint8:
+    if types.is_binary(kind) and space is not None and _is_picture(space):
         return _pictures(where, (np.frombuffer(frame or b"", np.uint8) for frame in column.to_pylist()), shape)
     if types.is_fixed_size_list(kind):
         inside = column.values.slice(column.offset * kind.list_size, rows * kind.list_size)
@@ -432,12 +436,20 @@ def _hdf5_leaf(
     """
     shape = (space.shape if space else None) or ()
     where, rank = f"{group}/{name}", len(shape)
-    picture = space is not None and space.dtype == np.uint8 and rank >= 2
+    picture = space is not None and _is_picture(space)
     if name in plain and not picture:
         return as_numbers(plain[name], f"{path}: {where}")
     if picture and (node := node_at(file, path, where)).ndim <= rank:
+        file.room -= len(node) * math.prod(shape)
+        if file.room < 0:  # one flat picture that is there many times takes next to nothing in the file
+            raise DataError(f"{path}: {where}: {len(node)} pictures of shape {shape}: {too_much(path)}")
         return _pictures(f"{path}: {where}", values_of(node, path, where), shape)
     return numbers_at(file, path, where)
+
+
+def _is_picture(leaf: Space[Any]) -> bool:
+    """Whether Minari may have made JPEG of a leaf's values."""
+    return leaf.dtype == np.uint8 and len(leaf.shape or ()) >= 2
 
 
 def _pictures(where: str, encoded: Iterable[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
