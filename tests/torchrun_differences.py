@@ -63,8 +63,9 @@ def text(rank, folder):
 
 
 def place(rank, folder):
-    """Another path of the same data is no difference."""
-    train(replace(PAYDAY, loaded_from=(f"/machine-{rank}/coins.npz",)), config(), folder)
+    """Another path of the same data is no difference, nor are other threads."""
+    data = replace(PAYDAY, loaded_from=(f"/machine-{rank}/coins.npz",))
+    train(data, config(threads=1 + rank), folder)
 
 
 CASES = (numbers, rewards, seed, rate, environment, versions, text, place)

@@ -28,6 +28,9 @@ from transformer.runs import console
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+OF_A_MACHINE = ("source", "threads")
+"""Fields of a run's description that may differ between machines: where the data is, and processor threads."""
+
 T = TypeVar("T")
 Rows = TypeVar("Rows", bound="Tensor | Sequence[Any]")
 
@@ -165,7 +168,7 @@ def raise_together(task: Callable[[], T], *kinds: type[Exception]) -> T:
 def check_same(document: Mapping[str, Any]) -> None:
     """Raise `ConfigError` in every process unless all have this document: what they are about to train, and with what.
 
-    Python's and torch's versions are compared too. A field named `source` is a path, which may differ between machines.
+    Python's and torch's versions are compared too, and not what may differ between machines, `OF_A_MACHINE`.
     """
     if world_size() == 1:
         return
@@ -190,7 +193,7 @@ def _fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping | list | tuple):
         parts = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, part in parts:
-            if key != "source":
+            if key not in OF_A_MACHINE:
                 yield from _fields(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, str) and len(value) > 80:
         yield name, hashlib.sha256(value.encode()).hexdigest()
