@@ -298,9 +298,13 @@ def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
     assert main(["train", str(cartpole), "--output", str(folder), *QUICK, "--target-return", "5"]) == 0
     alive = watch_pictures(monkeypatch)
     films, scores = tmp_path / "films", tmp_path / "scores.json"
+    films.mkdir()
+    (tmp_path / "precious").write_text("precious")
+    (films / ".target-5.mp4").symlink_to(tmp_path / "precious")  # laid in wait for what is not complete
     arguments = ["evaluate", str(folder), "--target-return", "5", "5.0000001", "--episodes", "1", "--seed", "3"]
     assert main([*arguments, "--video", str(films), "--json", str(scores)]) == 0
-    assert files(films) == {"target-5.mp4", "target-5.0000001.mp4"}
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert files(films) == {".target-5.mp4", "target-5.mp4", "target-5.0000001.mp4"}
     (length,) = read_json(scores)["results"][0]["lengths"]
     with imageio.get_reader(films / "target-5.mp4") as film:
         assert film.count_frames() == length + 1  # what the reset shows, and what each step
