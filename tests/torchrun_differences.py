@@ -11,7 +11,7 @@ from dt.cli import main
 from dt.config import Config, ModelConfig
 from dt.learning import training
 from dt.learning.training import train
-from envs.simulate.environments import EnvironmentSpec
+from envs.simulate.spec import EnvironmentSpec
 from transformer.config import CharactersConfig, SequenceConfig, TrainingConfig
 from transformer.errors import ConfigError
 from transformer.runs import distributed
