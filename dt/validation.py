@@ -123,14 +123,14 @@ class Validation:
             at = self.at[start : start + ROWS, None].to(self.device)  # (B, 1)
             outputs = self.model.predict(batch, at)
             rows = torch.arange(len(at), device=self.device)[:, None]  # (B, 1)
-            loss = torch.zeros(len(at), dtype=torch.float64, device=self.device)
+            loss = in_float64(torch.zeros(len(at), device=self.device))
             for name, head in self.heads.items():
                 actions = batch.actions[name][rows, at]  # (B, 1, *leaf)
                 constant = self.constants[name].expand_as(outputs[name])
                 sums[name] += torch.stack(
                     [_sums(head, output, actions) for output in (outputs[name], constant)]
                 ).ravel()
-                loss += head.loss(outputs[name], actions).double()[:, 0]  # type: ignore[operator]
+                loss += in_float64(head.loss(outputs[name], actions))[:, 0]  # type: ignore[operator]
             losses.append(loss.cpu())
             for name, change in self._changes(batch, at, slice(start, start + ROWS)).items():
                 changes[name] += change
@@ -181,9 +181,9 @@ class Validation:
 def _change(head: nn.Module, low: Tensor, high: Tensor) -> Tensor:
     """How far two outputs (B, 1, *outputs) are apart, summed over B."""
     if isinstance(head, ContinuousHead):
-        return (high - low).double().square().flatten(1).mean(1).sum()
+        return in_float64(high - low).square().flatten(1).mean(1).sum()
     differ = head.choose(high[:, 0]) != head.choose(low[:, 0])  # type: ignore[operator]  # (B, *leaf)
-    return differ.double().reshape(len(differ), -1).mean(1).sum()
+    return in_float64(differ).reshape(len(differ), -1).mean(1).sum()
 
 
 def _sums(head: nn.Module, output: Tensor, actions: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
         _sync(temporary)
         temporary.replace(path)
     except OSError as error:
-        raise OSError(error.errno, os_reason(error), str(path)) from error
+        raise OSError(error.errno, f"cannot be written, {os_reason(error)}", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
