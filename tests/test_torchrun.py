@@ -292,20 +292,17 @@ DIFFERENCES = {
     "environment": r"process 1: environment\.kwargs\.limit is 9, expected 10 as in process 0",
     "versions": r"process 1: versions\.numpy is '2\.1\.0', expected '2\.0\.0' as in process 0",
     "text": r"process 1: text is '[0-9a-f]{64}', expected '[0-9a-f]{64}' as in process 0",
+    "command": r"process 1: resume is True, expected False as in process 0\. Start all processes with the same data",
     "place": "trained",
 }
 
 
 def test_processes_that_are_not_given_the_same_are_refused_by_name_in_each(tmp_path):
-    write_npz(tmp_path / "coins.npz", PAYDAY)
-    errors = torchrun(str(HERE / "torchrun_differences.py"), str(tmp_path))
+    torchrun(str(HERE / "torchrun_differences.py"), str(tmp_path))
     for case, expected in DIFFERENCES.items():
         for process in (0, 1):
             assert re.match(expected, (tmp_path / f"{case}-{process}").read_text()), (case, process)
         assert (tmp_path / case).exists() == (case == "place")
-    line = "dt: process 1: config.model.width is 16, expected 8 as in process 0. Start all processes with the same data"
-    assert errors.count(line) == 1
-    assert not (tmp_path / "run").exists()
 
 
 def test_one_process_has_nothing_to_compare():
