@@ -53,9 +53,9 @@ def test_a_command_whose_reader_has_left_has_not_failed(tmp_path):
     assert "pipe" not in ended.stderr.lower()
 
 
-@pytest.mark.parametrize("package", ["dt", "transformer"])
-def test_help_whose_reader_has_left_has_not_failed(package):
-    ended = run(f"import sys; from {package}.cli import main; sys.exit(main(['--help']))")
+@pytest.mark.parametrize("module", ["dt.cli", "transformer.text.cli"])
+def test_help_whose_reader_has_left_has_not_failed(module):
+    ended = run(f"import sys; from {module} import main; sys.exit(main(['--help']))")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
