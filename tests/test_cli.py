@@ -127,7 +127,7 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
     assert "payday/coins-v0 in Payday-v0, checkpoint step-00000006" in out
     assert "normalised: 0 is 0, 100 is 10; the dataset's own metadata" in out
     assert "episode" not in out.splitlines()[0]
-    assert "evaluate" in err  # the progress bar
+    assert "evaluate: episode 6 of 6, " in err  # the progress
     document = json.loads(path.read_text())
     assert (document["schema"], document["dataset"], document["environment"]) == (1, "payday/coins-v0", "Payday-v0")
     assert document["environment_spec"] == {"id": "Payday-v0", "kwargs": {}, "max_episode_steps": 20}

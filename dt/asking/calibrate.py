@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from tqdm import tqdm
-
 from dt.asking.calibration import Calibration, Episode, from_json, to_json
 from dt.asking.guidance import Request
 from dt.asking.plan import Finished, Outcome, Plan, carry_out, make_plan, seed_of
@@ -23,6 +21,7 @@ from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import read_json, write_json
 from transformer.runs.console import tell
+from transformer.runs.progress import Progress, progress
 
 if TYPE_CHECKING:
     from dt.learning.training import Run
@@ -103,7 +102,7 @@ def calibrate(
         context_length=config.eval_context_length,
     )
     tell(f"calibration   at most {steps} environment steps")
-    with tqdm(total=steps, unit="step", desc="calibrate") as bar:
+    with progress("calibrate", steps, "step") as bar:
 
         def play(numbered: Mapping[int, Request], finished: Finished) -> dict[int, Outcome]:
             return _play(run, policy, config, numbered, finished, bar)
@@ -206,7 +205,7 @@ def _play(
     config: PlayConfig,
     numbered: Mapping[int, Request],
     finished: Finished,
-    bar: Any,
+    bar: Progress,
 ) -> dict[int, Outcome]:
     """Play numbered episodes, shared among processes."""
     assert run.environment is not None
@@ -214,7 +213,7 @@ def _play(
 
     def on_episode(played: PlayedEpisode) -> None:
         finished(played.request.seed - seed_of(0), (played.total_return, played.length))
-        bar.update(min(played.length, bar.total - bar.n))
+        bar.update(min(played.length, bar.total - bar.done))
 
     played = play_requests(policy, run.environment, requests, config.num_envs, config.env_timeout, on_episode)
     outcomes = ((total, length) if failure is None else None for total, length, failure in played)

@@ -6,8 +6,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from dt.asking.calibrate import calibrate, policy_of
 from dt.cli.options import Calibrate, EnvironmentOptions, Evaluate, ImportHuggingFace, Record, Train, TrainMany
 from dt.cli.scores import (
@@ -46,6 +44,7 @@ from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import os_reason, write_json
 from transformer.runs.console import show, tell
+from transformer.runs.progress import progress
 from transformer.runs.training import pick_device
 
 
@@ -254,7 +253,7 @@ def record_episodes(options: Record, environment: EnvironmentSpec, command: str)
         vec_normalize=options.vec_normalize,
     )
     failed: list[PlayedEpisode] = []
-    with tqdm(total=len(chosen.requests), unit="episode", desc="record") as bar:
+    with progress("record", len(chosen.requests), "episode") as bar:
         dataset = play(
             chosen,
             environment,

@@ -6,8 +6,6 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from tqdm import tqdm
-
 from dt.asking.calibrate import policy_of
 from dt.asking.guidance import MODULATED, Request
 from dt.asking.targets import default_targets_of, resolve
@@ -27,6 +25,7 @@ from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import write_json
 from transformer.runs.console import show, tell
+from transformer.runs.progress import progress
 from transformer.runs.training import stop_signals
 
 STANDARD_EPISODES = 20
@@ -135,7 +134,7 @@ class Player:
     def play(self, targets: Sequence[float | Request], seed: int) -> list[TargetResult]:
         """Play each target, from this seed on."""
         mine = len(distributed.shard(range(len(targets) * self.config.episodes)))
-        with tqdm(total=mine, unit="episode", desc="evaluate") as bar:
+        with progress("evaluate", mine, "episode") as bar:
             return evaluate(
                 self.policy,
                 self.environment,

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import default_collate
-from tqdm import tqdm
 
 from dt.cli.sources import cells_of
 from dt.config import Config
@@ -36,6 +35,7 @@ from transformer.runs.checkpoint import (
 )
 from transformer.runs.console import tell
 from transformer.runs.log import RunLog
+from transformer.runs.progress import Progress, progress
 from transformer.runs.training import Trainer, explain_out_of_memory, learning_rate_at, step_seed, stop_signals
 
 
@@ -164,7 +164,7 @@ class Stack:
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "There is a performance drop")  # attention on a CPU: run after run
             signals = stack.enter_context(stop_signals("stopping after this step, with a checkpoint"))
-            bar = stack.enter_context(tqdm(total=config.steps, initial=self.step, unit="step", desc="train"))
+            bar = stack.enter_context(progress("train", config.steps, "step", self.step))
             for trainer in self.trainers:
                 _open(trainer, bar)
             while self.step < config.steps:
@@ -269,7 +269,7 @@ class Stack:
         self.losses.zero_()
 
 
-def _open(trainer: Trainer, bar: Any) -> None:
+def _open(trainer: Trainer, bar: Progress) -> None:
     """What `Trainer.train` does before its first step."""
     clear_leftovers(trainer.run)
     write_json(trainer.run / "run.json", trainer.document)

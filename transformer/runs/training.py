@@ -19,7 +19,6 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from transformer.config import TrainingConfig
 from transformer.errors import (
@@ -55,6 +54,7 @@ from transformer.runs.checkpoint import (
 from transformer.runs.console import tell
 from transformer.runs.log import RunLog
 from transformer.runs.outputs import check_folder
+from transformer.runs.progress import progress
 
 
 class State(TypedDict):
@@ -329,9 +329,7 @@ class Trainer:
         with (
             ExitStack() as held,
             stop_signals("stopping after this step, with a checkpoint") as signals,
-            tqdm(
-                total=config.steps, initial=self.step, unit="step", desc="train", smoothing=0.05, mininterval=0.5
-            ) as bar,
+            progress("train", config.steps, "step", self.step) as bar,
         ):
             distributed.on_first_rank(lambda: self._open(held))
             self._bar = bar
@@ -483,7 +481,7 @@ class Trainer:
             "seconds": round(elapsed, 3),
             "steps_per_second": round((now - self._clock_step) / elapsed, 3),
         }
-        self._bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+        self._bar.note(f"loss {line['loss']:.4f}")
         self.loss_sum, self.loss_steps = 0.0, 0
         self._clock, self._clock_step = time.perf_counter(), now
         self._write("train", line)
