@@ -222,3 +222,37 @@ def test_learned_positions_are_rows_of_a_table():
 def test_a_shape_that_cannot_work_is_refused_with_its_value(changes, words):
     with pytest.raises(ConfigError, match=words):
         config(**changes)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("start", [0, 3, "rows"])
+@pytest.mark.parametrize("read", ["all", "last", "reversed"])
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_visibility_is_that_of_a_plain_loop(num_tokens, read, start, causal, masked):
+    """Where it leaves the choice to the kernel, the kernel's rule holds: all keys, or the plain triangle."""
+    read = {"all": None, "last": [num_tokens - 1], "reversed": [*range(num_tokens)][::-1]}[read]
+    rows, num_keys = 2, num_tokens + 5 if start == "rows" else num_tokens + start
+    starts = [1, 4] if start == "rows" else [start] * rows
+    mask = torch.tensor([[True] * num_keys, [i != 1 for i in range(num_keys)]]) if masked else None
+    visible = module.visibility(
+        num_tokens,
+        num_keys,
+        causal=causal,
+        read=None if read is None else torch.tensor(read),
+        start=torch.tensor(starts)[:, None] if start == "rows" else start,
+        mask=mask,
+        device=torch.device("cpu"),
+    )
+    queries = range(num_tokens) if read is None else read
+    expected = torch.tensor(
+        [
+            [[(not causal or key <= starts[b] + q) and (mask is None or bool(mask[b, key])) for key in range(num_keys)]]
+            for b in range(rows)
+            for q in queries
+        ]
+    ).view(rows, 1, len(queries), num_keys)
+    if visible is None and causal and num_tokens > 1:
+        visible = torch.ones(num_tokens, num_keys, dtype=torch.bool).tril()
+    found = torch.ones_like(expected) if visible is None else visible.expand_as(expected)
+    assert torch.equal(found, expected)

@@ -43,6 +43,40 @@ def causal_visibility(query_positions: Tensor, num_keys: int) -> Tensor:
     return visible if visible.dim() == 2 else visible[:, None]  # one mask for all heads
 
 
+def visibility(
+    num_tokens: int,
+    num_keys: int,
+    *,
+    causal: bool,
+    read: Tensor | None,
+    start: int | Tensor,
+    mask: Tensor | None,
+    device: torch.device,
+) -> Tensor | None:
+    """Which keys each query may look at: broadcasts to (B, H, Lq, Lk); None leaves it to the kernel.
+
+    The kernel sees all keys, or the plain triangle of a causal model.
+
+    Args:
+        num_tokens: L, those that the queries come from.
+        num_keys: Lk, with those in the cache.
+        causal: a query sees keys at its own position and before.
+        read: indices of the queries among the tokens, (Q,) or (B, Q). None: all tokens are queries.
+        start: column of the first token among the keys, or one for each row, (B, 1).
+        mask: (B, Lk), True where a key is real.
+        device: the tokens'.
+    """
+    real = None if mask is None else mask[:, None, None]  # (B, 1, 1, Lk)
+    whole = read is None and not isinstance(start, Tensor)  # all tokens, at the same columns in all rows
+    follows_all = whole and num_tokens == 1  # one token after all others may look at each of them
+    triangle = whole and start == 0 and mask is None
+    if not causal or follows_all or triangle:
+        return real
+    columns = start + (torch.arange(num_tokens, device=device) if read is None else read)
+    earlier = causal_visibility(columns, num_keys)
+    return earlier if real is None else real & earlier
+
+
 class Dropout(nn.Module):
     """In training, zero each element with probability `rate` and scale the rest by 1 / (1 - rate).
 
@@ -234,16 +268,10 @@ class MultiHeadAttention(nn.Module):
         before = 0 if cache is None else cache.start
         if cache is not None:
             k, v = cache.write(k, v)
-        visible = None
-        # One token that follows all others may look at each of them; the kernel knows the plain triangle.
-        same = read is None and not isinstance(before, Tensor)
-        follows, plain = same and x.shape[1] == 1, same and before == 0 and mask is None
-        if self.causal and not (follows or plain):
-            asked = torch.arange(x.shape[1], device=x.device) if read is None else read
-            visible = causal_visibility(before + asked, k.shape[2])
-        if mask is not None:
-            keys = mask[:, None, None]  # (B, 1, 1, Lk)
-            visible = keys if visible is None else visible & keys
+        num_tokens, num_keys = x.shape[1], k.shape[2]
+        visible = visibility(
+            num_tokens, num_keys, causal=self.causal, read=read, start=before, mask=mask, device=x.device
+        )
         return q, k, v, visible
 
     def _heads(self, x: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
