@@ -43,7 +43,7 @@ from envs.simulate.rollout import Policy
 from transformer.config import TrainingConfig
 from transformer.errors import Stopped
 from transformer.runs.checkpoint import checkpoints, is_run, read_json, step_of, write_json
-from transformer.runs.training import pick_device
+from transformer.runs.setup import pick_device
 
 EPISODES = 20
 """Episodes for each target; the choices (of a checkpoint on the way, of a target) are made on half as many."""

@@ -40,7 +40,7 @@ from envs.errors import DataError
 from envs.spaces import ROOT
 from transformer.config import TrainingConfig
 from transformer.runs.checkpoint import write_json
-from transformer.runs.training import learning_rate_at, pick_device, step_seed
+from transformer.runs.setup import learning_rate_at, pick_device, step_seed
 
 RECIPES = {"paper": paper_hopper, "ours": Config}
 """Where training and return scale come from: the paper, the same for its three robots, or our defaults."""

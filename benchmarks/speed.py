@@ -55,7 +55,8 @@ from transformer.generation import Sampling, generate
 from transformer.gpt2 import save_gpt2
 from transformer.language import LanguageModel
 from transformer.runs.checkpoint import write_json
-from transformer.runs.training import Trainer, multiplies_bf16
+from transformer.runs.setup import multiplies_bf16
+from transformer.runs.training import Trainer
 from transformer.text.programs import next_token_loss
 
 Work = Callable[[], int]

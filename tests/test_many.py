@@ -23,7 +23,7 @@ from envs.spaces import space_to_json
 from transformer.attention import Dropout
 from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
 from transformer.runs.checkpoint import checkpoints, read_json, step_of
-from transformer.runs.training import learning_rate_at, step_seed
+from transformer.runs.setup import learning_rate_at, step_seed
 
 
 def without_dropout(conditioning="single", **training):

@@ -18,7 +18,7 @@ from envs.datasets import writer
 from envs.datasets.writer import keep_elsewhere, write_folder, write_minari
 from transformer.runs.checkpoint import LOCK
 from transformer.runs.distributed import in_float64
-from transformer.runs.training import multiplies_bf16, pick_device
+from transformer.runs.setup import multiplies_bf16, pick_device
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from transformer.blocks import Transformer
 from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
 from transformer.errors import CompilerError, Stopped
 from transformer.runs.checkpoint import read_json
-from transformer.runs.training import compiled
+from transformer.runs.setup import compiled
 from transformer.translation import EncoderDecoder
 
 CURVES = Path(__file__).parent / "loss_curves.json"

@@ -24,7 +24,7 @@ from dt.policy import ReturnConditionedPolicy
 from transformer.errors import CheckpointError
 from transformer.runs import distributed
 from transformer.runs.checkpoint import checkpoints, read_json, step_of
-from transformer.runs.training import LAUNCH
+from transformer.runs.record import LAUNCH
 from transformer.text.cli import main as text_main
 
 HERE = Path(__file__).parent

@@ -24,7 +24,8 @@ from transformer.config import TrainingConfig
 from transformer.errors import CheckpointError, ConfigError, NonFiniteError
 from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of
 from transformer.runs.log import CLOCK_FIELDS
-from transformer.runs.training import Trainer, learning_rate_at, multiplies_bf16, settle_precision, step_seed
+from transformer.runs.setup import learning_rate_at, multiplies_bf16, settle_precision, step_seed
+from transformer.runs.training import Trainer
 
 
 def small(steps=12, conditioning="single", **training) -> Config:

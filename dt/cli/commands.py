@@ -45,7 +45,7 @@ from transformer.runs import distributed
 from transformer.runs.checkpoint import os_reason, write_json
 from transformer.runs.console import show, tell
 from transformer.runs.progress import progress
-from transformer.runs.training import pick_device
+from transformer.runs.setup import pick_device
 
 
 def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSpec | None) -> None:

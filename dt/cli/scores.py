@@ -26,7 +26,7 @@ from transformer.runs import distributed
 from transformer.runs.checkpoint import write_json
 from transformer.runs.console import show, tell
 from transformer.runs.progress import progress
-from transformer.runs.training import stop_signals
+from transformer.runs.signals import stop_signals
 
 STANDARD_EPISODES = 20
 """Episodes at each target of the alignment error."""

@@ -36,7 +36,9 @@ from transformer.runs.checkpoint import (
 from transformer.runs.console import tell
 from transformer.runs.log import RunLog
 from transformer.runs.progress import Progress, progress
-from transformer.runs.training import Trainer, explain_out_of_memory, learning_rate_at, step_seed, stop_signals
+from transformer.runs.setup import explain_out_of_memory, learning_rate_at, step_seed
+from transformer.runs.signals import stop_signals
+from transformer.runs.training import Trainer
 
 
 def train_many(

@@ -51,18 +51,16 @@ from transformer.runs.checkpoint import (
     read_tensors,
 )
 from transformer.runs.console import tell
-from transformer.runs.training import (
-    Trainer,
-    begun_by_this_launch,
-    check_same_recipe,
+from transformer.runs.record import begun_by_this_launch, check_same_recipe, newest_state
+from transformer.runs.setup import (
     explain_out_of_memory,
     keep_threads,
     learning_rate_at,
-    newest_state,
     pick_device,
     settle_precision,
     settle_threads,
 )
+from transformer.runs.training import Trainer
 
 BALANCED = 0.5
 """Share of each batch that is drawn evenly over the range of returns where nothing else is said."""

@@ -116,7 +116,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _run(command: Any, name: str) -> int:
-    from transformer.runs.training import explain_out_of_memory
+    from transformer.runs.setup import explain_out_of_memory
 
     programs: Any = {
         TrainCharacters: (_train_characters, "lower width, num_layers, context_length or batch_size"),

@@ -37,16 +37,9 @@ from transformer.runs.checkpoint import (
     read_tensors,
 )
 from transformer.runs.pictures import picture, title_of
-from transformer.runs.training import (
-    Trainer,
-    begun_by_this_launch,
-    check_same_recipe,
-    keep_threads,
-    newest_state,
-    pick_device,
-    settle_precision,
-    settle_threads,
-)
+from transformer.runs.record import begun_by_this_launch, check_same_recipe, newest_state
+from transformer.runs.setup import keep_threads, pick_device, settle_precision, settle_threads
+from transformer.runs.training import Trainer
 from transformer.text.corpora import (
     CharacterCorpus,
     PairBatch,

@@ -1,0 +1,33 @@
+"""Signals that stop a training: it ends after the present step, with a checkpoint."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformer.runs.console import tell
+
+
+@contextmanager
+def stop_signals(message: str) -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM is put into; a second SIGINT interrupts at once, as ever.
+
+    message: printed at the first signal, says what happens now.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+        yield received
+        return
+
+    def note(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        tell(f"\n{message}; once more to stop at once")
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
