@@ -76,6 +76,17 @@ def test_import_of_a_package_named_envs_registers_what_it_registers(project):
         assert (project / "minari" / "mine" / f"grid-v{number}").is_dir()
 
 
+def test_a_module_that_imports_the_projects_envs_is_imported(project):
+    (project / "game.py").write_text("import envs.grid\nfrom envs import SIZE\nassert SIZE == 7")
+    command = ["inspect", "d.npz", "--environment", "Mine/Grid-v0", "--import", "game"]
+    code, out, err = run(project, "bin/dt", *command)
+    assert (code, err) == (0, "")
+    assert "Mine/Grid-v0, at most 4 steps" in out
+    (project / "game.py").write_text("import envs.gird")
+    code, _, err = run(project, "bin/dt", *command)
+    assert (code, err) == (2, "dt: --import game: ModuleNotFoundError: No module named 'envs.gird'\n")
+
+
 def test_a_script_has_its_own_envs_and_dt_has_ours(project):
     code, out, err = script(project, "import dt, envs.grid\nprint(dt.load('d.npz').num_episodes, envs.SIZE, envs.grid)")
     assert (code, err) == (0, "")
