@@ -1,12 +1,15 @@
 """The commands that ask for returns: targets in words, guidance, calibration, and what is refused."""
 
+import hashlib
 import json
+import shutil
 
 import pytest
 from conftest import Payday  # noqa: F401 (registers Payday-v0)
 
 from dt.cli import main
 from envs.datasets.writer import write_minari
+from transformer.runs.checkpoint import write_json
 
 SMALL = "--steps 40 --width 16 --num-layers 1 --num-heads 2 --context-length 3 --evaluate-every 0 --precision float32"
 
@@ -113,3 +116,41 @@ def test_a_clone_cannot_be_calibrated(run, tmp_path, capsys):
     capsys.readouterr()
     assert main(["calibrate", str(tmp_path / "clone")]) == 2
     assert "conditioning none does not depend on a target return" in capsys.readouterr().err
+
+
+def forgetful(run, folder):
+    """A copy of a run as an earlier version wrote it: without its data's returns, and without a calibration."""
+    shutil.copytree(run, folder)
+    (folder / "calibration-last.json").unlink()
+    for path in folder.rglob("run.json"):
+        document = json.loads(path.read_text())
+        del document["dataset"]["percentiles"]
+        write_json(path, document)
+        if (manifest := path.parent / "manifest.json").exists():
+            entries = json.loads(manifest.read_text())
+            entries["sha256"]["run.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            write_json(manifest, entries)
+    return folder
+
+
+def test_a_run_of_before_is_calibrated_by_its_data(run, tmp_path, capsys):
+    old = forgetful(run, tmp_path / "old")
+    capsys.readouterr()
+    assert main(["calibrate", str(old), "--calibration-steps", "4000"]) == 0
+    ours, theirs = (json.loads((folder / "calibration-last.json").read_text()) for folder in (run, old))
+    assert theirs["curves"] == ours["curves"]
+    assert evaluated(old, tmp_path / "h.json", capsys, "--target-return", "4")[0]["guidance"] == "calibrated"
+
+
+def test_a_run_of_before_whose_data_is_gone_asks_for_it(run, tmp_path, capsys, monkeypatch):
+    old = forgetful(run, tmp_path / "old")
+    source = run.parent / "payday" / "asked-v0"
+    moved = source.rename(tmp_path / "moved")
+    try:
+        capsys.readouterr()
+        assert main(["calibrate", str(old), "--calibration-steps", "4000"]) == 2
+        assert "--dataset says where payday/asked-v0 lies now" in capsys.readouterr().err
+        words = ["calibrate", str(old), "--calibration-steps", "4000", "--dataset", str(moved)]
+        assert main(words) == 0
+    finally:
+        moved.rename(source)

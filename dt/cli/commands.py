@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dt.asking.calibrate import calibrate, policy_of
+from dt.asking.targets import percentiles
 from dt.cli.options import Calibrate, EnvironmentOptions, Evaluate, ImportHuggingFace, Record, Train, TrainMany
 from dt.cli.scores import (
     document_of,
@@ -156,6 +157,8 @@ def calibrate_run(options: Calibrate, environment: EnvironmentSpec | None) -> No
     run = _in_environment(_limited(run, options.env, environment), environment)
     if not run.config.model.hears_returns:
         raise ConfigError(f"{run.folder}: conditioning none does not depend on a target return")
+    if not run.dataset.get("percentiles"):
+        run = replace(run, dataset={**run.dataset, "percentiles": _known_returns(run, options.dataset)})
     precision = None if options.precision == "auto" else options.precision
     calibration = calibrate(
         run,
@@ -195,6 +198,16 @@ def _ask_without_an_environment(options: Evaluate, run: Run) -> None:
     document = _foretell(run, dataset)
     if options.json:
         write_json(options.json, document)
+
+
+def _known_returns(run: Run, sources: Sequence[str]) -> list[float]:
+    """The percentiles of the returns that a run learned from, from the data itself, since its run.json has none."""
+    if run.imported is None:
+        learned, _ = choose_episodes(_learned_from(run, sources), run.config.data, run.config.training.seed)
+        return percentiles(learned.returns)
+    if not sources:
+        raise ConfigError(f"{run.folder}: was imported without its data's returns; --dataset SOURCE gives them")
+    return percentiles(join([load(source) for source in sources]).returns)
 
 
 def _learned_from(run: Run, sources: Sequence[str]) -> Dataset:
