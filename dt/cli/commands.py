@@ -1,5 +1,6 @@
 """What the commands do (`dt inspect` and `dt import` apart), once the command line is read; torch comes in here."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -25,7 +26,7 @@ from dt.evaluation import check_environment, check_failures
 from dt.inspection import describe_dataset
 from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
-from dt.learning.training import Run, load_run, train, versions
+from dt.learning.training import Run, load_run, prepare, train, versions
 from dt.recording import play, player
 from dt.sharing.huggingface import import_published
 from dt.sharing.huggingface_config import Published
@@ -53,6 +54,11 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
     """`dt train`: a run, its scores at the last step and, where one was chosen on the way, at the best."""
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
+    if options.print_config:
+        settled = prepare(dataset, config, folder, environment=environment, resume=options.resume).document["config"]
+        if distributed.is_first_rank():
+            show(json.dumps(settled, indent=2))
+        return
     tell(describe_dataset(in_environment(dataset, environment)))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)
     try:

@@ -70,6 +70,11 @@ class Train:
         "default"
     )
     """A named run to start from; the other options change it. A resumed run has its own configuration instead."""
+    start: Annotated[Path | None, arg(name="config", metavar="RUN|FILE")] = None
+    """Instead of a preset, a run's folder or a JSON file of its configuration to start from; the other options change
+    it."""
+    print_config: bool = False
+    """Print the settled configuration as JSON, which --config takes, and train nothing."""
     output: Path | None = None
     """The run's folder; runs/DATASET-sSEED if not given."""
     resume: bool = False

@@ -98,8 +98,16 @@ def _parse(
 
 def _starting_config(arguments: list[str]) -> Config:
     preset, folder = option(arguments, "preset"), option(arguments, "output")
+    given = option(arguments, "config") if arguments[:1] == ["train"] else None
     if "--resume" in arguments and preset is not None:
         raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
+    if given is not None and (preset is not None or "--resume" in arguments):
+        other = "--resume" if preset is None else f"--preset {preset}"
+        raise ConfigError(f"--config {given} and {other}: each gives a configuration to start from. Take one.")
+    if given is not None:
+        from dt.learning.description import read_config
+
+        return read_config(Path(given))
     if "--resume" in arguments and folder:
         from dt.learning.description import read_description
         from transformer.runs.checkpoint import check_run

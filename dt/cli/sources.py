@@ -52,7 +52,8 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
     """The datasets that `dt train` is given, as one, and the environment that it is given beside them."""
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
-    if options.output is not None and not options.resume:
+    begins = not options.resume and not options.print_config
+    if options.output is not None and begins:
         _check_begun(options.output)
     resumed = options.output if options.resume else None
     environment = environment_to_play_in(options.env)
@@ -66,7 +67,7 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
     if environment is None:
         dataset = with_limited_environment(dataset, options.env)
     options.config.check_rewards(dataset.name, dataset.rewards_from)
-    if options.output is None:
+    if options.output is None and begins:
         _check_begun(run_folder(Path("runs"), dataset, options.config.training.seed))
     return dataset, environment
 

@@ -10,7 +10,7 @@ from envs.reading.options import ReadingOptions
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import misfit
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import SCHEMA, read_json
+from transformer.runs.checkpoint import SCHEMA, check_run, read_json
 
 
 class PartDocument(TypedDict):
@@ -114,6 +114,28 @@ def _too_long(document: dict[str, Any]) -> str | None:
         elif isinstance(value, list):
             waiting += [(f"{name}[{i}]", each) for i, each in enumerate(value)]
     return None
+
+
+def read_config(path: Path) -> Config:
+    """The configuration of a run, or of a JSON file; it may come from anywhere.
+
+    Args:
+        path: a run's folder, its run.json, or a file of what `dt train --print-config` prints.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not a run's.
+        ConfigError: it is not a configuration of this version.
+    """
+    if path.is_dir():
+        check_run(path)
+        path = path / "run.json"
+    document = read_json(path)
+    if isinstance(document, dict) and "config" in document:
+        document = read_description(path)["config"]
+    try:
+        return Config.from_json(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def environment_in(document: dict[str, Any]) -> EnvironmentSpec | None:
