@@ -68,7 +68,7 @@ def load(
 
     Args:
         source: a Minari id or folder; a flat file (`.npz`, D4RL's `.hdf5`, `.csv`, `.parquet`); a LeRobot folder; a
-            folder of DQN replay files; or hf://datasets/USER/NAME[@REVISION][/PATH] of the Hugging Face hub. An id is
+            folder of DQN replay files; or `hf://datasets/USER/NAME[@REVISION][/PATH]` of the Hugging Face hub. An id is
             looked up among the datasets that ship with the package, then under Minari's root (the environment variable
             MINARI_DATASETS_PATH, or ~/.minari/datasets).
         download: fetch an id that is not there from Minari's server, and a dataset of the hub from there.
