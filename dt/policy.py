@@ -154,8 +154,8 @@ class ReturnConditionedPolicy:
         leaves = leaf_spaces(model.observation_space)
         self._observation_spaces, self._images = leaves, {name for name, leaf in leaves.items() if is_image(leaf)}
         self._units = model.units
-        self._observations = _empty_rows(model.observation_space, self._units.observations)
-        self._actions = _empty_rows(model.action_space, self._units.actions)
+        self._observations = empty_rows(model.observation_space, self._units.observations)
+        self._actions = empty_rows(model.action_space, self._units.actions)
         self._states = self._observations | {
             name: np.stack([self._observations[name]] * model.config.frame_stack) for name in self._images
         }
@@ -351,7 +351,7 @@ class ReturnConditionedPolicy:
         )
 
 
-def _empty_rows(space: Space[Any], units: Mapping[str, Units]) -> Leaves:
+def empty_rows(space: Space[Any], units: Mapping[str, Units]) -> Leaves:
     """For each leaf a row that says nothing: floats as float32, which is what models see, all else as the space."""
     rows = {name: least(leaf) for name, leaf in leaf_spaces(space).items()}
     floats = {name for name, row in rows.items() if row.dtype.kind == "f" or name in units}

@@ -7,9 +7,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dt.asking.calibrate import calibrate, policy_of
-from dt.asking.targets import percentiles
-from dt.cli.options import Calibrate, EnvironmentOptions, Evaluate, ImportHuggingFace, Record, Train, TrainMany
+from dt.asking.calibrate import calibrate, policy_of, precision_of
+from dt.asking.targets import percentiles, resolve
+from dt.cli.options import Calibrate, EnvironmentOptions, Evaluate, Export, ImportHuggingFace, Record, Train, TrainMany
 from dt.cli.scores import (
     document_of,
     plot_scores,
@@ -28,6 +28,8 @@ from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
 from dt.learning.training import Run, load_run, prepare, train, versions
 from dt.recording import play, player
+from dt.runner import Policy
+from dt.sharing.export import compare, export_policy, of_one_row, origin_of
 from dt.sharing.huggingface import import_published
 from dt.sharing.huggingface_config import Published
 from dt.sharing.report import calibration_table, held_out_document
@@ -44,7 +46,7 @@ from envs.simulate.scores import reference_in
 from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
 from transformer.runs import distributed
-from transformer.runs.checkpoint import os_reason, write_json
+from transformer.runs.checkpoint import new_folder, os_reason, write_json
 from transformer.runs.console import show, tell
 from transformer.runs.progress import progress
 from transformer.runs.setup import pick_device
@@ -304,6 +306,26 @@ def _write_recording(dataset: Dataset, dataset_id: str) -> Path:
             f"{error}. The {dataset.num_episodes} episodes are kept in {kept}; when there is room: "
             f"dt import {kept} {dataset_id}"
         ) from error
+
+
+def export_run(options: Export, environment: EnvironmentSpec | None) -> None:
+    """`dt export`: a run's policy as a folder that acts without this package."""
+    run = load_run(options.run, options.checkpoint)
+    if environment is not None:
+        run = _in_environment(run, environment)
+    if precision_of(run) == "bf16":
+        tell(f"exported in float32; for a calibration in float32: dt calibrate {run.folder} --precision float32")
+    policy = of_one_row(policy_of(run, precision="float32", which=options.checkpoint), run.model)
+    with new_folder(options.output) as folder:
+        export_policy(policy, run.model, folder, options.format, origin_of(run))
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        if options.verify:
+            assert run.environment is not None
+            check_environment(run.environment, run.model)
+            target = max(resolve(run.dataset["targets"], run.dataset.get("percentiles", [])), default=0.0)
+            show(compare(policy, Policy(folder), run.environment, target).line())
+    for name, size in sizes.items():
+        show(f"{options.output / name}  {size / 1e6:.2f} MB")
 
 
 def import_model(options: ImportHuggingFace, published: Published) -> None:

@@ -173,6 +173,23 @@ class Inspect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a run's policy as a folder that acts without this package: a model, policy.json and runner.py."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run's folder."""
+    output: Path
+    """The folder to write, a new one."""
+    format: Literal["onnx", "torch-export"] = "onnx"
+    """onnx runs in onnxruntime, torch-export in torch. onnx needs pip install 'decision-transformer[export]'."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint: the newest, or the one that scored best on the way."""
+    verify: bool = False
+    """Play 300 steps of the environment and compare each action with the original's, before anything is written."""
+    env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportHuggingFace:
     """Make a run of a Decision Transformer that Hugging Face's library has trained."""
 

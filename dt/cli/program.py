@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
-from dt.cli.options import Calibrate, Evaluate, Import, ImportHuggingFace, Inspect, Record, Train, TrainMany
+from dt.cli.options import Calibrate, Evaluate, Export, Import, ImportHuggingFace, Inspect, Record, Train, TrainMany
 from dt.config import Config
 from dt.presets import PRESETS
 from transformer.config import check_fields
@@ -63,6 +63,11 @@ def _main(arguments: list[str]) -> int:
         from dt.cli.commands import calibrate_run
 
         calibrate_run(command, env)
+    elif isinstance(command, Export):
+        env = sources.check_export(command)
+        from dt.cli.commands import export_run
+
+        export_run(command, env)
     elif isinstance(command, Record):
         played = sources.recording_environment(command)
         from dt.cli.commands import record_episodes
@@ -78,7 +83,7 @@ def _main(arguments: list[str]) -> int:
 
 def _parse(
     arguments: list[str],
-) -> Train | TrainMany | Evaluate | Calibrate | Inspect | Import | Record | ImportHuggingFace:
+) -> Train | TrainMany | Evaluate | Calibrate | Inspect | Import | Record | Export | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     many = TrainMany(dataset=tyro.MISSING, config=start.config)
@@ -90,6 +95,7 @@ def _parse(
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Import, subcommand("import")]
         | Annotated[Record, subcommand("record")]
+        | Annotated[Export, subcommand("export")]
         | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
     )
     description = "Decision Transformers: learn from recorded trajectories, ask for a return, get it."

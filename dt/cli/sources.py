@@ -8,6 +8,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dt.cli.options import (
     EnvironmentOptions,
     EnvironmentSettings,
     Evaluate,
+    Export,
     Import,
     ImportHuggingFace,
     Reading,
@@ -46,6 +48,10 @@ from transformer.runs.outputs import check_folder, check_place
 
 ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
 """Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
+
+
+NEEDED_TO_EXPORT = ("onnx", "onnxscript", "onnxruntime")
+"""What `--format onnx` needs beyond the base installation."""
 
 
 def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
@@ -188,6 +194,21 @@ def check_calibration(options: Calibrate) -> EnvironmentSpec | None:
     """Refuse what is no run for `dt calibrate`; the environment that it is given."""
     environment = environment_to_play_in(options.env)
     _check_trained_run(options.run)
+    return environment
+
+
+def check_export(options: Export) -> EnvironmentSpec | None:
+    """Refuse what is no run for `dt export`, a folder that is taken and missing packages; the environment given."""
+    check_folder(options.output)
+    check_new(options.output)
+    environment = environment_to_play_in(options.env)
+    _check_trained_run(options.run)
+    missing = [name for name in NEEDED_TO_EXPORT if options.format == "onnx" and find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--format onnx needs {', '.join(missing)}: pip install 'decision-transformer[export]'")
+    recorded = environment_in(read_description(options.run / "run.json"))
+    if options.verify and environment is None and recorded is None:
+        raise ConfigError(f"{options.run}: --verify plays in an environment, and the run names none: --environment ID")
     return environment
 
 
