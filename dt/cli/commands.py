@@ -325,7 +325,7 @@ def export_run(options: Export, environment: EnvironmentSpec | None) -> None:
             target = max(resolve(run.dataset["targets"], run.dataset.get("percentiles", [])), default=0.0)
             show(compare(policy, Policy(folder), run.environment, target).line())
     for name, size in sizes.items():
-        show(f"{options.output / name}  {size / 1e6:.2f} MB")
+        show(f"{options.output / name}  {size / 1e3:.0f} kB")
 
 
 def import_model(options: ImportHuggingFace, published: Published) -> None:
