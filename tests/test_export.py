@@ -99,9 +99,7 @@ def test_a_wrong_export_is_noticed(break_it, tmp_path, robot):
     theirs = runner.Policy(folder)
     compare(policy, theirs, spec, 200.0, steps=9)
     break_it(theirs)
-    with pytest.raises(
-        (PolicyError, Exception), match=r"step \d+: action value: the exported policy chose|INVALID_ARG"
-    ):
+    with pytest.raises(PolicyError, match=r"step \d+: action value: the exported policy chose"):
         compare(policy, theirs, spec, 200.0, steps=9)
 
 
