@@ -156,7 +156,7 @@ def test_a_signal_leaves_a_checkpoint_of_each_run(payday, tmp_path):
     with pytest.raises(Stopped) as stopped:
         stack.train(None)
     assert stopped.value.exit_code == 143
-    assert [[step_of(path) for path in checkpoints(trainer.run)] for trainer in stack.trainers] == [[5], [5]]
+    assert [[step_of(path) for path in checkpoints(trainer.record.folder)] for trainer in stack.trainers] == [[5], [5]]
 
 
 class NoWaiting(TorchDispatchMode):
@@ -275,7 +275,7 @@ def test_one_run_that_is_not_finite_stops_all_before_the_update(payday, richer, 
     assert not torch.equal(after[0][0], after[1][0])
     assert all(torch.equal(p, q) for p, q in zip(after[1], after[3], strict=True))
     assert all(torch.equal(p, q) for p, q in zip(after[1], stack.parameters.values(), strict=True))
-    assert all(not checkpoints(trainer.run) for trainer in trainers)
+    assert all(not checkpoints(trainer.record.folder) for trainer in trainers)
 
 
 def test_runs_that_do_not_fit_together_are_refused(payday, richer, tmp_path):

@@ -27,15 +27,11 @@ from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Sto
 from transformer.runs.checkpoint import (
     check_checkpoint,
     checkpoints,
-    clear_leftovers,
     folder_of,
-    only_writer,
     step_of,
-    write_json,
 )
 from transformer.runs.console import tell
-from transformer.runs.log import RunLog
-from transformer.runs.progress import Progress, progress
+from transformer.runs.progress import progress
 from transformer.runs.setup import explain_out_of_memory, learning_rate_at, step_seed
 from transformer.runs.signals import stop_signals
 from transformer.runs.training import Trainer
@@ -81,7 +77,7 @@ def train_many(
     ]
     stack = Stack(trainers)
     for trainer in trainers:
-        if not trainer.run.exists():
+        if not trainer.record.folder.exists():
             trainer.start()
     return folders, stack.train(minutes)
 
@@ -162,13 +158,13 @@ class Stack:
         config, started = self.config, time.perf_counter()
         with ExitStack() as stack:
             for trainer in self.trainers:
-                stack.enter_context(only_writer(trainer.run))
+                stack.enter_context(trainer.record.hold())
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "There is a performance drop")  # attention on a CPU: run after run
             signals = stack.enter_context(stop_signals("stopping after this step, with a checkpoint"))
             bar = stack.enter_context(progress("train", config.steps, "step", self.step))
             for trainer in self.trainers:
-                _open(trainer, bar)
+                trainer.record.open(trainer.step, bar)
             while self.step < config.steps:
                 self._one_step()
                 self.step += 1
@@ -256,28 +252,18 @@ class Stack:
             first = self.trainers[int(self.broken.int().argmax())]
             data = f" ({first.describe(step)})" if first.describe else ""
             raise NonFiniteError(
-                f"step {step}: {first.run}: loss or gradient is not finite{data}; no run was updated since"
+                f"step {step}: {first.record.folder}: loss or gradient is not finite{data}; no run was updated since"
             )
         for trainer, loss, norm in zip(self.trainers, self.losses.tolist(), self.norms.tolist(), strict=True):
-            trainer.loss_sum += loss
-            trainer.loss_steps += self.step - trainer.step
+            trainer.record.add_loss(loss, self.step - trainer.step)
             trainer.step = self.step
             if log:
-                trainer._log_training(norm)
+                trainer.log(norm)
             if score and trainer.evaluate:
-                trainer._evaluate()
+                trainer.score()
             if save:
                 trainer.save()
         self.losses.zero_()
-
-
-def _open(trainer: Trainer, bar: Progress) -> None:
-    """What `Trainer.train` does before its first step."""
-    clear_leftovers(trainer.run)
-    write_json(trainer.run / "run.json", trainer.document)
-    trainer._name_best()
-    trainer._log, trainer._bar = RunLog(trainer.run, trainer.step), bar
-    trainer._clock, trainer._clock_step = time.perf_counter(), trainer.step
 
 
 def _batches(trainer: Trainer) -> Batches:
@@ -292,8 +278,9 @@ def _check_one_shape(trainers: Sequence[Trainer]) -> None:
         if found == shapes[0]:
             continue
         name = next(n for n in {**shapes[0], **found} if shapes[0].get(n) != found.get(n))
+        folder, first = trainer.record.folder, trainers[0].record.folder
         raise ConfigError(
-            f"{trainer.run}: {name} is {found.get(name)}, in {trainers[0].run} {shapes[0].get(name)}: "
+            f"{folder}: {name} is {found.get(name)}, in {first} {shapes[0].get(name)}: "
             "runs of different shapes are trained one by one"
             + (", or with --max-timesteps" if "timestep" in name else "")
         )

@@ -240,9 +240,10 @@ def prepare(
         _warn_of_another_length(trainer.step, before.training, config.training)
         scored_by = old.get("scored_by", document["scored_by"])
         now = (config.evaluation, environment, document["scored_by"])
-        if trainer.best and (before.evaluation, environment_in(old), scored_by) != now:
-            tell(f"step {trainer.best['step']} was best at another evaluation: the best is sought anew from here")
-            trainer.best = None
+        best = trainer.record.best
+        if best and (before.evaluation, environment_in(old), scored_by) != now:
+            tell(f"step {best['step']} was best at another evaluation: the best is sought anew from here")
+            trainer.record.best = None
     return trainer
 
 

@@ -8,7 +8,6 @@ number of threads. Several processes share each batch (see `transformer.runs.dis
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,11 @@ from transformer.errors import (
 from transformer.runs import distributed
 from transformer.runs.callbacks import Callback, Callbacks
 from transformer.runs.checkpoint import (
-    Best,
-    check_checkpoint,
-    check_new_run,
-    clear_leftovers,
     folder_of,
-    make_folder,
-    only_writer,
-    os_reason,
-    prune,
-    read_json,
     read_tensors,
-    save_checkpoint,
-    step_of,
-    write_json,
 )
-from transformer.runs.console import tell
-from transformer.runs.log import RunLog
-from transformer.runs.outputs import check_folder
 from transformer.runs.progress import progress
-from transformer.runs.record import LAUNCH, State
+from transformer.runs.record import RunRecord
 from transformer.runs.setup import compiled, explain_compiler_error, explain_out_of_memory, learning_rate_at, step_seed
 from transformer.runs.signals import stop_signals
 
@@ -92,39 +76,23 @@ class Trainer:
         loss, self.device = loss or model, next(model.parameters()).device
         loss = compiled(loss, self.device) if config.compile else loss
         self.model, self.loss, self.batch_at = model, distributed.average_gradients(model, loss), batch_at
-        self.config, self.run, self.document = config, run, document
+        self.config, self.record = config, RunRecord(run, document, config.keep_checkpoints, self.callbacks)
         self.evaluate, self.describe = evaluate, describe
         self.slices = slices if slices is not None and distributed.world_size() == 1 else lambda batch: [batch]
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.step = 0  # gradient steps done
-        self.loss_sum, self.loss_steps = 0.0, 0  # since the last line of the log
-        self.best: Best | None = None  # step and score of the best evaluation
 
     def start(self) -> None:
         """Make the run's folder; refused where a run, or anything else, already is."""
-        distributed.on_first_rank(self._make_folder)
-
-    def _make_folder(self) -> None:
-        check_new_run(self.run)
-        check_folder(self.run)
-        make_folder(self.run)
-        if launch := distributed.launch_id():
-            (self.run / LAUNCH).write_text(launch)
-        write_json(self.run / "run.json", self.document)
+        self.record.create()
 
     def resume(self, checkpoint: Path | None) -> None:
         """Go back to a checkpoint of this run (see `newest_state`); nothing is written before `train`."""
         if checkpoint is None:
             return
-        state: State = read_json(checkpoint / "state.json", State)
-        if state["step"] != step_of(checkpoint) or not 0 <= state["loss_steps"] <= state["step"]:
-            raise CheckpointError(f"{checkpoint}/state.json: not the state of a run at step {step_of(checkpoint)}")
-        if state["step"] > self.config.steps:
-            raise CheckpointError(f"{self.run}: is at step {state['step']} already, steps {self.config.steps} is less")
-        self.best = self._if_still_there(state["best"])
-        self.step, self.loss_sum, self.loss_steps = state["step"], state["loss_sum"], state["loss_steps"]
+        self.step = self.record.resume(checkpoint, self.config.steps)
         self.model.load_state_dict(_read_like(self.model.state_dict(), checkpoint / "model.safetensors"))
         self._load_optimizer(_read_like(self._expected_moments(), checkpoint / "optimizer.safetensors"))
 
@@ -145,13 +113,11 @@ class Trainer:
     def _train(self) -> None:
         config = self.config
         with (
-            ExitStack() as held,
             stop_signals("stopping after this step, with a checkpoint") as signals,
             progress("train", config.steps, "step", self.step) as bar,
+            self.record.hold(),
         ):
-            distributed.on_first_rank(lambda: self._open(held))
-            self._bar = bar
-            self._clock, self._clock_step = time.perf_counter(), self.step
+            self.record.open(self.step, bar)
             while self.step < config.steps:
                 try:
                     loss, norm = self._one_step()
@@ -160,14 +126,14 @@ class Trainer:
                         self._stop_uncompiled(signals[0])
                     raise
                 self.step += 1
-                self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
+                self.record.add_loss(loss)
                 bar.update()
                 last = self.step == config.steps
                 if self.step % config.log_every == 0 or last:
-                    self._log_training(norm)
+                    self.log(norm)
                 scored = self.evaluate and (last or (config.evaluate_every and self.step % config.evaluate_every == 0))
                 if scored:
-                    self._evaluate()
+                    self.score()
                 stop = self._stop_asked_for(signals)
                 if scored or last or stop or self.step % config.checkpoint_every == 0:
                     self.save()
@@ -183,57 +149,25 @@ class Trainer:
 
     def _stop_uncompiled(self, signal_number: int) -> None:
         """Stop where the next step was not compiled. Step 0 needs no checkpoint: a run without one begins there."""
-        if self.step and not folder_of(self.run, self.step).exists():
+        if self.step and not folder_of(self.record.folder, self.step).exists():
             self.save()
         raise Stopped(signal_number, self.step) from None
 
-    def _open(self, held: ExitStack) -> None:
-        """Take the run's folder as its only writer, for as long as `held` is."""
-        held.enter_context(only_writer(self.run))
-        clear_leftovers(self.run)
-        write_json(self.run / "run.json", self.document)  # what a resumed run may change, it has changed from here
-        self._name_best()
-        self._log = RunLog(self.run, self.step)
+    def log(self, gradient_norm: float) -> None:
+        """Write a line of the log, with the norm of the present step's gradient."""
+        self.record.log_training(self.step, gradient_norm, learning_rate_at(self.step - 1, self.config))
+
+    def score(self) -> None:
+        """Evaluate the model as it is, and log that; nothing where it cannot be evaluated."""
+        assert self.evaluate is not None
+        started = time.perf_counter()
+        self.model.eval()
+        if result := self.evaluate(self.step):  # it may draw random numbers: each step seeds its own
+            self.record.log_evaluation(self.step, result, time.perf_counter() - started)
 
     def save(self) -> None:
         """Write a checkpoint of the present step and remove those that are no longer kept."""
-        distributed.on_first_rank(self._save)
-        self.callbacks.checkpoint(self.step, folder_of(self.run, self.step))
-
-    def _save(self) -> None:
-        state = {"step": self.step, "loss_sum": self.loss_sum, "loss_steps": self.loss_steps, "best": self.best}
-        tensors = {"model": self.model.state_dict(), "optimizer": self._optimizer_tensors()}
-        for part, content in tensors.items():
-            for name, tensor in content.items():
-                if not tensor.isfinite().all():
-                    raise NonFiniteError(f"step {self.step}: {part}/{name} is not finite; no checkpoint of it is made")
-        self._log.sync()
-        save_checkpoint(self.run, self.step, tensors, {"state": state, "run": self.document})
-        self._name_best()  # after the save: the best is never named before it is on disk
-        try:
-            prune(self.run, self.config.keep_checkpoints, self.step)
-        except OSError as error:
-            tell(f"\n{self.run}/checkpoints: an old one cannot be removed, {os_reason(error)}; training goes on")
-
-    def _if_still_there(self, best: Best | None) -> Best | None:
-        """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
-        if best is None:
-            return None
-        checkpoint = folder_of(self.run, best["step"])
-        if not checkpoint.exists():
-            tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
-            return None
-        try:
-            check_checkpoint(checkpoint)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; it scored best: move it out of the run to go on without") from None
-        return best
-
-    def _name_best(self) -> None:
-        if self.best is None:
-            (self.run / "best.json").unlink(missing_ok=True)
-        else:
-            write_json(self.run / "best.json", self.best)
+        self.record.save(self.step, lambda: {"model": self.model.state_dict(), "optimizer": self._optimizer_tensors()})
 
     def _one_step(self) -> tuple[float, float]:
         config = self.config
@@ -288,40 +222,6 @@ class Trainer:
     def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.loss(batch)
-
-    def _log_training(self, norm: float) -> None:
-        elapsed, now = time.perf_counter() - self._clock, self.step
-        line = {
-            "step": now,
-            "loss": self.loss_sum / self.loss_steps,
-            "gradient_norm": norm,
-            "learning_rate": learning_rate_at(now - 1, self.config),
-            "seconds": round(elapsed, 3),
-            "steps_per_second": round((now - self._clock_step) / elapsed, 3),
-        }
-        self._bar.note(f"loss {line['loss']:.4f}")
-        self.loss_sum, self.loss_steps = 0.0, 0
-        self._clock, self._clock_step = time.perf_counter(), now
-        self._write("train", line)
-
-    def _evaluate(self) -> None:
-        assert self.evaluate is not None
-        started = time.perf_counter()
-        self.model.eval()
-        result = self.evaluate(self.step)  # it may draw random numbers: each step seeds its own
-        if not result:
-            return  # it could not be played; training goes on
-        if math.isfinite(result.get("score", math.nan)) and (self.best is None or result["score"] > self.best["score"]):
-            self.best = {"step": self.step, "score": result["score"]}
-        self._write("evaluation", {"step": self.step, **result, "seconds": round(time.perf_counter() - started, 3)})
-        self._clock, self._clock_step = time.perf_counter(), self.step  # evaluation is not training time
-
-    def _write(self, kind: str, line: dict[str, Any]) -> None:
-        if distributed.is_first_rank():
-            self._log.write(kind, line)
-        numbers = {name: value for name, value in line.items() if name != "step"}
-        report = self.callbacks.log if kind == "train" else self.callbacks.evaluate
-        report(line["step"], numbers)
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = [name for name, _ in self.model.named_parameters()]

@@ -396,7 +396,7 @@ def _describe(
 
 
 def _train(trainer: Trainer, resume: bool) -> TextRun:
-    folder, new = trainer.run, trainer.document
+    folder, new = trainer.record.folder, trainer.record.document
     if resume:
         checkpoint = newest_state(folder)
         old = read_json((checkpoint or folder) / "run.json")
