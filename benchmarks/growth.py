@@ -29,7 +29,7 @@ from tqdm import tqdm
 from benchmarks.speed import play, training_step
 from dt.config import Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset
-from dt.learning.training import build_model
+from dt.learning.build import build_model
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.cache import FRESH
 from envs.datasets.loading import load

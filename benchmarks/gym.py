@@ -33,7 +33,8 @@ from benchmarks.delayed_reward import delayed
 from dt.asking.targets import default_targets
 from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.evaluation import TargetResult, best_target, evaluate
-from dt.learning.training import load_run, train, versions
+from dt.learning.run import load_run, versions
+from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load

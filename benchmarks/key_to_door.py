@@ -20,7 +20,8 @@ from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.evaluation import evaluate
-from dt.learning.training import train, versions
+from dt.learning.run import versions
+from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from envs.key_to_door import ROOM_STEPS
 from envs.simulate.rollout import PlayedEpisode

@@ -26,7 +26,8 @@ from benchmarks.gym import Cell, fill_cells, hardware, status_of, summary, time_
 from dt.asking.calibrate import policy_of
 from dt.cli.scores import score
 from dt.config import FINAL_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
-from dt.learning.training import Run, train, versions
+from dt.learning.run import Run, versions
+from dt.learning.training import train
 from envs.datasets.loading import load
 from envs.datasets.selection import join
 from transformer.config import TrainingConfig

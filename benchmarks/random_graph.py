@@ -22,7 +22,8 @@ from tyro.conf import OmitArgPrefixes
 from benchmarks.gym import hardware
 from benchmarks.random_play import dataset_of, record
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
-from dt.learning.training import train, versions
+from dt.learning.run import versions
+from dt.learning.training import train
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from envs.simulate.environments import Environments

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dt.errors import PolicyError
     from dt.evaluation import TargetResult, evaluate
     from dt.learning.many import train_many
-    from dt.learning.training import Run, load_run, train
+    from dt.learning.run import Run, load_run
+    from dt.learning.training import train
     from dt.model import DecisionTransformer
     from dt.policy import ReturnConditionedPolicy
     from dt.sharing.huggingface import import_huggingface
@@ -47,8 +48,8 @@ _HOMES = {
     "PolicyError": "dt.errors",
     "ReturnConditionedPolicy": "dt.policy",
     "VectorPolicy": "dt.vector",
-    "Run": "dt.learning.training",
-    "load_run": "dt.learning.training",
+    "Run": "dt.learning.run",
+    "load_run": "dt.learning.run",
     "train": "dt.learning.training",
     "DataError": "envs.errors",
     "load": "envs.datasets.loading",

@@ -12,7 +12,7 @@ from dt.asking.targets import resolve
 from dt.cli.sources import names_run, saved_algorithm
 from dt.config import EvaluationConfig
 from dt.evaluation import check_environment
-from dt.learning.training import load_run, versions
+from dt.learning.run import load_run, versions
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import from_episodes
 from envs.errors import EnvError

@@ -15,7 +15,8 @@ from dt.asking.guidance import Request
 from dt.asking.plan import Plan, carry_out, make_plan
 from dt.config import CalibrationConfig, Config, EvaluationConfig, ModelConfig, PlayConfig
 from dt.evaluation import evaluate
-from dt.learning.training import load_run, train
+from dt.learning.run import load_run
+from dt.learning.training import train
 from transformer.config import TrainingConfig
 from transformer.errors import ConfigError
 

@@ -14,7 +14,8 @@ from dt.data import TrajectoryDataset
 from dt.encoders import ContinuousHead, DiscreteHead, ImageEncoder, is_image, make_state_encoder
 from dt.errors import PolicyError
 from dt.evaluation import evaluate
-from dt.learning.training import load_run, prepare, train
+from dt.learning.run import load_run
+from dt.learning.training import prepare, train
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.dataset import Dataset

@@ -16,7 +16,8 @@ from dt.cli import main
 from dt.config import RECORDING_SEED, WAY_SEED, ModelConfig
 from dt.errors import PolicyError
 from dt.evaluation import check_environment
-from dt.learning.training import load_run, train
+from dt.learning.run import load_run
+from dt.learning.training import train
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.loading import load

@@ -16,7 +16,8 @@ from test_cli import run, trained  # noqa: F401
 
 from dt.config import Config
 from dt.learning.description import read_description
-from dt.learning.training import load_run, prepare
+from dt.learning.run import load_run
+from dt.learning.training import prepare
 from envs import DataError, load
 from envs.errors import EnvError
 from transformer.errors import CheckpointError, ConfigError

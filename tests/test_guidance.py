@@ -10,7 +10,7 @@ from dt.config import Config, ModelConfig
 from dt.data import TrajectoryDataset, returns_to_go
 from dt.errors import PolicyError
 from dt.evaluation import evaluate
-from dt.learning.training import build_model
+from dt.learning.build import build_model
 from dt.model import ReturnModulation
 from dt.policy import ReturnConditionedPolicy
 from envs.simulate.spec import EnvironmentSpec

@@ -14,7 +14,7 @@ from test_cli import files, refused
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
 from dt.cli import main
-from dt.learning.training import load_run
+from dt.learning.run import load_run
 from dt.policy import ReturnConditionedPolicy
 from dt.sharing.huggingface import import_huggingface
 from transformer.runs.checkpoint import read_json

@@ -17,7 +17,8 @@ from dt.cli import main
 from dt.data import Batches
 from dt.learning import many
 from dt.learning.many import Stack, train_many
-from dt.learning.training import load_run, prepare, train
+from dt.learning.run import load_run
+from dt.learning.training import prepare, train
 from envs.datasets.writer import write_minari
 from envs.spaces import space_to_json
 from transformer.attention import Dropout

@@ -34,7 +34,7 @@ from test_datasets import FLAT, edit_groups, edit_metadata, folder, random_episo
 from test_readers import numbers
 
 from dt.cli import main
-from dt.learning.training import _check_size, load_run
+from dt.learning.run import check_model_size, load_run
 from envs import DataError, EnvironmentSpec, load
 from envs.errors import MissingEnvError, SpaceError
 from envs.reading.hdf5 import _places
@@ -609,8 +609,8 @@ def test_a_run_of_pictures_without_end_is_refused(pictures):
     model = small_model("token", pictures)
     spaces_ = model.observation_space, model.action_space, model.max_timesteps
     with pytest.raises(ValueError, match=r"a model of its settings has \d+ weights, here are"):
-        _check_size(model.state_dict(), replace(model.config, frame_stack=10**9), *spaces_)
-    _check_size(model.state_dict(), model.config, *spaces_)
+        check_model_size(model.state_dict(), replace(model.config, frame_stack=10**9), *spaces_)
+    check_model_size(model.state_dict(), model.config, *spaces_)
 
 
 def test_an_environment_of_a_run_without_end_is_refused(run, capsys):  # noqa: F811

@@ -306,7 +306,7 @@ def test_a_log_on_a_full_disk_does_not_stop_training(payday, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "start", start)
         patch.setattr(Trainer, "_one_step", step)
-        patch.setattr("dt.learning.training.load_run", lambda *_, **__: None)  # which would refuse the link
+        patch.setattr("dt.learning.run.load_run", lambda *_, **__: None)  # which would refuse the link
         train(payday, small(), folder)
     err = capsys.readouterr().err
     assert err.count("log.jsonl: cannot be written, the disk is full (No space left on device); training goes on") == 1
@@ -701,7 +701,7 @@ def test_a_model_too_large_for_memory_says_what_to_lower(payday, tmp_path):
 @pytest.mark.parametrize("score", [float("nan"), float("-inf"), float("inf")])
 def test_a_score_that_is_no_number_never_chooses_the_best(payday, tmp_path, monkeypatch, score):
     monkeypatch.setattr(
-        "dt.learning.training._score_on_the_way", lambda *arguments: {"score": score if arguments[-1] < 8 else 1.0}
+        "dt.learning.scoring.Scorer._returns", lambda *arguments: {"score": score if arguments[-1] < 8 else 1.0}
     )
     train(payday, small(evaluate_every=4), tmp_path / "run")
     assert best_step(tmp_path / "run") == 8

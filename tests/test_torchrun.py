@@ -19,7 +19,8 @@ from torchrun_program import COMMAND, CUTS, PAYDAY, text_batches, train_cut_at, 
 
 from dt.config import WAY_SEED
 from dt.evaluation import evaluate
-from dt.learning.training import load_run, train
+from dt.learning.run import load_run
+from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from transformer.errors import CheckpointError
 from transformer.runs import distributed

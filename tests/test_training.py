@@ -17,7 +17,9 @@ from conftest import Payday
 from dt.config import BEST_SEED, FINAL_SEED, WAY_SEED, Config, EvaluationConfig, ModelConfig
 from dt.data import TrajectoryDataset
 from dt.evaluation import TargetResult
-from dt.learning.training import build_model, load_run, prepare, train
+from dt.learning.build import build_model
+from dt.learning.run import load_run
+from dt.learning.training import prepare, train
 from envs.errors import EnvError
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
@@ -295,12 +297,12 @@ def test_an_extended_run_that_is_cut_goes_on_to_its_new_end(payday, tmp_path, cu
 
 
 def test_an_evaluation_that_fails_does_not_stop_training(payday, tmp_path, monkeypatch, capsys):
-    import dt.learning.training
+    import dt.learning.scoring
 
     def failing(*_, **__):
         raise EnvError("environment 3, step 7: reward nan")
 
-    monkeypatch.setattr(dt.learning.training, "evaluate", failing)
+    monkeypatch.setattr(dt.learning.scoring, "evaluate", failing)
     run = train(payday, small(evaluate_every=4), tmp_path / "run")
     assert step_of(run.checkpoint) == 12
     assert "no score at step 4: environment 3, step 7: reward nan" in capsys.readouterr().err
@@ -372,13 +374,13 @@ def test_training_is_a_plain_loop_of_adamw(payday, tmp_path, schedule):
 
 
 def test_an_evaluation_draws_none_of_the_trainings_random_numbers(payday, tmp_path, monkeypatch):
-    import dt.learning.training
+    import dt.learning.scoring
 
     def drawing(_, __, targets, **___):
         torch.rand(5)
         return [TargetResult(target, (1.0,), (1,), None) for target in targets]
 
-    monkeypatch.setattr(dt.learning.training, "evaluate", drawing)
+    monkeypatch.setattr(dt.learning.scoring, "evaluate", drawing)
     train(payday, small(evaluate_every=3), tmp_path / "scored")
     train(payday, small(), tmp_path / "plain")
     tensors, others = (everything(tmp_path / name)[0] for name in ("scored", "plain"))
@@ -386,21 +388,21 @@ def test_an_evaluation_draws_none_of_the_trainings_random_numbers(payday, tmp_pa
 
 
 def test_the_earliest_of_equal_scores_is_the_best(payday, tmp_path, monkeypatch):
-    import dt.learning.training
+    import dt.learning.scoring
 
     scores = iter([1.0, 5.0, 5.0, 2.0])
     monkeypatch.setattr(
-        dt.learning.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2
+        dt.learning.scoring, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2
     )
     train(payday, small(evaluate_every=3), tmp_path / "run")
     assert read_json(tmp_path / "run" / "best.json") == {"step": 6, "score": 5.0}
 
 
 def test_near_equal_targets_are_told_apart_in_the_log(payday, tmp_path, monkeypatch):
-    import dt.learning.training
+    import dt.learning.scoring
 
     results = [TargetResult(target, (target,), (1,), None) for target in (5.0, 5.0000001)]
-    monkeypatch.setattr(dt.learning.training, "evaluate", lambda *_, **__: results)
+    monkeypatch.setattr(dt.learning.scoring, "evaluate", lambda *_, **__: results)
     config = replace(
         small(steps=2, evaluate_every=2), evaluation=EvaluationConfig(target_return=(5.0, 5.0000001), calibration=False)
     )
@@ -472,12 +474,12 @@ def test_another_length_under_a_cosine_is_said_to_change_the_learning_rate(payda
 @pytest.fixture
 def scored(payday, tmp_path, monkeypatch) -> Path:
     """A run of 12 steps whose best is step 3, of several that scored."""
-    import dt.learning.training
+    import dt.learning.scoring
 
     scores = iter([9.0, 1.0, 2.0, 3.0, *[4.0] * 9])
     with monkeypatch.context() as patch:
         patch.setattr(
-            dt.learning.training, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2
+            dt.learning.scoring, "evaluate", lambda *_, **__: [TargetResult(2.0, (next(scores),), (1,), None)] * 2
         )
         train(payday, small(evaluate_every=3), tmp_path / "run")
     assert read_json(tmp_path / "run" / "best.json")["step"] == 3

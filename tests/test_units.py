@@ -12,7 +12,9 @@ import envs
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import TrajectoryDataset, return_scale
 from dt.encoders import ContinuousHead, Normalizer
-from dt.learning.training import build_model, load_run, train
+from dt.learning.build import build_model
+from dt.learning.run import load_run
+from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from dt.units import Units, observation_units
 from dt.validation import Validation, choose_episodes

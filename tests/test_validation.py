@@ -15,7 +15,8 @@ from dt.cli import main
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from dt.data import TrajectoryDataset
 from dt.encoders import DiscreteHead
-from dt.learning.training import build_model, train
+from dt.learning.build import build_model
+from dt.learning.training import train
 from dt.validation import Validation, choose_episodes, error_table
 from envs.datasets.dataset import Dataset
 from envs.datasets.selection import take

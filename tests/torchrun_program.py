@@ -16,7 +16,9 @@ from dt.cli.program import _parse
 from dt.config import WAY_SEED
 from dt.data import TrajectoryDataset
 from dt.evaluation import evaluate
-from dt.learning.training import build_model, load_run, train
+from dt.learning.build import build_model
+from dt.learning.run import load_run
+from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from transformer.errors import Stopped
 from transformer.runs import distributed

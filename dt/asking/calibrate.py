@@ -24,7 +24,7 @@ from transformer.runs.console import tell
 from transformer.runs.progress import Progress, progress
 
 if TYPE_CHECKING:
-    from dt.learning.training import Run
+    from dt.learning.run import Run
 
 Play = TypeVar("Play", bound=PlayConfig)
 

@@ -26,7 +26,12 @@ from dt.evaluation import check_environment, check_failures
 from dt.inspection import describe_dataset
 from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
+<<<<<<< HEAD
 from dt.learning.training import Run, load_run, prepare, train, versions
+=======
+from dt.learning.run import Run, load_run, versions
+from dt.learning.training import train
+>>>>>>> 8b343e0 (dt: train as previous run, settings, episodes, model, scorer, trainer)
 from dt.recording import play, player
 from dt.runner import Policy
 from dt.sharing.export import compare, export_policy, of_one_row, origin_of

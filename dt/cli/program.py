@@ -134,7 +134,7 @@ def _inspect(options: Inspect) -> int:
     if runs:
         if options != Inspect(what=(options.what[0],)):
             raise ConfigError(f"{runs[0]}: a run is told of by itself; name nothing beside it, and no option")
-        from dt.learning.training import load_run
+        from dt.learning.run import load_run
         from dt.sharing.report import describe_run
 
         show(describe_run(load_run(runs[0])))

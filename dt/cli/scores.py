@@ -12,7 +12,7 @@ from dt.asking.targets import default_targets_of, resolve
 from dt.config import FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
 from dt.errors import InterruptedEvaluation
 from dt.evaluation import TargetResult, best_target, check_environment, evaluate, failures
-from dt.learning.training import Run, versions
+from dt.learning.run import Run, versions
 from dt.policy import ReturnConditionedPolicy
 from dt.sharing.report import (
     measure_line,

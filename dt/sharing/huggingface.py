@@ -14,7 +14,7 @@ from torch import Tensor
 from dt.config import Config
 from dt.encoders import ContinuousHead, LinearEncoder, is_image
 from dt.evaluation import check_environment
-from dt.learning.training import Run, describe, describe_data, load_run
+from dt.learning.run import Run, describe, describe_data, load_run
 from dt.model import DecisionTransformer
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dt.evaluation import labels
-from dt.learning.training import Run
+from dt.learning.run import Run
 from dt.policy import ReturnConditionedPolicy
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, rollout

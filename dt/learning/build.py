@@ -1,0 +1,53 @@
+"""A new model for a dataset: its sizes, and what limits them."""
+
+from dataclasses import replace
+
+from dt.config import Config
+from dt.model import DecisionTransformer, table_rows
+from envs.datasets.dataset import Dataset
+from envs.simulate.spec import EnvironmentSpec
+from envs.spaces import choices, leaf_spaces
+from transformer.errors import ConfigError
+
+MOST_ROWS = 200_000
+"""Rows of a table of weights, one for each timestep or value of a choice, that any data may ask for."""
+
+
+def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
+    """A new model for a dataset, its normaliser taken from the data; weights from torch's present seed."""
+    model = new_model(dataset, config, environment)
+    model.fit(dataset)
+    return model
+
+
+def new_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
+    """A new model for a dataset, which has not seen its numbers yet; weights from torch's present seed."""
+    rows = timestep_rows(dataset, config, environment)
+    return DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
+
+
+def timestep_rows(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> int:
+    """Rows of the timestep table: as configured, or what the data and the environment need.
+
+    Raises:
+        ConfigError: fewer than the longest episode has steps, or more than the data can teach.
+    """
+    rows, longest = table_rows(config.model, replace(dataset, environment=environment)), int(dataset.lengths.max())
+    if rows < longest:
+        raise ConfigError(f"max_timesteps {rows} is less than the data's longest episode, {longest} steps")
+    _check_tables(dataset, config, rows)
+    return rows
+
+
+def _check_tables(dataset: Dataset, config: Config, rows: int) -> None:
+    """Refuse more rows of weights than there are steps to learn them from, where a file alone asks for so many."""
+    most = max(MOST_ROWS, dataset.num_steps)
+    if config.model.max_timesteps is None and rows > most:
+        raise ConfigError(
+            f"an episode of the data's environment may last {rows} steps, the longest recorded one has "
+            f"{int(dataset.lengths.max())}: --max-timesteps N says how many the model is to know"
+        )
+    for space in (dataset.observation_space, dataset.action_space):
+        for leaf in leaf_spaces(space).values():
+            if (values := int(choices(leaf)[0].sum())) > most:
+                raise ConfigError(f"{leaf}: {values} values, and {dataset.num_steps} steps to learn them from")
