@@ -296,17 +296,18 @@ def test_a_log_on_a_full_disk_does_not_stop_training(payday, tmp_path, monkeypat
 
     def start(self):
         started(self)
-        (self.run / "tensorboard").write_text("in the way")
+        (self.record.folder / "tensorboard").write_text("in the way")
 
     def step(self):
         if self.step == 0:
-            (self.run / "log.jsonl").symlink_to("/dev/full")  # whose writes fail with ENOSPC
+            (self.record.folder / "log.jsonl").symlink_to("/dev/full")  # whose writes fail with ENOSPC
         return stepped(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "start", start)
         patch.setattr(Trainer, "_one_step", step)
-        patch.setattr("dt.learning.run.load_run", lambda *_, **__: None)  # which would refuse the link
+        patch.setattr("dt.learning.training.load_run", lambda *_, **__: None)  # which would refuse the link
+        patch.setattr("dt.learning.training.calibrate_after_training", lambda run: None)
         train(payday, small(), folder)
     err = capsys.readouterr().err
     assert err.count("log.jsonl: cannot be written, the disk is full (No space left on device); training goes on") == 1
