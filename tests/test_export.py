@@ -19,7 +19,8 @@ from dt.asking.calibration import Calibration, Curve
 from dt.cli import main
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.errors import PolicyError
-from dt.learning.training import build_model, train
+from dt.learning.build import build_model
+from dt.learning.training import train
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from dt.sharing.export import OPSET, compare, export_policy

@@ -26,12 +26,8 @@ from dt.evaluation import check_environment, check_failures
 from dt.inspection import describe_dataset
 from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
-<<<<<<< HEAD
-from dt.learning.training import Run, load_run, prepare, train, versions
-=======
 from dt.learning.run import Run, load_run, versions
-from dt.learning.training import train
->>>>>>> 8b343e0 (dt: train as previous run, settings, episodes, model, scorer, trainer)
+from dt.learning.training import prepare, train
 from dt.recording import play, player
 from dt.runner import Policy
 from dt.sharing.export import compare, export_policy, of_one_row, origin_of
@@ -62,9 +58,9 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
     config = options.config
     folder = options.output or run_folder(Path("runs"), dataset, config.training.seed)
     if options.print_config:
-        settled = prepare(dataset, config, folder, environment=environment, resume=options.resume).document["config"]
+        trainer = prepare(dataset, config, folder, environment=environment, resume=options.resume)
         if distributed.is_first_rank():
-            show(json.dumps(settled, indent=2))
+            show(json.dumps(trainer.record.document["config"], indent=2))
         return
     tell(describe_dataset(in_environment(dataset, environment)))
     run = train(dataset, config, folder, environment=environment, resume=options.resume)

@@ -24,7 +24,7 @@ from dt.asking.guidance import MODULATED
 from dt.data import Batch, TensorLeaves
 from dt.encoders import ContinuousHead, is_image
 from dt.errors import PolicyError
-from dt.learning.training import Run
+from dt.learning.run import Run
 from dt.model import DecisionTransformer, last_step
 from dt.policy import ReturnConditionedPolicy, empty_rows
 from dt.units import LARGEST, Units
