@@ -137,7 +137,7 @@ def window(past):
 def check_cached(model):
     for env, batch, action in follow(ReturnConditionedPolicy(model, cached=True, rows=3)):
         difference = np.abs(action - model.act(batch)["value"][0].numpy()).max()
-        assert difference <= 1e-5, f"environment {env}, step {batch.timesteps[0, -1]}"
+        assert difference <= 3e-5, f"environment {env}, step {batch.timesteps[0, -1]}"
 
 
 @pytest.mark.parametrize("context_length", [1, 2, 5, 8])
