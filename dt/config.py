@@ -191,8 +191,7 @@ class Config:
             evaluation = {RENAMED.get(name, name): value for name, value in document["evaluation"].items()}
             if isinstance(evaluation["target_return"], list):
                 evaluation["target_return"] = tuple(evaluation["target_return"])
-            data = dict(document.get("data", {}))  # absent in a run of before there was a choice
-            data.setdefault("balanced", 0.0)  # what a run of before there was a choice has done
+            data = {"balanced": 0.0, **document.get("data", {})}  # a run of before there was a choice has neither
             return Config(
                 data=DataConfig(**data),
                 model=ModelConfig(**document["model"]),
