@@ -189,7 +189,7 @@ def test_what_stands_behind_two_dashes_is_no_option(recorded):
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_option_by_an_older_name_is_refused_with_its_new_name(old, new, capsys):
-    program, command = ("dt", "evaluate") if "env" in new else ("transformer", "translate")
+    program, command = ("dt", "evaluate") if "env" in new else ("dt-text", "translate")
     run = main if program == "dt" else text_main
     for words in ([old, "3"], [f"{old}=3"], [old.replace("-", "_").replace("__", "--"), "3"]):
         assert run([command, "no-such-run", *words]) == 2

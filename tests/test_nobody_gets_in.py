@@ -900,7 +900,7 @@ def test_a_run_reads_nothing_but_a_dataset_as_its_data(payday, tmp_path, capsys)
     quick = "--steps 1 --width 8 --num-layers 1 --device cpu --no-calibration"
     assert main(["train", str(source), "--output", str(made), *quick.split()]) == 0
     for name, words in (
-        ("secret.txt", "neither a Minari dataset's folder nor a file that is known here"),
+        ("secret.txt", "secret.txt: cannot be read as .txt"),
         ("secret.csv", "no 'observations' in it"),
         ("pipe.npz", "pipe.npz: "),
         ("nowhere.npz", "no such file"),

@@ -760,7 +760,7 @@ def test_what_is_compressed_or_a_folder_of_files_says_what_to_do(tmp_path, capsy
     for name in ("a.csv", "b.csv", "c.parquet"):
         (folder / name).touch()
     (tmp_path / "a.csv.gz").touch()
-    problem(lambda: load(tmp_path / "a.csv.gz"), "a.csv.gz: compressed; unpack it first")
+    problem(lambda: load(tmp_path / "a.csv.gz"), "a.csv.gz: neither a Minari", "compressed; unpack it first")
     words = f"{folder}: a folder of files, which are named one by one: {folder}/*.csv {folder}/*.parquet"
     problem(lambda: load(folder), words)
     assert main(["inspect", str(folder)]) == 2

@@ -8,7 +8,7 @@ from conftest import Payday
 from torchrun_program import PAYDAY
 
 from dt.config import Config, EvaluationConfig, ModelConfig
-from dt.learning import training
+from dt.learning import run as run_module
 from dt.learning.training import train
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import CharactersConfig, SequenceConfig, TrainingConfig
@@ -16,7 +16,7 @@ from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.text.programs import train_characters
 
-VERSIONS = training.versions()
+VERSIONS = run_module.versions()
 SMALL = {"width": 8, "num_layers": 1, "num_heads": 1, "context_length": 4}
 
 
@@ -48,11 +48,11 @@ def environment(rank, folder):
 
 
 def versions(rank, folder):
-    training.versions = lambda: {**VERSIONS, "numpy": f"2.{rank}.0"}
+    run_module.versions = lambda: {**VERSIONS, "numpy": f"2.{rank}.0"}
     try:
         train(PAYDAY, config(), folder)
     finally:
-        training.versions = lambda: VERSIONS
+        run_module.versions = lambda: VERSIONS
 
 
 def text(rank, folder):
