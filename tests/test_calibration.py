@@ -341,3 +341,15 @@ def test_token_models_are_calibrated_by_the_request_only():
     episodes = [Episode(Request(float(r), 1.0), r * 2.0, 3) for r in range(4)]
     (only,) = curves_of(episodes)
     assert only.achieved.tolist() == [0, 2, 4, 6]
+
+
+def test_training_is_not_lost_where_it_cannot_be_calibrated(payday, tmp_path, capsys):
+    """Long episodes may need more steps than a calibration may take, which is known only at the end."""
+    config = Config(
+        model=ModelConfig(width=8, num_layers=1, num_heads=2, context_length=2),
+        training=TrainingConfig(steps=2, evaluate_every=0),
+        calibration=CalibrationConfig(calibration_steps=100),
+    )
+    run = train(payday, config, tmp_path / "run")
+    assert "not calibrated: calibration_steps 100" in capsys.readouterr().err
+    assert run.policy().calibration is None

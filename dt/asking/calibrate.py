@@ -15,7 +15,7 @@ from dt.asking.plan import Finished, Outcome, Plan, carry_out, make_plan, seed_o
 from dt.config import EvaluationConfig, PlayConfig
 from dt.evaluation import check_environment, play_requests
 from dt.policy import ReturnConditionedPolicy
-from envs.errors import MissingEnvError
+from envs.errors import EnvError, MissingEnvError
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode
 from transformer.errors import ConfigError
 from transformer.runs import distributed
@@ -32,7 +32,7 @@ Precision = Literal["float32", "bf16"]
 
 
 def played_as(run: "Run", config: Play) -> Play:
-    """How a run is played where a configuration leaves it open: as its training was told to play it."""
+    """How a run is played where a configuration leaves it open: as its training was configured to play it."""
     own = run.config.evaluation
     length = config.eval_context_length or own.eval_context_length or run.config.model.context_length
     temperature = own.temperature or 0.0 if config.temperature is None else config.temperature
@@ -114,7 +114,10 @@ def calibrate(
 
 
 def calibrate_after_training(run: "Run") -> None:
-    """Calibrate a run that was just trained, unless it was told not to be, cannot be, or is already."""
+    """Calibrate a run that was just trained, unless its configuration says not to, or it is calibrated already.
+
+    Where it cannot be calibrated this is printed, and the run is as good as without.
+    """
     config = run.config.evaluation
     known = run.dataset.get("percentiles") or [0.0]
     if not (config.calibration and run.environment and run.config.model.hears_returns and known[0] < known[-1]):
@@ -123,9 +126,12 @@ def calibrate_after_training(run: "Run") -> None:
         check_environment(run.environment, run.model, config.env_timeout)
     except MissingEnvError:  # said before training
         return
-    there = read_calibration(run)
-    if there is None or difference(there, binding_of(run, config, precision_of(run), False)):
-        calibrate(run, config, run.config.calibration.calibration_steps)
+    try:
+        there = read_calibration(run)
+        if there is None or difference(there, binding_of(run, config, precision_of(run), False)):
+            calibrate(run, config, run.config.calibration.calibration_steps)
+    except (ConfigError, EnvError) as error:  # hours of training are worth more than one calibration
+        tell(f"not calibrated: {error}")
 
 
 def precision_of(run: "Run") -> Precision:
