@@ -1,4 +1,4 @@
-"""How well a model foretells actions in episodes that it did not learn from: the score of data without an environment.
+"""How well a model predicts actions in episodes that it did not learn from: the score of data without an environment.
 
 Trajectories are split, never steps: neighbouring steps are so alike that a step held out of the middle of a trajectory
 would be all but known. Beside each error stands that of the best constant answer, which knows no state.
@@ -25,7 +25,7 @@ HELD_OUT = 0.1
 """Share of the episodes that is held out where there is no environment to play in and nobody says otherwise."""
 
 MOST_STEPS = 4096
-"""Steps that are foretold, spread evenly over the held-out ones: enough for three digits, and soon done."""
+"""Steps that are predicted, spread evenly over the held-out ones: enough for three digits, and soon done."""
 
 QUARTERS = 4
 """Parts of the held-out episodes, by their returns, whose errors are shown apart."""
@@ -46,7 +46,7 @@ class LeafError:
     measure: str  # "squared error" or "cross-entropy"
     error: float
     baseline: float  # always the mean action, or the frequencies, of the episodes learned from
-    accuracy: float | None = None  # share of choices foretold, where there are choices
+    accuracy: float | None = None  # share of choices predicted, where there are choices
     baseline_accuracy: float | None = None  # of always the most frequent value
     change: float | None = None
     """How much the answer changes from a low target return to a high one, the 5 and 95 % quantiles of the returns that
@@ -90,9 +90,9 @@ def choose_episodes(dataset: Dataset, config: DataConfig, seed: int) -> tuple[Da
 
 
 class Validation:
-    """Held-out episodes, ready to be foretold by a model.
+    """Held-out episodes, ready to be predicted by a model.
 
-    Each step is foretold from the K steps up to it, as a policy sees them, with the return-to-go that was recorded.
+    Each step is predicted from the K steps up to it, as a policy sees them, with the return-to-go that was recorded.
     """
 
     def __init__(self, model: DecisionTransformer, learned: Dataset, held_out: Dataset):
