@@ -24,27 +24,31 @@ def check_fields(config: object) -> None:
     """Refuse what does not fit a field of a dataclass: another type, NaN, infinity, too long a number, another word."""
     hints = get_type_hints(type(config))
     for name in (each.name for each in fields(config)):  # type: ignore[arg-type]
-        wrong = misfit(getattr(config, name), hints[name], name)
+        wrong = type_error(getattr(config, name), hints[name], name)
         require(wrong is None, str(wrong))
         value = getattr(config, name)
         large = isinstance(value, int) and value > LARGEST and name != "seed"
         require(not large, f"{name} must be at most {LARGEST}, not {value}")
 
 
-def misfit(value: Any, hint: Any, name: str = "") -> str | None:
+def type_error(value: Any, hint: Any, name: str = "") -> str | None:
     """Why a value, such as JSON that anyone may have written, is not of this type: names the field. None if it is."""
     if isinstance(value, dict) and is_typeddict(hint):
         inside, missing = f"{name}." if name else "", sorted(hint.__required_keys__ - value.keys())
         kinds = get_type_hints(hint).items()
-        found = (misfit(value[key], kind, inside + key) for key, kind in kinds if key in value)
+        found = (type_error(value[key], kind, inside + key) for key, kind in kinds if key in value)
         return f"{inside}{missing[0]} is missing" if missing else next(filter(None, found), None)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (list, tuple) and isinstance(value, list | tuple):
-        return next(filter(None, (misfit(each, arguments[0], f"{name}[{i}]") for i, each in enumerate(value))), None)
+        return next(
+            filter(None, (type_error(each, arguments[0], f"{name}[{i}]") for i, each in enumerate(value))), None
+        )
     if origin is dict and isinstance(value, dict):
-        return next(filter(None, (misfit(each, arguments[1], f"{name}.{key}") for key, each in value.items())), None)
+        return next(
+            filter(None, (type_error(each, arguments[1], f"{name}.{key}") for key, each in value.items())), None
+        )
     if origin in (Union, UnionType):
-        wrong = [misfit(value, kind, name) for kind in arguments]
+        wrong = [type_error(value, kind, name) for kind in arguments]
         if None in wrong:
             return None
         if inner := [each for each in wrong if each and not each.startswith(f"{name} must")]:

@@ -8,7 +8,7 @@ from dt.config import Config
 from envs.errors import DataError, EnvError
 from envs.reading.options import ReadingOptions
 from envs.simulate.spec import EnvironmentSpec
-from transformer.config import misfit
+from transformer.config import type_error
 from transformer.errors import CheckpointError, ConfigError
 from transformer.runs.checkpoint import SCHEMA, check_run, read_json
 
@@ -87,7 +87,7 @@ def read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a Decision Transformer's run")
     if document.get("schema") != SCHEMA:
         raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
-    if wrong := misfit(document, RunDocument) or _too_long(document):
+    if wrong := type_error(document, RunDocument) or _too_long(document):
         raise CheckpointError(f"{path}: {wrong}")
     try:
         Config.from_json(document["config"])

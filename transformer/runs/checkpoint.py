@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from transformer.config import misfit
+from transformer.config import type_error
 from transformer.errors import CheckpointError
 
 if TYPE_CHECKING:  # to read a run's description, or to refuse it, no torch is needed
@@ -102,7 +102,7 @@ def read_json(path: Path, kind: Any = Any) -> Any:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    if wrong := misfit(document, kind, "" if isinstance(document, dict) else "it"):
+    if wrong := type_error(document, kind, "" if isinstance(document, dict) else "it"):
         raise CheckpointError(f"{path}: {wrong}")
     return document
 

@@ -18,7 +18,7 @@ from transformer.config import (
     SequenceConfig,
     TrainingConfig,
     TranslatorConfig,
-    misfit,
+    type_error,
 )
 from transformer.errors import CheckpointError, ConfigError, TextError
 from transformer.generation import Sampling, TranslationReader, beam_search, generate, write_on
@@ -238,7 +238,7 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
         raise CheckpointError(f"{checkpoint}/run.json: no run of a language model or a translator")
     if document.get("schema") != SCHEMA:
         raise CheckpointError(f"{checkpoint}/run.json: schema {document.get('schema')}, this version reads {SCHEMA}")
-    if wrong := misfit(document, TextDocument):
+    if wrong := type_error(document, TextDocument):
         raise CheckpointError(f"{checkpoint}/run.json: {wrong}")
     tokenizer = known_tokenizer(document["tokenizer"], f"{checkpoint}/run.json")
     kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
@@ -402,7 +402,7 @@ def _train(trainer: Trainer, resume: bool) -> TextRun:
         old = read_json((checkpoint or folder) / "run.json")
         if not isinstance(old, dict) or (old.get("kind"), old.get("schema")) != (new["kind"], SCHEMA):
             raise CheckpointError(f"{folder}/run.json: no {new['kind']} run of this version")
-        if wrong := misfit(old, TextDocument):
+        if wrong := type_error(old, TextDocument):
             raise CheckpointError(f"{checkpoint or folder}/run.json: {wrong}")
         if (old["text"], old["tokenizer"]) != (new["text"], new["tokenizer"]):
             raise CheckpointError(f"{folder}: was trained on another text")
