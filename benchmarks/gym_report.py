@@ -89,8 +89,8 @@ def _spread(values: Sequence[float | None], digits: int = 0) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    deviation = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
-    return f"{np.mean(known):.{digits}f}{deviation}"
+    std = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.{digits}f}{std}"
 
 
 def _rank_correlation(row: Row) -> float:

@@ -37,7 +37,7 @@ def write_npz(path: Path, dataset: Dataset, every: int) -> None:
         "observation_space": space_to_json(dataset.observation_space),
         "action_space": space_to_json(dataset.action_space),
         "env_spec": json.dumps(dataset.environment.to_json()),
-        **dataset.told,
+        **dataset.provenance,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(

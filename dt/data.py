@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dt.encoders import is_image
 from dt.units import ModelUnits, Units
-from envs.datasets.cache import pieces, room
+from envs.datasets.cache import allocate_like, chunks
 from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import statistics
 from envs.errors import DataError
@@ -75,7 +75,7 @@ def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[
     Computed as the episode's return minus what was earned before, in the order the rewards came: so a policy that
     starts from the return and subtracts each reward sees these very numbers.
     """
-    result = room((len(rewards),), np.float64, rewards)
+    result = allocate_like((len(rewards),), np.float64, rewards)
     for start, end in pairwise(offsets):
         earned = np.cumsum(rewards[start:end], dtype=np.float64)
         result[start] = earned[-1]
@@ -240,8 +240,8 @@ def _in(leaves: Leaves, units: Mapping[str, Units]) -> Leaves:
     """The leaves, those that have units in these, a few rows at a time: a file may back them."""
     changed = dict(leaves)
     for name, unit in units.items():
-        changed[name], at = room(leaves[name].shape, np.float32, leaves[name]), 0
-        for rows in pieces(leaves[name]):
+        changed[name], at = allocate_like(leaves[name].shape, np.float32, leaves[name]), 0
+        for rows in chunks(leaves[name]):
             changed[name][at : at + len(rows)] = unit.encode(rows)
             at += len(rows)
     return changed

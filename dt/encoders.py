@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from dt.units import Units, action_units, observation_units
 from envs.datasets.statistics import statistics
-from envs.spaces import choices, least
+from envs.spaces import choices, padding_value
 
 SMALLEST_SIDE = 36
 """Pixels of the smallest picture that the convolutions leave anything of."""
@@ -49,33 +49,38 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / deviation for each dimension, over a whole leaf; a dimension that never varies is only centred.
+    """(x - mean) / std for each dimension, over a whole leaf; a dimension that never varies is only centred.
 
-    Where float32 does not hold the recorded numbers, they come in `units`, in which mean and deviation are 0 and 1.
+    Where float32 does not hold the recorded numbers, they come in `units`, in which mean and std are 0 and 1.
     """
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.shape = shape
         self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("deviation", torch.ones(shape))
+        self.register_buffer("deviation", torch.ones(shape))  # std; the name that saved runs have for it
         self.mean: Tensor
         self.deviation: Tensor
         self.units: Units | None = None
 
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of each dimension, *shape; 1 where a dimension is only centred."""
+        return self.deviation
+
     def fit(self, data: NDArray[np.generic]) -> None:
-        """Take mean, deviation and units of data (N, *shape), computed in float64."""
+        """Take mean, std and units of data (N, *shape), computed in float64."""
         found = statistics(data)
         self.units = observation_units(data, found)
         plain = True if self.units is None else self.units.plain
         mean = np.where(plain, found.mean, 0.0)
-        deviation = np.where(plain, found.spread, 1.0)
+        std = np.where(plain, found.spread, 1.0)
         self.mean.copy_(torch.from_numpy(np.asarray(mean)))
-        self.deviation.copy_(torch.from_numpy(np.asarray(deviation)))
+        self.std.copy_(torch.from_numpy(np.asarray(std)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., *shape) to the same shape, float32; the squares of numbers far outside the data stay finite."""
-        return ((x.to(self.mean.dtype) - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
+        return ((x.to(self.mean.dtype) - self.mean) / self.std).clamp(-FARTHEST, FARTHEST)
 
 
 class LinearEncoder(nn.Module):
@@ -100,7 +105,7 @@ class DiscreteEncoder(nn.Module):
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete, width: int):
         super().__init__()
         counts, start = choices(space)
-        self.register_buffer("padding", torch.from_numpy(least(space)), persistent=False)
+        self.register_buffer("padding", torch.from_numpy(padding_value(space)), persistent=False)
         self.register_buffer("first", torch.from_numpy(counts.cumsum() - counts - start), persistent=False)  # (N,)
         self.first: Tensor
         self.table = nn.Embedding(int(counts.sum()), width)
@@ -246,7 +251,7 @@ class DiscreteHead(nn.Module):
         exists = torch.arange(self.most_values, device=counts.device) < counts[:, None]  # (N, M)
         self.register_buffer("cells", exists.flatten().nonzero()[:, 0], persistent=False)
         self.register_buffer("start", start, persistent=False)
-        self.register_buffer("padding", torch.from_numpy(least(space)), persistent=False)
+        self.register_buffer("padding", torch.from_numpy(padding_value(space)), persistent=False)
         self.cells: Tensor
         self.start: Tensor
 

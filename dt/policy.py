@@ -21,7 +21,7 @@ from dt.model import DecisionTransformer, last_step
 from dt.units import Units, encoded
 from dt.window import History, inside
 from envs.errors import SpaceError
-from envs.spaces import Leaves, allowed_choices, from_leaves, leaf_spaces, least, to_leaves, value_error
+from envs.spaces import Leaves, allowed_choices, from_leaves, leaf_spaces, padding_value, to_leaves, value_error
 from transformer.attention import RaggedCache
 from transformer.blocks import BlockCache, fast_view
 
@@ -34,19 +34,19 @@ class CachedWindows:
     step of `rows`.
     """
 
-    def __init__(self, model: DecisionTransformer, rows: int, halved: bool, context_length: int):
-        self.model, self.rows, self.few = model, rows, min(4, rows)
+    def __init__(self, model: DecisionTransformer, rows: int, bf16: bool, context_length: int):
+        self.model, self.rows, self.restart_rows = model, rows, min(4, rows)
         self.context_length = context_length
         self.keep = max(1, context_length // 2) - 1  # steps that a full window keeps beside the new one
-        self._like = model.return_scale.new_empty(0, dtype=torch.bfloat16 if halved else torch.float32)
+        self._like = model.return_scale.new_empty(0, dtype=torch.bfloat16 if bf16 else torch.float32)
         self._caches: dict[int, list[RaggedCache]] = {}  # of environments 0 to rows - 1, the next, ...
 
     def begin(self, environments: list[int], batch: Batch, guidance: Tensor | None) -> TensorLeaves:
         """Encode these environments' windows, the batch's first rows: head outputs of the last step, (rows, 1, ...)."""
-        steps = torch.arange(self.keep + 1, device=batch.mask.device).expand(self.few, -1)
+        steps = torch.arange(self.keep + 1, device=batch.mask.device).expand(self.restart_rows, -1)
         windows = _cut(batch, steps)
-        last, fresh = last_step(windows.mask), self._make(self.few)
-        x = self._transform(self.model.embed(windows), self.model.state_tokens(last), fresh)  # (few, 1, D)
+        last, fresh = last_step(windows.mask), self._make(self.restart_rows)
+        x = self._transform(self.model.embed(windows), self.model.state_tokens(last), fresh)  # (restart_rows, 1, D)
         for row, env in enumerate(environments):
             number, place = divmod(env, self.rows)
             if number not in self._caches:
@@ -55,7 +55,7 @@ class CachedWindows:
                 old.keys[place], old.values[place] = new.keys[row], new.values[row]
                 old.lengths[place] = self.model.state_tokens(last[row, 0]) + 1
         # A narrow head's product of a few rows alone has, on some processors, last bits that depend on the row.
-        idle = self.rows - self.few
+        idle = self.rows - self.restart_rows
         return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)), guidance)
 
     def go_on(self, number: int, batch: Batch, guidance: Tensor | None) -> TensorLeaves:
@@ -265,10 +265,10 @@ class ReturnConditionedPolicy:
     def _act_cached(
         self, cached: CachedWindows, environments: list[int]
     ) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
-        """The same with remembered keys and values: windows that restart, a few at a time, then the others."""
+        """The same with cached keys and values: windows that restart, `restart_rows` at a time, then the others."""
         restarted = [env for env in environments if self._histories[env].restarted]
-        for start in range(0, len(restarted), cached.few):
-            chunk = restarted[start : start + cached.few]
+        for start in range(0, len(restarted), cached.restart_rows):
+            chunk = restarted[start : start + cached.restart_rows]
             yield dict(enumerate(chunk)), self._choose_cached(cached.begin, chunk, [self._histories[w] for w in chunk])
         going_on = sorted(set(environments) - set(restarted))
         for number in sorted({env // self.rows for env in going_on}):  # an environment has one place in the cache
@@ -353,6 +353,6 @@ class ReturnConditionedPolicy:
 
 def empty_rows(space: Space[Any], units: Mapping[str, Units]) -> Leaves:
     """For each leaf a row that says nothing: floats as float32, which is what models see, all else as the space."""
-    rows = {name: least(leaf) for name, leaf in leaf_spaces(space).items()}
+    rows = {name: padding_value(leaf) for name, leaf in leaf_spaces(space).items()}
     floats = {name for name, row in rows.items() if row.dtype.kind == "f" or name in units}
     return {name: row.astype(np.float32) if name in floats else row for name, row in rows.items()}

@@ -1,4 +1,4 @@
-"""A policy played in an environment, its episodes a dataset: random actions, a run, or a Stable-Baselines3 file."""
+"""Record a dataset: play a policy in an environment. The policy is random, a run, or a Stable-Baselines3 file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,13 +26,13 @@ from transformer.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Player:
-    """A policy, the episodes that it is to play, and what a dataset's metadata will tell of them."""
+class RecordingPlan:
+    """A policy, the episodes to record with it, and what the dataset's metadata will say of them."""
 
     policy: Policy
     requests: list[EpisodeRequest]
     num_envs: int
-    told: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     reference: Reference | None = None
 
 
@@ -58,7 +58,7 @@ class SavedPolicy:
         """Nothing to learn."""
 
 
-def player(
+def recording_plan(
     policy: str,
     environment: EnvironmentSpec,
     config: EvaluationConfig,
@@ -67,7 +67,7 @@ def player(
     checkpoint: Literal["last", "best"] = "last",
     trust: bool = False,
     vec_normalize: str | None = None,
-) -> Player:
+) -> RecordingPlan:
     """What `dt record --policy` names: "random", a run's folder, or with `trust` a Stable-Baselines3 file.
 
     vec_normalize: the file of the VecNormalize that such a policy saw its observations through.
@@ -76,17 +76,17 @@ def player(
     many in all. Episode i starts from the environment's seed `seed + i`. `recording_environment` of
     dt/cli/sources.py has refused wrong options.
     """
-    told: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
+    provenance: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
     if names_run(policy):
-        return _run_player(Path(policy), environment, config, seed, checkpoint, told)
+        return _run_plan(Path(policy), environment, config, seed, checkpoint, provenance)
     with Environments(environment.maker(), 1, config.env_timeout) as environments:
         env = environments.info
     # the actions' seeds are not the environments': from one seed both would draw the same numbers
     draws = [int(np.random.SeedSequence([seed + i, 1]).generate_state(1)[0]) for i in range(config.episodes)]
     requests = [EpisodeRequest(seed + i, draw) for i, draw in enumerate(draws)]
     if policy == "random":
-        told = {"algorithm_name": "random", "description": "Actions drawn at random", "recorded": told}
-        return Player(RandomPolicy(env.action_space), requests, config.num_envs, told)
+        provenance = {"algorithm_name": "random", "description": "Actions drawn at random", "recorded": provenance}
+        return RecordingPlan(RandomPolicy(env.action_space), requests, config.num_envs, provenance)
     model = _open_saved(Path(policy), trust)
     scaled = _scaling(policy, model, vec_normalize, env)
     try:
@@ -96,34 +96,39 @@ def player(
     if model.action_space != env.action_space:
         raise ConfigError(f"--policy {policy}: acts in {model.action_space}, {environment.id} in {env.action_space}")
     name = f"stable_baselines3.{type(model).__name__}"
-    told = {**told, "learner_steps": model.num_timesteps, "learner_seed": model.seed, "vec_normalize": vec_normalize}
-    return Player(
+    provenance = {
+        **provenance,
+        "learner_steps": model.num_timesteps,
+        "learner_seed": model.seed,
+        "vec_normalize": vec_normalize,
+    }
+    return RecordingPlan(
         SavedPolicy(model, scaled),
         requests,
         1,
         {
             "algorithm_name": name,
             "description": "A saved policy, its actions drawn as in its training",
-            "recorded": told,
+            "recorded": provenance,
         },
     )
 
 
-def _run_player(
+def _run_plan(
     folder: Path,
     environment: EnvironmentSpec,
     config: EvaluationConfig,
     seed: int,
     checkpoint: Literal["last", "best"],
-    told: dict[str, Any],
-) -> Player:
+    provenance: dict[str, Any],
+) -> RecordingPlan:
     run = load_run(folder, checkpoint)
     targets = resolve(config.named_targets or run.dataset["targets"], run.dataset.get("percentiles", []))
     if not targets:
         raise ConfigError(f"{folder}: it does not know its data's returns; give --target-return G")
     check_environment(environment, run.model, config.env_timeout)
     policy = policy_of(replace(run, environment=environment), config, which=checkpoint)
-    told |= {
+    provenance |= {
         "checkpoint": run.checkpoint.name,
         "trained_on": run.dataset["name"],
         "target_returns": list(targets),
@@ -133,12 +138,14 @@ def _run_player(
     }
     requests = [EpisodeRequest(seed + i, float(target)) for target in targets for i in range(config.episodes)]
     description = "A Decision Transformer asked for returns, one after the other"
-    more = {"algorithm_name": "decision-transformer", "description": description, "recorded": told}
-    return Player(policy, requests, config.num_envs, more, reference_in(environment, run.environment, run.reference))
+    more = {"algorithm_name": "decision-transformer", "description": description, "recorded": provenance}
+    return RecordingPlan(
+        policy, requests, config.num_envs, more, reference_in(environment, run.environment, run.reference)
+    )
 
 
-def play(
-    player: Player,
+def record(
+    plan: RecordingPlan,
     environment: EnvironmentSpec,
     name: str,
     *,
@@ -146,12 +153,13 @@ def play(
     on_episode: Callable[[PlayedEpisode], None] | None = None,
     on_failure: Callable[[PlayedEpisode], None] | None = None,
 ) -> Dataset:
-    """Every episode as it was played, to the bit, in the order of the requests; on_episode is called with each.
+    """Play the episodes of a plan and return them, to the bit, in the order of its requests.
 
-    An episode whose environment fails raises `EnvError`, or is left out where on_failure is there to be told.
+    on_episode: called with each episode.
+    on_failure: called with an episode whose environment failed; the episode is left out. None raises `EnvError`.
     env_timeout: as in `evaluate`.
     """
-    with Environments(environment.maker(), min(player.num_envs, len(player.requests)), env_timeout) as environments:
+    with Environments(environment.maker(), min(plan.num_envs, len(plan.requests)), env_timeout) as environments:
         spaces = environments.info.observation_space, environments.info.action_space
         arrays: dict[int, dict[str, Any]] = {}
 
@@ -174,9 +182,9 @@ def play(
                 on_episode(played)
 
         played = rollout(
-            environments, player.policy, player.requests, keep_trajectories=True, on_episode=keep, on_failure=on_failure
+            environments, plan.policy, plan.requests, keep_trajectories=True, on_episode=keep, on_failure=on_failure
         )
-    if not arrays and player.requests:
+    if not arrays and plan.requests:
         raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0].failure}")
     dataset = from_episodes(
         (arrays.pop(id(episode)) for episode in played if episode.failure is None),
@@ -185,7 +193,7 @@ def play(
         environment=environment,
         name=name,
     )
-    return replace(dataset, told=player.told, reference=player.reference or dataset.reference)
+    return replace(dataset, provenance=plan.provenance, reference=plan.reference or dataset.reference)
 
 
 def _stacked(rows: list[Leaves]) -> Leaves:

@@ -84,7 +84,7 @@ class ExperienceRecorder(BaseCallback):
             for name in LISTENED:
                 delattr(self._env, name)
             self._listening = False
-            self._cut()
+            self._truncate()
         self._flush()
         atexit.unregister(self.close)
 
@@ -135,7 +135,7 @@ class ExperienceRecorder(BaseCallback):
 
     def _begin(self, observations: Leaves) -> None:
         """Every environment starts an episode; observations: each (num_envs, *leaf)."""
-        self._cut()
+        self._truncate()
         self._running = [_Running(_row(observations, i)) for i in range(self._env.num_envs)]
 
     def _step(self, actions: Leaves, observations: Any, rewards: Any, dones: Any, infos: Any) -> None:
@@ -147,11 +147,11 @@ class ExperienceRecorder(BaseCallback):
                 seen = to_leaves(self._env.observation_space, infos[i]["terminal_observation"])
             running.steps.append((_row(actions, i), rewards[i], seen))
             if dones[i]:
-                cut = bool(infos[i].get("TimeLimit.truncated", False))
+                truncated = bool(infos[i].get("TimeLimit.truncated", False))
                 self._running[i] = _Running(following)
-                self._finish(running, terminated=not cut, truncated=cut)
+                self._finish(running, terminated=not truncated, truncated=truncated)
 
-    def _cut(self) -> None:
+    def _truncate(self) -> None:
         """End the running episodes."""
         running, self._running = self._running, []
         for episode in running:
@@ -184,11 +184,11 @@ class ExperienceRecorder(BaseCallback):
             name=self.folder.name,
         )
         steps = self._steps + self._held
-        write_folder(self.folder / PART.format(self._parts), replace(dataset, told=self._told(steps)))
+        write_folder(self.folder / PART.format(self._parts), replace(dataset, provenance=self._provenance(steps)))
         self._finished, self._held, self._parts = [], 0, self._parts + 1
         self._steps, self._flush_at = steps, PART_STEPS
 
-    def _told(self, steps: int) -> dict[str, Any]:
+    def _provenance(self, steps: int) -> dict[str, Any]:
         learner = type(self.model)
         name = f"{learner.__module__.split('.')[0]}.{learner.__name__}"
         packages = ("stable-baselines3", "gymnasium", "torch", "numpy")

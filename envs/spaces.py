@@ -154,7 +154,7 @@ def choices(leaf: Space[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
-def least(leaf: Space[Any]) -> NDArray[Any]:
+def padding_value(leaf: Space[Any]) -> NDArray[Any]:
     """A value of a leaf that stands where there is none: of choices the least, of a Box zeros."""
     _, start = choices(leaf)
     return np.asarray(start.reshape(leaf.shape) if len(start) else np.zeros(leaf.shape or ()), leaf.dtype)
@@ -209,7 +209,7 @@ _CASTS = {"f": "fiub", "i": "iub", "u": "iub", "b": "iub"}
 """Kinds of numbers that a leaf of each kind takes without loss of their meaning; a number's width does not count."""
 
 
-def misfit(space: Space[Any], value: Any) -> str | None:
+def space_error(space: Space[Any], value: Any) -> str | None:
     """None where a value fits its space; else which leaf does not and why: shape, type, NaN, no such choice.
 
     Bounds of a Box do not count: many environments cross their own.

@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from dt.data import TrajectoryDataset
 from envs.datasets import cache, loading
-from envs.datasets.cache import Column, room
+from envs.datasets.cache import Column, allocate_like
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.datasets.selection import join, take
@@ -212,7 +212,7 @@ def test_what_is_made_of_mapped_data_is_mapped(source, kept):
     assert isinstance(both.observations["camera"], np.memmap)
     assert both.fingerprint == join([load(source, cache="off")] * 2).fingerprint
     assert list(kept.iterdir()) == entries(kept)  # nameless: nothing is left when it is let go
-    assert not isinstance(room((3,), float, np.zeros(3)), np.memmap)
+    assert not isinstance(allocate_like((3,), float, np.zeros(3)), np.memmap)
 
 
 def test_windows_of_mapped_data_are_those_of_data_in_memory(source, recwarn):

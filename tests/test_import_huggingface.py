@@ -157,7 +157,7 @@ def test_a_dataset_gives_normaliser_spaces_targets_and_name(dataset, tmp_path, c
     run = import_huggingface(tmp_path / "theirs", folder, context_length=4, return_scale=2.0, dataset=dataset)
     normalizer, states = run.model.state_encoders[0].normalizer, dataset.observations["value"]
     np.testing.assert_allclose(normalizer.mean, states.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(normalizer.deviation, states.std(0), rtol=1e-5)
+    np.testing.assert_allclose(normalizer.std, states.std(0), rtol=1e-5)
     assert (run.model.return_scale, run.model.max_timesteps, run.config.model.context_length) == (2, 13, 4)
     assert (run.dataset["name"], run.dataset["steps"]) == ("random/numbers-v0", 22)
     assert max(run.dataset["targets"]) == pytest.approx(dataset.returns.max())

@@ -83,7 +83,7 @@ def test_a_run_is_recorded_as_it_is_evaluated(root, run, tmp_path):  # noqa: F81
     scores = json.loads((tmp_path / "scores.json").read_text())["results"]
     dataset = load("payday/asked-v0")
     assert dataset.returns.tolist() == [x for result in scores for x in result["returns"]]
-    recorded = dataset.told["recorded"]
+    recorded = dataset.provenance["recorded"]
     assert (recorded["target_returns"], recorded["trained_on"]) == ([3.0, 8.0], "payday/coins-v0")
     assert (dataset.reference.minimum, dataset.reference.maximum) == (0, 10)  # those that the run's own data brought
     assert main(["record", "Payday-v0", "payday/own-v0", "--policy", str(run), "--episodes", "1"]) == 0
@@ -107,7 +107,8 @@ def test_a_saved_policy_draws_its_actions_from_the_seed(root, tmp_path, algorith
         observation = Diary.pages[0]["observations"][0]
         assert (datasets[0].actions["value"][0] != learner.predict(observation, deterministic=True)[0]).any()
     assert (
-        datasets[0].told["algorithm_name"] == f"stable_baselines3.{'PPO' if algorithm is A2C else algorithm.__name__}"
+        datasets[0].provenance["algorithm_name"]
+        == f"stable_baselines3.{'PPO' if algorithm is A2C else algorithm.__name__}"
     )
 
 

@@ -127,7 +127,7 @@ def test_what_is_recorded_is_what_the_environments_saw_beneath_every_wrapper(tmp
     assert {page["terminated"] for page in Diary.pages} == {True, False}  # both ends were there to be told apart
     assert (dataset.observation_space, dataset.action_space) == KINDS[kind]
     assert dataset.environment == EnvironmentSpec("Diary-v0", {"kind": kind})
-    recorded = dataset.told["recorded"]
+    recorded = dataset.provenance["recorded"]
     assert (recorded["seed"], recorded["num_envs"], recorded["steps"], recorded["unfinished_episodes"]) == (
         0,
         3,
@@ -209,7 +209,7 @@ def test_an_experience_becomes_a_minari_dataset_that_says_how_it_was_made(tmp_pa
     assert main(["import", str(recorder.folder), "diary/replay-v0"]) == 0
     ours, theirs = load(recorder.folder), load("diary/replay-v0")
     assert ours.fingerprint == theirs.fingerprint
-    assert ours.told == theirs.told
+    assert ours.provenance == theirs.provenance
     metadata = json.loads((tmp_path / "minari" / "diary" / "replay-v0" / "data" / "metadata.json").read_text())
     assert metadata["algorithm_name"] == "stable_baselines3.PPO"
 

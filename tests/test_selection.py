@@ -12,7 +12,7 @@ from gymnasium import spaces
 from dt.cli import main
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from dt.learning.training import train
-from envs.datasets.dataset import Dataset, Part
+from envs.datasets.dataset import Dataset, DatasetSource
 from envs.datasets.loading import from_arrays, from_episodes
 from envs.datasets.selection import _declared, best_episodes, join, sample_episodes, take
 from envs.errors import DataError
@@ -90,7 +90,7 @@ def test_joined_datasets_are_their_episodes_one_after_the_other(final):
     assert (both.name, both.num_episodes, both.num_steps) == ("a + b", 5, 12)
     for i, (part, j) in enumerate([(a, 0), (a, 1), (b, 0), (b, 1), (b, 2)]):
         assert same(both.episode(i), part.episode(j))
-    assert both.parts == (Part("a", None, a.fingerprint, 1.0), Part("b", None, b.fingerprint, 1.0))
+    assert both.parts == (DatasetSource("a", None, a.fingerprint, 1.0), DatasetSource("b", None, b.fingerprint, 1.0))
     assert join([a]) is a
 
 
@@ -263,7 +263,7 @@ def test_a_space_is_taken_where_the_final_observations_fit_it_too():
 
 def test_what_is_mapped_and_takes_another_type_is_mapped_again(tmp_path, monkeypatch):
     monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path))
-    monkeypatch.setattr("envs.datasets.cache.PIECE", 3)
+    monkeypatch.setattr("envs.datasets.cache.CHUNK", 3)
     mapped = np.memmap(tmp_path / "rows", np.int64, "w+", shape=(8, 2))
     mapped[:] = np.arange(16).reshape(8, 2)
     found = _declared(mapped, spaces.Box(-np.inf, np.inf, (2,), np.float64))

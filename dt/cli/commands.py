@@ -28,7 +28,7 @@ from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
 from dt.learning.run import Run, load_run, versions
 from dt.learning.training import prepare, train
-from dt.recording import play, player
+from dt.recording import record, recording_plan
 from dt.runner import Policy
 from dt.sharing.export import compare, export_policy, of_one_row, origin_of
 from dt.sharing.huggingface import import_published
@@ -36,7 +36,7 @@ from dt.sharing.huggingface_config import Published
 from dt.sharing.report import calibration_table, held_out_document
 from dt.sharing.video import check_camera, film
 from dt.validation import Validation, choose_episodes, error_table
-from envs.datasets.dataset import Dataset, Part
+from envs.datasets.dataset import Dataset, DatasetSource
 from envs.datasets.loading import load
 from envs.datasets.selection import join
 from envs.datasets.writer import keep_elsewhere, write_minari
@@ -231,7 +231,7 @@ def _learned_from(run: Run, sources: Sequence[str]) -> Dataset:
         )
     datasets = [_part(run, part, source) for part, source in zip_longest(recorded, sources)]
     dataset = join(datasets, [part["fraction"] for part in recorded], run.config.training.seed)
-    for before, after in zip(recorded, dataset.parts or [Part.of(dataset)], strict=True):
+    for before, after in zip(recorded, dataset.parts or [DatasetSource.of(dataset)], strict=True):
         if before["fingerprint"] != after.fingerprint:
             others = [part["name"] for part in recorded if part["fingerprint"] == after.fingerprint]
             raise ConfigError(
@@ -265,7 +265,7 @@ def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
 
 def record_episodes(options: Record, environment: EnvironmentSpec, command: str) -> None:
     """`dt record`: a policy played into a Minari dataset. command: what was typed, for the metadata."""
-    chosen = player(
+    chosen = recording_plan(
         options.policy,
         environment,
         options.config,
@@ -276,7 +276,7 @@ def record_episodes(options: Record, environment: EnvironmentSpec, command: str)
     )
     failed: list[PlayedEpisode] = []
     with progress("record", len(chosen.requests), "episode") as bar:
-        dataset = play(
+        dataset = record(
             chosen,
             environment,
             options.dataset_id,
@@ -284,10 +284,12 @@ def record_episodes(options: Record, environment: EnvironmentSpec, command: str)
             on_episode=lambda _: bar.update(),
             on_failure=failed.append,
         )
-    recorded = {"command": command, **dataset.told["recorded"]}
+    recorded = {"command": command, **dataset.provenance["recorded"]}
     if failed:
         recorded["failed_episodes"] = [str(episode.failure) for episode in failed]
-    folder = _write_recording(replace(dataset, told={**dataset.told, "recorded": recorded}), options.dataset_id)
+    folder = _write_recording(
+        replace(dataset, provenance={**dataset.provenance, "recorded": recorded}), options.dataset_id
+    )
     show(f"{options.dataset_id}: {dataset.num_episodes} episodes, {dataset.num_steps} steps, in {folder}")
     for episode in failed[:20]:
         tell(f"failed        {episode.failure}")

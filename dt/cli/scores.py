@@ -94,16 +94,16 @@ def score(run: Run, config: EvaluationConfig, seed: int, policy: ReturnCondition
     sweep: list[tuple[float, TargetResult]] = []
     found: dict[str, float] = {}
     with stop_signals("stopping; the episodes that are over are reported") as received:
-        player = Player(run, policy, config, received)
+        evaluator = Evaluator(run, policy, config, received)
         if config.target_return == "auto":
-            sweep = _sweep(player, known, targets, seed + SWEEP_OFFSET)
-            if player.is_stopped():  # nothing is chosen by a part of the candidates
+            sweep = _sweep(evaluator, known, targets, seed + SWEEP_OFFSET)
+            if evaluator.is_stopped():  # nothing is chosen by a part of the candidates
                 results, sweep = [result for _, result in sweep], []
             else:
                 top = max(sweep, key=lambda each: (each[1].mean_return, -each[1].target_return))
-                results = player.play([Request(top[1].target_return, top[0]), max(targets)], seed)
+                results = evaluator.evaluate([Request(top[1].target_return, top[0]), max(targets)], seed)
         else:
-            results = player.play(targets, seed)
+            results = evaluator.evaluate(targets, seed)
         stopped = distributed.all_max(received[0] if received else 0)
     if config.target_return != "auto" and not stopped:
         standard = (
@@ -112,14 +112,14 @@ def score(run: Run, config: EvaluationConfig, seed: int, policy: ReturnCondition
             and targets == default_targets_of(known)
         )
         found = measures(results, known, standard)
-    scores = Scores(results, sweep, found, _how(policy, results), tuple(player.notes), stopped)
+    scores = Scores(results, sweep, found, _how(policy, results), tuple(evaluator.notes), stopped)
     if not any(result.returns for result in results):
         scores.check_complete()
     return scores
 
 
-class Player:
-    """Plays targets of a run until a signal comes. notes: what `evaluate` notes, each once."""
+class Evaluator:
+    """Evaluates a run at targets until a signal comes. notes: what `evaluate` notes, each once."""
 
     def __init__(self, run: Run, policy: ReturnConditionedPolicy, config: EvaluationConfig, received: Sequence[int]):
         assert run.environment is not None
@@ -131,8 +131,8 @@ class Player:
         """Whether a signal came, to any of the processes."""
         return distributed.all_max(len(self._received)) > 0
 
-    def play(self, targets: Sequence[float | Request], seed: int) -> list[TargetResult]:
-        """Play each target, from this seed on."""
+    def evaluate(self, targets: Sequence[float | Request], seed: int) -> list[TargetResult]:
+        """Evaluate at each target, from this seed on."""
         mine = len(distributed.shard(range(len(targets) * self.config.episodes)))
         with progress("evaluate", mine, "episode") as bar:
             return evaluate(
@@ -151,10 +151,10 @@ class Player:
 
 
 def _sweep(
-    player: Player, known: Sequence[float], targets: Sequence[float], seed: int
+    evaluator: Evaluator, known: Sequence[float], targets: Sequence[float], seed: int
 ) -> list[tuple[float, TargetResult]]:
     """Play the candidates of `--target-return auto`: each curve's best request, or targets up to beyond the data."""
-    run, policy, config = player.run, player.policy, player.config
+    run, policy, config = evaluator.run, evaluator.policy, evaluator.config
     if policy.calibration is not None:
         candidates = [Request(curve.best_request, curve.guidance) for curve in policy.calibration.curves]
         candidates.append(Request(max(targets)))
@@ -163,7 +163,7 @@ def _sweep(
         fixed = (policy.guidance,) if config.guidance != "auto" or not modulated else PLAIN_SWEEP_GUIDANCE
         above = [known[0] + share * (known[-1] - known[0]) for share in SWEEP_ABOVE] if known else []
         candidates = [Request(target, w) for w in fixed for target in (*targets, *above)]
-    results = player.play(candidates, seed)
+    results = evaluator.evaluate(candidates, seed)
     return [(request.guidance, result) for request, result in zip(candidates, results, strict=True)]
 
 

@@ -18,7 +18,7 @@ from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.learning.description import environment_in, read_description
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
-from envs.datasets.dataset import Dataset, Part
+from envs.datasets.dataset import Dataset, DatasetSource
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
@@ -98,7 +98,7 @@ def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None 
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "parts": [part.to_json() for part in dataset.parts or (Part.of(dataset),)],
+        "parts": [part.to_json() for part in dataset.parts or (DatasetSource.of(dataset),)],
         "episodes": learned.num_episodes,
         "steps": learned.num_steps,
         "targets": list(default_targets(learned.returns, conditioned=model.hears_returns)),

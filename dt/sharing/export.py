@@ -29,7 +29,7 @@ from dt.model import DecisionTransformer, last_step
 from dt.policy import ReturnConditionedPolicy, empty_rows
 from dt.units import LARGEST, Units
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import allowed_choices, choices, leaf_spaces, least, reason, space_to_json, to_leaves
+from envs.spaces import allowed_choices, choices, leaf_spaces, padding_value, reason, space_to_json, to_leaves
 from transformer.errors import ConfigError
 from transformer.runs.checkpoint import read_json, write_json
 
@@ -214,7 +214,7 @@ def _leaf(leaf: Space[Any], row_dtype: np.dtype[Any], units: Units | None) -> di
         "shape": list(leaf.shape or ()),
         "dtype": dtype.name,  # of the space
         "row_dtype": row_dtype.name,  # in the window
-        "padding": least(leaf).tolist(),
+        "padding": padding_value(leaf).tolist(),
         "range": limits,  # of whole numbers: what the model knows
         "bounds": bounds,  # of a Box; infinity is the largest number of its type
         "counts": counts.tolist(),  # values of each choice

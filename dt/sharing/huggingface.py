@@ -170,7 +170,7 @@ def _set_normalizer(model: DecisionTransformer, source: tuple[list[float], list[
         encoder.normalizer.fit(source.observations[leaf])
         return
     buffers = encoder.normalizer
-    for buffer, numbers in zip((buffers.mean, buffers.deviation), source, strict=True):
+    for buffer, numbers in zip((buffers.mean, buffers.std), source, strict=True):
         buffer.copy_(torch.tensor(numbers).view(buffer.shape))
 
 

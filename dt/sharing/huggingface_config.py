@@ -101,8 +101,8 @@ def _check_size(space: Space[Any], theirs: Mapping[str, Any], setting: str, path
 def _read_normalizer(path: Path, size: int) -> tuple[list[float], list[float]]:
     """Mean and deviation of so many numbers, from a JSON file."""
     document = read_json(path)
-    mean, deviation = (_numbers(document, path, *what) for what in (("mean", size, -1e30), ("std", size, 1e-30)))
-    return mean, deviation
+    mean, std = (_numbers(document, path, *what) for what in (("mean", size, -1e30), ("std", size, 1e-30)))
+    return mean, std
 
 
 def _numbers(document: Any, path: Path, name: str, size: int, least: float) -> list[float]:

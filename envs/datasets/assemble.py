@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.datasets.cache import Column, pieces
+from envs.datasets.cache import Column, chunks
 from envs.datasets.inference import infer, inferred_notes, is_one_hot, is_whole
 from envs.errors import DataError
 from envs.reading.episodes import with_done
@@ -22,7 +22,7 @@ from envs.reading.fields import ENDS, NEEDED, choose_all
 from envs.reading.readers import Header, RecordedEpisode, as_numbers, most_bytes, too_much
 from envs.spaces import Leaves, choices, leaf_spaces, pruned, reason, to_leaves
 
-BESIDE = ("id", "infos")
+IGNORED_FIELDS = ("id", "infos")
 """What Minari's episodes hold beside what is learned from."""
 
 EPISODES_MAY_BE_GIVEN = (
@@ -57,7 +57,7 @@ def joined(
     rewards, lengths, ends = Column(folder), list[int](), list[list[bool]]()
     problems, left_out, labels = list[str](), list[str](), list[str]()
     source = Path(header.source)
-    room = most_bytes(source)
+    bytes_left = most_bytes(source)
     for episode in recorded:
         if isinstance(episode, DataError):
             found = list(episode.problems)
@@ -66,8 +66,8 @@ def joined(
         (left_out if skip_bad else problems).extend(found[: 1 if skip_bad else None])
         if isinstance(episode, DataError) or found or problems:
             continue  # the others are looked at, and none of it is kept
-        room -= episode.nbytes
-        if room < 0:
+        bytes_left -= episode.nbytes
+        if bytes_left < 0:
             raise DataError(f"{source}: {episode.label}, with those before it: {too_much(source)}")
         for name, array in episode.observations.items():
             seen[name].append(array[:-1])
@@ -383,7 +383,7 @@ def _check_followed(
     wrong = np.zeros(int(offsets[-1]), np.bool_)
     for name, array in seen.items():
         at = 0
-        for rows in pieces(after[name][:-1]):
+        for rows in chunks(after[name][:-1]):
             wrong[at : at + len(rows)] |= _differ(rows, array[at + 1 : at + 1 + len(rows)])
             at += len(rows)
     for rows in header.missing.values():
@@ -419,7 +419,7 @@ def flat_arrays(name: str, episodes: Iterable[Mapping[str, Any]]) -> dict[str, A
     columns: dict[str, list[Any]] = {field: [] for field in (*NEEDED, "next_observations", "terminated", "truncated")}
     for number, episode in enumerate(episodes):
         where = f"{name}: episode {number}"
-        given = {key: value for key, value in episode.items() if value is not None and key not in BESIDE}
+        given = {key: value for key, value in episode.items() if value is not None and key not in IGNORED_FIELDS}
         names = choose_all(where, given, (*NEEDED, *ENDS, "next_observations"))
         for field in (*NEEDED, "next_observations"):
             if field not in names:
@@ -669,7 +669,7 @@ def not_finite(array: NDArray[Any]) -> NDArray[np.bool_]:
 
     Where nothing is, the answer is one False: the whole answer might be too much for memory.
     """
-    if array.dtype.kind != "f" or all(np.isfinite(rows).all() for rows in pieces(array)):
+    if array.dtype.kind != "f" or all(np.isfinite(rows).all() for rows in chunks(array)):
         return np.zeros(1, np.bool_)
     return ~np.isfinite(array)
 

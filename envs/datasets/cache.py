@@ -46,7 +46,7 @@ FRESH = 2_000_000_000
 WRITTEN = 1 << 20
 """Bytes of rows that are written at once: to open a file costs more than an episode's few rows."""
 
-PIECE = 1 << 16
+CHUNK = 1 << 16
 """Numbers of an array that are looked at together where all of them might be too much for memory."""
 
 
@@ -77,20 +77,20 @@ class Column:
 
     def __init__(self, folder: Path | None):
         self._path = None if folder is None else _new_file(folder)
-        self._pieces: list[NDArray[Any]] = []  # what has come, apart from what is in the file
+        self._chunks: list[NDArray[Any]] = []  # what has come, apart from what is in the file
         self._bytes = 0  # of them
         self._type: np.dtype[Any] | None = None  # of what is in the file
         self._rows = 0
 
     def append(self, rows: NDArray[Any]) -> None:
         """Put rows (n, ...) behind those that are there; a file that cannot take them raises `CacheError`."""
-        self._pieces.append(rows)
+        self._chunks.append(rows)
         self._bytes += rows.nbytes
         if self._path is not None and self._bytes > WRITTEN:
             self._write(self._path)
 
     def _write(self, path: Path) -> None:
-        rows = np.concatenate(self._pieces)
+        rows = np.concatenate(self._chunks)
         self._shape = rows.shape[1:]
         wide = rows.dtype if self._type is None else np.result_type(self._type, rows.dtype)
         try:
@@ -101,13 +101,13 @@ class Column:
         except OSError as error:
             raise CacheError(f"{path.parent}: {reason(error)}") from None
         self._type, self._rows, self._bytes = wide, self._rows + len(rows), 0
-        self._pieces.clear()
+        self._chunks.clear()
 
     def finish(self) -> NDArray[Any]:
         """All rows as one array, which the file backs where there is one."""
         if self._path is None:
-            return np.concatenate(self._pieces)
-        if self._pieces:
+            return np.concatenate(self._chunks)
+        if self._chunks:
             self._write(self._path)
         return array(self._path, self._type, (self._rows, *self._shape))
 
@@ -128,13 +128,13 @@ def array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return np.memmap(path, kind, "r", shape=shape)
 
 
-def room(shape: tuple[int, ...], kind: Any, beside: NDArray[Any]) -> NDArray[Any]:
+def allocate_like(shape: tuple[int, ...], kind: Any, like: NDArray[Any]) -> NDArray[Any]:
     """An array to fill; a nameless file backs it where one backs `beside`, which may be larger than memory.
 
     The file is in the cache's folder, or among the system's temporary files where that one is full or read-only.
     Without room in either the array is in memory.
     """
-    if not isinstance(beside, np.memmap) or 0 in shape:
+    if not isinstance(like, np.memmap) or 0 in shape:
         return np.empty(shape, kind)
     for place in (cache_folder, lambda: Path(tempfile.gettempdir())):
         try:
@@ -153,16 +153,16 @@ def _nameless(folder: Path, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
         return np.memmap(file, kind, "r+", shape=shape)
 
 
-def pieces(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def chunks(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """The array's rows, so many at a time as hold about `PIECE` numbers."""
-    count = max(1, PIECE // max(1, data[:1].size))
+    count = max(1, CHUNK // max(1, data[:1].size))
     return (data[i : i + count] for i in range(0, len(data), count))
 
 
-def moments(data: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean_std(data: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation over the rows, in float64, without a second array of that size: each (...)."""
     mean = np.asarray(data.mean(axis=0, dtype=np.float64))
-    squares = sum(np.square(rows - mean).sum(axis=0) for rows in pieces(data))
+    squares = sum(np.square(rows - mean).sum(axis=0) for rows in chunks(data))
     return mean, np.sqrt(squares / len(data))
 
 
@@ -326,7 +326,7 @@ def _document(fields: Mapping[str, Any]) -> dict[str, Any]:
         "reference": reference and vars(reference),
         "rewards_from": fields["rewards_from"],
         "notes": list(fields["notes"]),
-        "told": dict(fields["told"]),
+        "told": dict(fields["provenance"]),  # the key of caches that are there already
     }
 
 
@@ -353,5 +353,5 @@ def _fields(document: Mapping[str, Any], arrays: list[tuple[str, str | None, NDA
         "reference": Reference(**reference) if reference else None,
         "rewards_from": str(document["rewards_from"]),
         "notes": tuple(document["notes"]),
-        "told": document["told"],
+        "provenance": document["told"],
     }

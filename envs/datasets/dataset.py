@@ -38,7 +38,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Part:
+class DatasetSource:
     """A dataset that another was put together from, and the share of its episodes that went in."""
 
     name: str
@@ -48,10 +48,10 @@ class Part:
     reading: ReadingOptions = field(default_factory=ReadingOptions)  # how `load` read the source
 
     @staticmethod
-    def of(dataset: "Dataset", fraction: float = 1.0) -> "Part":
+    def of(dataset: "Dataset", fraction: float = 1.0) -> "DatasetSource":
         """This share of a dataset."""
         source = dataset.loaded_from[0] if len(dataset.loaded_from) == 1 else None
-        return Part(dataset.name, source, dataset.fingerprint, fraction, dataset.reading)
+        return DatasetSource(dataset.name, source, dataset.fingerprint, fraction, dataset.reading)
 
     def to_json(self) -> dict[str, Any]:
         """As a run's run.json has it."""
@@ -96,13 +96,13 @@ class Dataset:
     """Where rewards come from: "recording", or the rule "success" or "last"; "none" if they are zeros."""
     notes: tuple[str, ...] = ()
     """What is odd but legitimate, one line each."""
-    told: Mapping[str, Any] = field(default_factory=dict)
-    """What its metadata tells of how it was made: those of `TOLD`."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What its metadata says of how it was made: the keys of `PROVENANCE`."""
     loaded_from: tuple[str, ...] = ()
     """What `load` took; empty for arrays and episodes from Python."""
     reading: ReadingOptions = field(default_factory=ReadingOptions)
     """How `load` read it."""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[DatasetSource, ...] = ()
     """What `envs.join` made it of; empty where it is one dataset."""
 
     @property

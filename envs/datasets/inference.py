@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.datasets.cache import pieces
+from envs.datasets.cache import chunks
 from envs.spaces import space_to_json
 
 MOST_VALUES = 1024
@@ -94,7 +94,7 @@ def is_one_hot(value: Any) -> bool:
     """Whether an array (N, K) has a single 1 and else zeros in each row, and not in the same place everywhere."""
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.shape[1] < 2 or value.dtype.kind not in "fiub":
         return False
-    for rows in pieces(value):
+    for rows in chunks(value):
         ones = rows == 1
         if not ((ones.sum(axis=1) == 1).all() and ((rows == 0) | ones).all()):
             return False
@@ -104,4 +104,4 @@ def is_one_hot(value: Any) -> bool:
 def is_whole(array: NDArray[Any]) -> bool:
     """Whether all of these floats are whole numbers that an integer can be."""
     exact = 2.0**53  # above it a float of 64 bits does not know all integers
-    return all(((rows == np.floor(rows)) & (np.abs(rows) < exact)).all() for rows in pieces(array))
+    return all(((rows == np.floor(rows)) & (np.abs(rows) < exact)).all() for rows in chunks(array))

@@ -408,7 +408,7 @@ def _dataset(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
         environment=header.environment,
         reference=header.reference,
         notes=header.notes,
-        told=header.told,
+        provenance=header.provenance,
         rewards_from=header.rewards_from,
         **fields,
     )

@@ -10,8 +10,8 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.datasets.assemble import as_declared, beyond, type_problem
-from envs.datasets.cache import pieces, room
-from envs.datasets.dataset import Dataset, Part
+from envs.datasets.cache import allocate_like, chunks
+from envs.datasets.dataset import Dataset, DatasetSource
 from envs.datasets.inference import infer, inferred_note
 from envs.errors import DataError
 from envs.reading.fields import listed
@@ -124,7 +124,7 @@ def join(datasets: Sequence[Dataset], fractions: Sequence[float] = (), seed: int
                 f"{other.name}: its rewards are from {other.rewards_from!r}, those of {datasets[0].name} from "
                 f"{datasets[0].rewards_from!r}; --reward success or --reward last makes both by one rule"
             )
-    parts = tuple(Part.of(each, share) for each, share in zip(datasets, shares, strict=True))
+    parts = tuple(DatasetSource.of(each, share) for each, share in zip(datasets, shares, strict=True))
     taken = [
         take(each, sample_episodes(each, share, seed), f"a fraction of {share:g}, drawn by seed {seed}")
         for each, share in zip(datasets, shares, strict=True)
@@ -147,8 +147,8 @@ def _sharing_spaces(datasets: Sequence[Dataset]) -> tuple[Sequence[Dataset], lis
         if len(declaring) == len(found) or not any(same_space(found[0], other) for other in found[1:]):
             continue
         if declaring:
-            datasets, told = _taking_space_of(declaring[0], datasets, kind, field)
-            notes += told
+            datasets, taken = _taking_space_of(declaring[0], datasets, kind, field)
+            notes += taken
         elif alike := _alike(datasets, field):
             space = infer([nested(space, leaves) for space, leaves in zip(found, alike, strict=True)], field)
             datasets = [_with_space(each, kind, field, space) for each in datasets]
@@ -194,7 +194,7 @@ def _fits(dataset: Dataset, field: str, space: Space[Any]) -> bool:
     if field == "observations" and dataset.final_observations is not None:
         every.append(dataset.final_observations)
     kinds = leaf_spaces(space)
-    return all(_fit(rows, kinds[name]) for leaves in every for name in kinds for rows in pieces(leaves[name]))
+    return all(_fit(rows, kinds[name]) for leaves in every for name in kinds for rows in chunks(leaves[name]))
 
 
 def _fit(rows: NDArray[Any], leaf: Space[Any]) -> bool:
@@ -218,25 +218,25 @@ def _with_space(dataset: Dataset, kind: str, field: str, space: Space[Any]) -> D
 
 def _declared(array: NDArray[Any], leaf: Space[Any]) -> NDArray[Any]:
     """`as_declared`, piece by piece where it is another type: what is mapped may be larger than memory."""
-    first = as_declared(next(pieces(array)), leaf)
+    first = as_declared(next(chunks(array)), leaf)
     if first.dtype == array.dtype:
         return as_declared(array, leaf)
-    found, at = room((len(array), *first.shape[1:]), first.dtype, array), 0
-    for rows in pieces(array):
+    found, at = allocate_like((len(array), *first.shape[1:]), first.dtype, array), 0
+    for rows in chunks(array):
         found[at : at + len(rows)] = as_declared(rows, leaf)
         at += len(rows)
     return found
 
 
-def _joined(datasets: Sequence[Dataset], parts: tuple[Part, ...]) -> Dataset:
+def _joined(datasets: Sequence[Dataset], parts: tuple[DatasetSource, ...]) -> Dataset:
     first = datasets[0]
     environments = [each.environment for each in datasets if each.environment is not None]
     agree = all(environments[0].same_environment(env) for env in environments)
-    told: dict[str, list[str]] = {}  # by note the datasets that it is told of
+    names_by_note: dict[str, list[str]] = {}
     for each in datasets:
         for note in each.notes:
-            told.setdefault(note, []).append(each.name)
-    named = [f"{listed(names)}: {note}" for note, names in told.items()]
+            names_by_note.setdefault(note, []).append(each.name)
+    named = [f"{listed(names)}: {note}" for note, names in names_by_note.items()]
     prints = [part.fingerprint for part in parts]
     twice = _listed(part.name for part in parts if prints.count(part.fingerprint) > 1)
     if twice:
@@ -283,7 +283,7 @@ def _rows(leaves: Leaves, offsets: NDArray[np.int64], chosen: NDArray[np.int64])
     lengths = np.diff(offsets)[chosen]
     found = {}
     for name, array in leaves.items():
-        found[name] = room((int(lengths.sum()), *array.shape[1:]), array.dtype, array)
+        found[name] = allocate_like((int(lengths.sum()), *array.shape[1:]), array.dtype, array)
         for at, episode in zip(_offsets(lengths), chosen, strict=False):
             start, end = offsets[episode], offsets[episode + 1]
             found[name][at : at + end - start] = array[start:end]
@@ -295,7 +295,7 @@ def _concatenated(leaves: Sequence[Leaves]) -> Leaves:
     found = {}
     for name, first in leaves[0].items():
         arrays = [each[name] for each in leaves]
-        found[name] = room((sum(map(len, arrays)), *first.shape[1:]), np.result_type(*arrays), first)
+        found[name] = allocate_like((sum(map(len, arrays)), *first.shape[1:]), np.result_type(*arrays), first)
         np.concatenate(arrays, out=found[name])
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.datasets.cache import moments, pieces
+from envs.datasets.cache import chunks, mean_std
 
 ROUNDING = 4
 """A column is constant where its range is at most this many units in the last place of its own type."""
@@ -47,12 +47,12 @@ class Statistics:
 def statistics(data: NDArray[Any]) -> Statistics:
     """The statistics of an array (N, *shape), read in pieces, since a file that is larger than memory may back it."""
     low, high = (np.asarray(data[0]) for _ in range(2))
-    for rows in pieces(data):
+    for rows in chunks(data):
         low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
     constant = never_varies(low, high)
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, std = moments(data)
+        mean, std = mean_std(data)
     if (~np.isfinite(std) | (std < SMALLEST_SQUARED) & ~constant).any():  # the squares are no float64s
         mean, std = _scaled_moments(data, np.maximum(np.abs(low), np.abs(high)))
     return Statistics(low, high, mean, std, constant)
@@ -70,8 +70,8 @@ def never_varies(low: Any, high: Any) -> NDArray[np.bool_]:
 def _scaled_moments(data: NDArray[Any], reach: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of numbers whose squares are past float64."""
     unit = np.where(reach > 0, reach, 1.0)
-    mean = sum((rows / unit).sum(axis=0) for rows in pieces(data)) / len(data)
-    squares = sum(np.square(rows / unit - mean).sum(axis=0) for rows in pieces(data))
+    mean = sum((rows / unit).sum(axis=0) for rows in chunks(data)) / len(data)
+    squares = sum(np.square(rows / unit - mean).sum(axis=0) for rows in chunks(data))
     return np.asarray(mean * unit), np.asarray(np.sqrt(squares / len(data)) * unit)
 
 

@@ -118,7 +118,7 @@ def _fill(folder: Path, dataset: Dataset, dataset_id: str) -> None:
         env_spec=_specification(dataset.environment) if dataset.environment else None,
         jpeg_encoding=False,
     )
-    metadata = {**dataset.told, "dataset_id": dataset_id, "minari_version": version("minari")}
+    metadata = {**dataset.provenance, "dataset_id": dataset_id, "minari_version": version("minari")}
     if dataset.final_observations is None:
         metadata["final_observations"] = REPEATED
     if dataset.reference is not None and dataset.reference.source == OWN_METADATA:

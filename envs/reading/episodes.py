@@ -32,7 +32,7 @@ def with_done(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def cut_as_said(where: str, arrays: Mapping[str, Any], options: ReadingOptions) -> dict[str, Any]:
+def split_as_asked(where: str, arrays: Mapping[str, Any], options: ReadingOptions) -> dict[str, Any]:
     """The arrays with the episodes that the user says: the file is one, or each lasts so many steps at most."""
     found = with_done(where, arrays)
     if not options.file_is_episode and options.episode_length is None:
@@ -50,18 +50,18 @@ def cut_as_said(where: str, arrays: Mapping[str, Any], options: ReadingOptions) 
     if wrong := [name for name, values in flags.items() if len(values) != steps]:
         raise DataError(f"{where}: {wrong[0]}: shape {np.asarray(found[wrong[0]]).shape}, expected {(steps,)}")
     ended = np.any([values == 1 for values in flags.values()], axis=0) if flags else np.zeros(steps, np.bool_)
-    cut = _cuts(ended, int(options.episode_length or steps))
-    if not cut.any() and not ended.any():
+    truncated = _truncations(ended, int(options.episode_length or steps))
+    if not truncated.any() and not ended.any():
         raise DataError(
             f"{where}: --episode-length {options.episode_length}: it has {steps} rows, less than one episode"
         )
     if {"done", "terminated", "truncated"} <= flags.keys():
-        found["done"] = flags["done"].astype(np.bool_) | cut
-    found["truncated"] = cut | (flags["truncated"] == 1 if "truncated" in flags else False)
+        found["done"] = flags["done"].astype(np.bool_) | truncated
+    found["truncated"] = truncated | (flags["truncated"] == 1 if "truncated" in flags else False)
     return found
 
 
-def _cuts(ended: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
+def _truncations(ended: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     """Steps after which an episode is cut: each so many steps after the last end or cut, unless one ends there."""
     starts = np.concatenate([[0], np.flatnonzero(ended[:-1]) + 1])
     number = np.cumsum(np.isin(np.arange(len(ended)), starts)) - 1

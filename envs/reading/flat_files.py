@@ -19,7 +19,7 @@ from envs.reading.conventions import Convention, convention_of, lengths_from_fir
 from envs.reading.csv_files import is_list, lists_in_text, open_csv
 from envs.reading.d3rlpy import is_version_2, read_version_2
 from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
-from envs.reading.episodes import TELLING, check_names, cut_as_said
+from envs.reading.episodes import TELLING, check_names, split_as_asked
 from envs.reading.fields import (
     ABSENT,
     ENDS,
@@ -61,7 +61,7 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptio
         known = f"neither a Minari dataset's folder nor a file that is known here: {', '.join(READERS)}"
         raise DataError(f"{path}: {known}; {way_for_file(path)}")
     found = READERS[path.suffix.lower()](path, options)
-    arrays = cut_as_said(str(path), found.arrays, options)
+    arrays = split_as_asked(str(path), found.arrays, options)
     notes = check_names(str(path), found.unread, arrays, options)
     found = replace(found, notes=[*found.notes, *notes])
     return found_header(path, found, given, options), arrays
@@ -122,13 +122,13 @@ def _read_npz(path: Path, options: ReadingOptions) -> Found:
                 chosen["metadata"] = ("metadata",)
             if convention and convention.first_rows:
                 chosen["first_rows"] = (convention.first_rows,)
-            arrays, room = {}, most_bytes(path)
+            arrays, bytes_left = {}, most_bytes(path)
             for field, names in chosen.items():
                 for name in names:
                     if name not in file.files:
                         raise DataError(f"{path}: no {name!r} in it, only {listed(sorted(file.files), MOST_NAMES)}")
-                    room -= _declared_bytes(path, file.zip, name)
-                    if room < 0:
+                    bytes_left -= _declared_bytes(path, file.zip, name)
+                    if bytes_left < 0:
                         raise DataError(f"{path}: {name}: {too_much(path)}")
                 arrays[field] = side_by_side(f"{path}: {field}", [np.asarray(file[name]) for name in names])
             return _found(file.files, chosen, arrays, convention, path, options)
@@ -376,10 +376,10 @@ def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
         if types.is_nested(inner) or (inner is not kind and not types.is_primitive(inner)):
             raise DataError(f"{path}: column {name!r}: type {kind}, expected numbers")
     texts = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
-    batches, room = [], most_bytes(path)
+    batches, bytes_left = [], most_bytes(path)
     for batch in parquet.ParquetFile(path, read_dictionary=texts).iter_batches(ROWS, columns=names):
-        room -= batch.nbytes
-        if room < 0:  # not asked of the file's metadata: where that is damaged, to ask ends the process
+        bytes_left -= batch.nbytes
+        if bytes_left < 0:  # not asked of the file's metadata: where that is damaged, to ask ends the process
             raise DataError(f"{path}: {too_much(path)}")
         batches.append(batch)
     schema = batches[0].schema if batches else pyarrow.schema(list(kinds.items()))

@@ -28,7 +28,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         _check_free_lists(path)
     try:
         with h5py.File(path, "r") as file:
-            file.room = most_bytes(path)  # bytes of numbers that may still be read, all arrays together
+            file.bytes_left = most_bytes(path)  # bytes of numbers that may still be read, all arrays together
             yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
@@ -53,15 +53,15 @@ def _check_free_lists(path: Path) -> None:
             return  # which HDF5 says better
         widths = begin + (13 if number(begin + 8, 1) < 2 else 9)
         offset, length = number(widths, 1), number(widths + 1, 1)  # bytes of an address and of a size in this file
-        end, room = 1, len(data)
+        end, bytes_left = 1, len(data)
         for at in _places(data, b"HEAP"):
             size, free = number(at + 8, length), number(at + 8 + length, length)
             names, seen = begin + number(at + 8 + 2 * length, offset), set[int]()
             while free != end and free not in seen and free + 2 * length <= size and names + free < len(data):
                 seen.add(free)
                 free = number(names + free, length)
-            room -= 2 * length * len(seen)
-            if free in seen or room < 0:
+            bytes_left -= 2 * length * len(seen)
+            if free in seen or bytes_left < 0:
                 raise DataError(f"{path}: damaged: the free places of a group's names lead back into themselves")
 
 
@@ -81,8 +81,8 @@ def numbers_at(file: Any, path: Path, name: str) -> NDArray[Any]:
     if node.dtype.kind not in "biuf":  # said before anything is read
         raise DataError(f"{path}: {name}: type {node.dtype}, expected numbers")
     numbers = as_numbers(values_of(node, path, name), f"{path}: {name}")
-    file.room -= numbers.nbytes
-    if file.room < 0:
+    file.bytes_left -= numbers.nbytes
+    if file.bytes_left < 0:
         raise DataError(f"{path}: {name}, with what is read before it: {too_much(path)}")
     return numbers
 

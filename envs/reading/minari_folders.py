@@ -125,7 +125,7 @@ def _hdf5_episodes(header: Header, path: Path, leave_out: tuple[str, ...]) -> It
     kinds = [leaf_spaces(header.spaces[kind]) for kind in SPACES]
     flags = ("rewards", "terminations", "truncations")
     with open_hdf5(path) as file:
-        room, plainly = most_bytes(path), path.stat().st_size
+        bytes_left, plainly = most_bytes(path), path.stat().st_size
         numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
         for name, number in numbers.items():
             if not number.isdecimal() or len(number) > 18:
@@ -155,8 +155,8 @@ def _hdf5_episodes(header: Header, path: Path, leave_out: tuple[str, ...]) -> It
                 yield error
                 continue
             episode = RecordedEpisode(group, observations, actions, rewards, terminations, truncations)
-            room -= episode.nbytes
-            if room < 0:
+            bytes_left -= episode.nbytes
+            if bytes_left < 0:
                 raise DataError(f"{path}: {group}: {too_much(path)}")
             yield episode
 
@@ -289,11 +289,11 @@ def _columnar_episode(header: Header, folder: Path, layout: str, leave_out: tupl
         raise DataError(f"{folder}: no .{layout} file in it")
     names.sort(key=lambda name: (len(name), name))  # part-2 before part-10
     read = _arrow_batches if layout == "arrow" else _parquet_batches
-    batches, room = [], most_bytes(folder)
+    batches, bytes_left = [], most_bytes(folder)
     for name in names:
         for batch in read(folder / name):
-            room -= batch.nbytes
-            if room < 0:
+            bytes_left -= batch.nbytes
+            if bytes_left < 0:
                 raise DataError(f"{folder / name}: {too_much(folder)}")
             batches.append(batch)
 
@@ -440,8 +440,8 @@ def _hdf5_leaf(
     if name in plain and not picture:
         return as_numbers(plain[name], f"{path}: {where}")
     if picture and (node := node_at(file, path, where)).ndim <= rank:
-        file.room -= len(node) * math.prod(shape)
-        if file.room < 0:  # one flat picture that is there many times takes next to nothing in the file
+        file.bytes_left -= len(node) * math.prod(shape)
+        if file.bytes_left < 0:  # one flat picture that is there many times takes next to nothing in the file
             raise DataError(f"{path}: {where}: {len(node)} pictures of shape {shape}: {too_much(path)}")
         return _pictures(f"{path}: {where}", values_of(node, path, where), shape)
     return numbers_at(file, path, where)

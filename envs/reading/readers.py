@@ -31,8 +31,8 @@ SPACES = ("observation_space", "action_space")
 OWN_METADATA = "the dataset's own metadata"
 """Where reference returns come from that a dataset brings along."""
 
-TOLD = ("description", "algorithm_name", "recorded")
-"""What metadata tells of how a recording was made: Minari's words, and `recorded`, an object of ours."""
+PROVENANCE = ("description", "algorithm_name", "recorded")
+"""Keys of metadata that say how a recording was made: two of Minari's, and `recorded`, an object of this package."""
 
 SMALL, MOST_GROWTH = 64 << 20, 300
 """A file may hold `SMALL` bytes of numbers, or `MOST_GROWTH` times its own size where that is more: pictures compressed
@@ -61,7 +61,7 @@ class Header:
     num_steps: int | None = None  # the same
     repeats_final: bool = False  # the final observations are no observations: they fill up Minari's layout
     notes: tuple[str, ...] = ()
-    told: Mapping[str, Any] = field(default_factory=dict)  # those of `TOLD`
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # those of `PROVENANCE`
     missing: Missing = field(default_factory=dict)  # of a table
     rows: NDArray[np.int64] | None = None  # of a table whose rows were put in another order, the row of each step
     last_row_is_final: bool = False  # the last row of each episode holds an observation only
@@ -172,7 +172,7 @@ def header_of(
         source=source,
         environment=environment,
         reference=reference,
-        told={name: metadata[name] for name in TOLD if name in metadata},
+        provenance={name: metadata[name] for name in PROVENANCE if name in metadata},
         spaces={**declared_spaces(where, {k: v for k, v in metadata.items() if k not in given}, leave_out), **given},
     )
 

@@ -134,22 +134,22 @@ def _filled(file: Any, path: Path, names: list[str], capacity: int) -> list[tupl
         raise DataError(f"{path}: _offset: {listed([str(each) for each in bounds[:-1]])}, expected rising from 0")
     parts = []
     for i, (start, stop) in enumerate(pairwise(bounds)):
-        room = stop - start
-        after = (int(last[i]) - start + 1) % room
-        parts.append(_ring(f"{path}: _lengths[{i}]", start, room, int(counts[i]), after))
+        capacity = stop - start
+        after = (int(last[i]) - start + 1) % capacity
+        parts.append(_ring(f"{path}: _lengths[{i}]", start, capacity, int(counts[i]), after))
     return [(rows, wrapped) for rows, wrapped in parts if len(rows)] or parts[:1]
 
 
-def _ring(where: str, start: int, room: int, used: int, after: int) -> tuple[NDArray[np.int64], bool]:
+def _ring(where: str, start: int, capacity: int, used: int, after: int) -> tuple[NDArray[np.int64], bool]:
     """The filled rows of one ring, oldest first. after: the place where the next row would go."""
-    if not 0 <= used <= room:
-        raise DataError(f"{where} is {used}, expected 0 to {room}")
-    if not 0 <= after <= room or (used < room and after != used):
+    if not 0 <= used <= capacity:
+        raise DataError(f"{where} is {used}, expected 0 to {capacity}")
+    if not 0 <= after <= capacity or (used < capacity and after != used):
         raise DataError(f"{where} is {used}, and the next place is {after}")
     rows = np.arange(used, dtype=np.int64)
-    if used == room:
-        rows = np.roll(rows, -(after % room))
-    return rows + start, used == room and after % room != 0
+    if used == capacity:
+        rows = np.roll(rows, -(after % capacity))
+    return rows + start, used == capacity and after % capacity != 0
 
 
 def _attribute(file: Any, path: Path, name: str, default: int) -> int:

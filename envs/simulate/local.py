@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from envs.errors import EnvError
 from envs.simulate.wrappers import stateful_wrappers
-from envs.spaces import misfit, reason, to_leaves
+from envs.spaces import reason, space_error, to_leaves
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class LocalEnv:
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise EnvError(f"reset() returned {type(answer).__name__}, expected (observation, info). {OLD_API}")
         observation, info = answer
-        if not isinstance(info, Mapping) and misfit(environment.observation_space, answer) is None:
+        if not isinstance(info, Mapping) and space_error(environment.observation_space, answer) is None:
             raise EnvError(f"reset() returned an observation, expected (observation, info). {OLD_API}")
         return self._checked(environment, observation), _checked_info(info)
 
@@ -125,7 +125,7 @@ class LocalEnv:
 
     def _checked(self, environment: gymnasium.Env[Any, Any], observation: Any) -> Any:
         assert self._spaces is not None
-        wrong = misfit(self._spaces[0], observation)
+        wrong = space_error(self._spaces[0], observation)
         if wrong:
             now = environment.observation_space
             changed = "" if now == self._spaces[0] else f"; the environment has changed its space to {now}"
