@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from benchmarks.gym import DATASETS, MAIN, METHODS, read_rows
 from dt.asking.alignment import rank_correlation
 from dt.evaluation import TargetResult
+from dt.statistics import interquartile_interval
 
 NAMES = {
     "token": "token",
@@ -125,28 +125,14 @@ def _overall(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def interquartile_mean(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean of the middle half of all samples' values together (Agarwal et al. 2021)."""
-    return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
-
-
 def _interval(scores: list[list[float]]) -> str:
-    """The interquartile mean and its 95 % interval: seeds are drawn again within each dataset, as rliable does."""
+    """The interquartile mean and its 95 % interval: seeds are drawn again within each dataset."""
     if not scores:
         return "-"
-    middle = f"{interquartile_mean(*map(np.array, scores)):.1f}"
-    if min(map(len, scores)) < 2:
-        return middle  # one seed says nothing of how seeds differ
-    drawn = stats.bootstrap(
-        scores,
-        interquartile_mean,
-        n_resamples=10_000,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    low, high = drawn.confidence_interval
-    return f"{middle} ({low:.1f} to {high:.1f})"
+    found = interquartile_interval(scores)
+    if np.isnan(found.low):
+        return f"{found.mean:.1f}"  # one seed says nothing of how seeds differ
+    return f"{found.mean:.1f} ({found.low:.1f} to {found.high:.1f})"
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

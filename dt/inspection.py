@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dt.asking.targets import default_targets
 from dt.data import return_scale
 from dt.encoders import is_image
+from dt.statistics import span
 from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import Statistics, never_varies, statistics, without_marks
 from envs.errors import DataError
@@ -101,7 +102,7 @@ def _environment_notes(spec: EnvironmentSpec, longest: int) -> list[str]:
 
 def return_histogram(returns: NDArray[np.float64], bins: int = 10, width: int = 40) -> str:
     """A histogram of returns in text, one line a bin."""
-    counts, edges = np.histogram(returns, bins=bins, range=_span(returns))
+    counts, edges = np.histogram(returns, bins=bins, range=span(returns))
     longest = max(int(counts.max()), 1)
     lines = []
     shown = _plain(edges)
@@ -118,13 +119,6 @@ def _plain(numbers: NDArray[np.float64]) -> list[str]:
     return [f"{number:{form}}" for number in numbers]
 
 
-def _span(returns: NDArray[np.float64]) -> tuple[float, float]:
-    """From the least to the most, with room between: what differs by rounding alone cannot be cut into bins."""
-    low, high = float(returns.min()), float(returns.max())
-    least = 1e-9 * max(abs(low), abs(high)) or 1.0
-    return (low, high) if high - low >= least else (low - least / 2, high + least / 2)
-
-
 def _return_scale(dataset: Dataset) -> str:
     try:
         return f"{return_scale(dataset):.5g}, the deviation of the returns-to-go"
@@ -137,7 +131,7 @@ def plot_dataset(dataset: Dataset, path: Path) -> None:
     with picture(path, 10, 4, dpi=130) as figure:
         left, right = figure.subplots(1, 2)
         bins = min(50, max(10, dataset.num_episodes // 5))
-        left.hist(dataset.returns, bins=bins, range=_span(dataset.returns), color="C0", alpha=0.7)
+        left.hist(dataset.returns, bins=bins, range=span(dataset.returns), color="C0", alpha=0.7)
         for target in default_targets(dataset.returns):
             left.axvline(target, color="C3", lw=1, ls=":")
         left.set(xlabel="return (dotted: suggested targets)", ylabel="episodes")

@@ -178,7 +178,3 @@ def test_the_report_is_means_deviations_and_interquartile_means(tmp_path):
     assert "| token | 60.0 (50.0 to 70.0) | 60.0 (60.0 to 60.0) | 68.0 (60.0 to 74.0) |" in overall
     gym_report.plot([*rows, theirs], tmp_path / "gym.png")
     assert (tmp_path / "gym.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-def test_the_interquartile_mean_leaves_a_quarter_out_at_either_side():
-    assert gym_report.interquartile_mean(np.array([1.0, 2, 900]), np.array([4.0, 5, 6, -50, 3])) == pytest.approx(3.5)
