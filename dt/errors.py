@@ -9,6 +9,12 @@ class PolicyError(CannotActError):
     """A policy cannot do what it is asked for; the message says what and why."""
 
 
+class HubError(RuntimeError):
+    """The Hugging Face hub, or the way to it, refused a run; the message says why."""
+
+    exit_code = 2
+
+
 class FailedEpisodesError(RuntimeError):
     """Episodes failed in their environments; the results, already printed and written, are those of the others."""
 

@@ -110,8 +110,10 @@ class TrainMany:
 class Evaluate:
     """Ask a trained run for returns in its environment."""
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run's folder."""
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """A run's folder, or hf://USER/NAME[@REVISION] on the Hugging Face hub."""
+    download: bool = False
+    """Fetch a run of the hub that is not here. Nothing is fetched without it."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint: the newest, or the one that scored best on the way."""
     seed: int = FINAL_SEED
@@ -187,6 +189,22 @@ class Export:
     verify: bool = False
     """Play 300 steps of the environment and compare each action with the original's, before anything is written."""
     env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push:
+    """Send a run to the Hugging Face hub, with a model card; lists the files and asks first."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A run's folder."""
+    repository: Annotated[Positional[str], arg(metavar="USER/NAME")]
+    """The repository; it is made if there is none."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint: the newest, or the one that scored best on the way."""
+    private: bool = False
+    """A new repository can be seen by its owner only."""
+    yes: bool = False
+    """Send without asking; needed where there is no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)

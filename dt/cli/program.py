@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
-from dt.cli.options import Calibrate, Evaluate, Export, Import, ImportHuggingFace, Inspect, Record, Train, TrainMany
+from dt.cli.options import (
+    Calibrate,
+    Evaluate,
+    Export,
+    Import,
+    ImportHuggingFace,
+    Inspect,
+    Push,
+    Record,
+    Train,
+    TrainMany,
+)
 from dt.config import Config
 from dt.presets import PRESETS
 from transformer.config import check_fields
@@ -68,6 +79,10 @@ def _main(arguments: list[str]) -> int:
         from dt.cli.commands import export_run
 
         export_run(command, env)
+    elif isinstance(command, Push):
+        from dt.cli.push import push
+
+        push(command)
     elif isinstance(command, Record):
         played = sources.recording_environment(command)
         from dt.cli.commands import record_episodes
@@ -83,7 +98,7 @@ def _main(arguments: list[str]) -> int:
 
 def _parse(
     arguments: list[str],
-) -> Train | TrainMany | Evaluate | Calibrate | Inspect | Import | Record | Export | ImportHuggingFace:
+) -> Train | TrainMany | Evaluate | Calibrate | Inspect | Import | Record | Export | Push | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     many = TrainMany(dataset=tyro.MISSING, config=start.config)
@@ -96,6 +111,7 @@ def _parse(
         | Annotated[Import, subcommand("import")]
         | Annotated[Record, subcommand("record")]
         | Annotated[Export, subcommand("export")]
+        | Annotated[Push, subcommand("push")]
         | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
     )
     description = "Decision Transformers: learn from recorded trajectories, ask for a return, get it."

@@ -216,6 +216,8 @@ def document_of(scores: Scores, run: Run, seed: int) -> dict[str, Any]:
         played=scores.played,
         found=scores.found,
     )
+    if run.source is not None:
+        document["run"] = run.source
     if scores.notes:
         document["notes"] = list(scores.notes)
     if scores.stopped:

@@ -27,6 +27,7 @@ from dt.cli.options import (
 )
 from dt.config import CALIBRATION_SEED, CALIBRATION_SEEDS, SWEEP_OFFSET, Config
 from dt.learning.description import environment_in, left_out_in, read_description, reading_in
+from dt.sharing.hub import find_run
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
 from envs.datasets.hub import on_hub
@@ -186,7 +187,10 @@ def check_request(options: Evaluate) -> EnvironmentSpec | None:
     _check_scoring_seed(options.seed)
     _check_places(options)
     environment = environment_to_play_in(options.env)
-    _check_trained_run(options.run)
+    folder, source = find_run(options.run, options.download)
+    if source is not None:
+        tell(f"run           {source} in {folder}")
+    _check_trained_run(folder)
     return environment
 
 
@@ -228,6 +232,11 @@ def _check_scoring_seed(seed: int) -> None:
 
 def _check_trained_run(folder: Path) -> None:
     """Raise `CheckpointError` where this is no run, or one without a checkpoint."""
+    if folder.parts[:1] == ("hf:",):
+        name = "/".join(folder.parts[1:])
+        raise ConfigError(
+            f"hf://{name}: this command takes a run's folder; dt evaluate hf://{name} --download prints where it is"
+        )
     check_run(folder)
     read_description(folder / "run.json")
     if not checkpoints(folder):

@@ -18,6 +18,7 @@ from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.learning.description import environment_in, read_description
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
+from dt.sharing.hub import find_run
 from envs.datasets.dataset import Dataset, DatasetSource
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
@@ -56,6 +57,8 @@ class Run:
     """Reference returns of that environment."""
     imported: str | None = None
     """Where its weights came from, if they were not trained here."""
+    source: str | None = None
+    """hf://USER/NAME@COMMIT, if it was fetched from the hub."""
 
     def policy(self, config: EvaluationConfig | None = None, **how: Any) -> ReturnConditionedPolicy:
         """The run's policy, with its calibration where that holds.
@@ -118,19 +121,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device: str | torch.device = "cpu") -> Run:
+def load_run(
+    folder: str | Path,
+    which: Literal["last", "best"] = "last",
+    device: str | torch.device = "cpu",
+    *,
+    download: bool = False,
+) -> Run:
     """Open a run at one of its checkpoints.
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder, or hf://USER/NAME[@REVISION] on the Hugging Face hub.
         which: "last", or "best", the one that scored best during training.
         device: where the model goes.
+        download: fetch a run of the hub that is not here; nothing is fetched without it.
 
     Raises:
-        CheckpointError: the folder is not a run, or the checkpoint cannot be used.
+        CheckpointError: the folder is not a run, the checkpoint cannot be used, or the run cannot be fetched.
     """
     require(which in ("last", "best"), f"which must be one of last, best, not {which!r}")
-    folder = Path(folder)
+    folder, source = find_run(folder, download)
     check_run(folder)
     checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(folder, report=tell)
     document = read_description(checkpoint / "run.json")
@@ -151,7 +161,7 @@ def load_run(folder: str | Path, which: Literal["last", "best"] = "last", device
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of this version ({reason})") from None
     model = model.to(device).eval()
-    return Run(folder, checkpoint, model, config, dataset, environment, reference or None, imported)
+    return Run(folder, checkpoint, model, config, dataset, environment, reference or None, imported, source)
 
 
 def check_model_size(

@@ -8,20 +8,18 @@ Nothing is fetched unless the user asks for it. What was fetched is a stranger's
 """
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from envs.datasets.cache import cache_folder
-from envs.datasets.temporary import temporary_folder
+from envs.datasets.fetching import Repository
 from envs.errors import DataError
 from envs.reading.dqn_replay import is_replay
 from envs.reading.flat_files import is_flat
 from envs.reading.lerobot import is_lerobot
 from envs.reading.minari_folders import MARKS
-from envs.reading.readers import check_all_inside, parse_metadata
-from envs.spaces import reason
+from envs.reading.readers import check_all_inside
 
 SCHEME = "hf://datasets/"
 """What the name of a dataset on the hub begins with."""
@@ -80,49 +78,15 @@ def find_on_hub(source: str, download: bool) -> tuple[Path, str]:
     download: fetch it where that revision is not here.
     """
     name = HubName.of(source)
-    commit = _known(name).get(name.revision, name.revision)
+    repository = Repository("dataset", name.repository, name.revision, name.folder)
+    commit = repository.commit
     if not name.place(commit).is_dir():
         if not download:
             raise DataError(f"{source}: not fetched yet (--download fetches it)")
-        commit = _fetch(name)
+        commit = repository.fetch(name.place, allow=[name.path] if name.path else None, ignore=LEFT_THERE)
     folder = name.place(commit)
     check_all_inside(folder, folder)
     return _dataset_in(name, commit, folder), name.at(commit)
-
-
-def _known(name: HubName) -> dict[str, str]:
-    """By revision the commit that was fetched of it."""
-    path = name.folder / "revisions.json"
-    return parse_metadata(str(path), path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _fetch(name: HubName) -> str:
-    """Fetch a revision; its commit. The folder is there completely or not at all."""
-    import huggingface_hub
-
-    name.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        commit = huggingface_hub.HfApi().dataset_info(name.repository, revision=name.revision).sha
-        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
-            raise ValueError(f"commit {commit!r}")
-        if not name.place(commit).is_dir():
-            with temporary_folder(name.folder, ".fetching-") as temporary:
-                huggingface_hub.snapshot_download(
-                    name.repository,
-                    repo_type="dataset",
-                    revision=commit,
-                    local_dir=temporary / "files",
-                    allow_patterns=[name.path] if name.path else None,
-                    ignore_patterns=list(LEFT_THERE),
-                )
-                (temporary / "files").rename(name.place(commit))
-    except Exception as error:  # the hub's client raises errors of many kinds
-        raise DataError(f"{SCHEME}{name.repository}: cannot be fetched ({reason(error)})") from None
-    known = {**_known(name), name.revision: commit, commit: commit}
-    with temporary_folder(name.folder, ".writing-") as temporary:
-        (temporary / "revisions.json").write_text(json.dumps(known), encoding="utf-8")
-        (temporary / "revisions.json").replace(name.folder / "revisions.json")
-    return commit
 
 
 def _dataset_in(name: HubName, commit: str, folder: Path) -> Path:

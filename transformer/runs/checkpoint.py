@@ -133,14 +133,18 @@ def save_checkpoint(run: Path, step: int, tensors: "dict[str, dict[str, Tensor]]
             for name, document in documents.items():
                 (temporary / f"{name}.json").write_text(_json_text(document), encoding="utf-8")
             hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-            manifest = {"schema": SCHEMA, "step": step, "sha256": hashes}
-            (temporary / "manifest.json").write_text(_json_text(manifest), encoding="utf-8")
+            (temporary / "manifest.json").write_text(manifest_text(step, hashes), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         before = ", ".join(path.name for path in checkpoints(run) if path != final) or "none"
         raise CheckpointError(
             f"{final}: cannot be saved, {os_reason(error)}; checkpoints before it: {before}"
         ) from error
     return final
+
+
+def manifest_text(step: int, hashes: Mapping[str, str]) -> str:
+    """The manifest.json of a checkpoint. hashes: the SHA-256 of each of its files, by name."""
+    return _json_text({"schema": SCHEMA, "step": step, "sha256": dict(hashes)})
 
 
 def check_checkpoint(checkpoint: Path) -> None:
@@ -153,8 +157,8 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise CheckpointError(f"{path}: not a checkpoint's manifest")
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError(f"{checkpoint}: schema {manifest.get('schema')}, this version reads {SCHEMA}")
-    expected = {"schema": SCHEMA, "step": step_of(checkpoint), "sha256": manifest["sha256"]}
-    if path.read_text(encoding="utf-8") != _json_text(expected):  # the one file that no hash is kept of
+    expected = manifest_text(step_of(checkpoint), manifest["sha256"])
+    if path.read_text(encoding="utf-8") != expected:  # the one file that no hash is kept of
         raise CheckpointError(f"{path}: damaged (not what was written for step {step_of(checkpoint)})")
     for name, digest in manifest["sha256"].items():
         path = checkpoint / name
