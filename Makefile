@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test torture check docs wheel reproducible audit oldest newest clean
+.PHONY: demo test torture check docs wheel release reproducible audit oldest newest clean
 
 demo: .venv/demo.done
 	$(BIN)/dt train hopper/replay-v0 --preset demo --output $(RUN)
@@ -27,6 +27,14 @@ docs: .venv/docs.done
 
 wheel: .venv/dev.done
 	$(BIN)/python -m build --outdir dist .
+
+# sdist and wheel in dist/release/, checked; then the demo, trained from the wheel in an empty environment elsewhere.
+# make release STEPS=200 trains the demo for fewer steps; TAG=v0.1.0 compares version, changelog and citation with it
+release: .venv/dev.done
+	rm -rf dist/release
+	$(BIN)/python -m build --outdir dist/release .
+	$(BIN)/python -m twine check --strict dist/release/*
+	$(BIN)/python .ci/release.py dist/release --try --torch "$(TORCH)" $(if $(STEPS),--steps $(STEPS)) $(if $(TAG),--tag $(TAG))
 
 # the second time from a copy, whose files are newer
 reproducible: .venv/dev.done
