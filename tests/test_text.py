@@ -22,8 +22,8 @@ from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.training import Trainer
 from transformer.text.cli import main
 from transformer.text.corpora import (
-    CharacterCorpus,
     PairCorpus,
+    TextCorpus,
     boundaries,
     character_tokenizer,
     encode,
@@ -122,7 +122,7 @@ def test_a_character_never_seen_is_named():
 
 def test_validation_windows_ask_for_each_token_once():
     tokenizer = character_tokenizer("".join(map(chr, range(97, 117))))
-    corpus = CharacterCorpus("".join(chr(97 + i % 20) for i in range(500)), tokenizer, 7, CPU)
+    corpus = TextCorpus("".join(chr(97 + i % 20) for i in range(500)), tokenizer, 7, CPU)
     windows = corpus.validation_windows(3)
     assert torch.cat([window[:, 1:].flatten() for window in windows]).tolist() == corpus.validation[1:].tolist()
     assert all(window.shape[0] <= 3 and window.shape[1] <= 8 for window in windows)

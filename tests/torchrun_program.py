@@ -25,7 +25,7 @@ from transformer.runs import distributed
 from transformer.runs.callbacks import Callback
 from transformer.runs.checkpoint import checkpoints, step_of, write_json
 from transformer.runs.training import Trainer
-from transformer.text.corpora import CharacterCorpus, PairCorpus, character_tokenizer
+from transformer.text.corpora import PairCorpus, TextCorpus, character_tokenizer
 
 torch.set_num_threads(1)
 PAYDAY = conftest.payday.__wrapped__()
@@ -120,7 +120,7 @@ def dropped_out():
 
 def text_batches():
     """Rows of the text programs' batches of the first steps, as this process gets them, without padding."""
-    characters = CharacterCorpus("abcdefgh\n" * 40, character_tokenizer("abcdefgh\n"), 5, torch.device("cpu"))
+    characters = TextCorpus("abcdefgh\n" * 40, character_tokenizer("abcdefgh\n"), 5, torch.device("cpu"))
     pairs = PairCorpus([([3 + i] * (1 + i % 4), [9]) for i in range(40)], 1, 2, torch.device("cpu"))
     windows = [characters.batch(0, step, 7).tolist() for step in range(3)]
     sources = [pairs.batch(0, step, 8) for step in range(3)]

@@ -225,6 +225,28 @@ class CharactersConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubwordsConfig:
+    """A language model over subwords; the defaults suit a text of a few megabytes."""
+
+    vocabulary_size: int = 4_000
+    """Subwords of the vocabulary, learned from the training text; with --from, the folder's own."""
+    model: SequenceConfig = field(
+        default_factory=lambda: SequenceConfig(num_layers=4, num_heads=4, activation="gelu", context_length=128)
+    )
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            steps=2_000,
+            batch_size=12,
+            warmup_steps=100,
+            weight_decay=0.1,
+            gradient_clip=1.0,
+            checkpoint_every=500,
+            evaluate_every=500,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TranslatorConfig:
     """A translator; the defaults suit some ten thousand short sentences."""
 

@@ -1,4 +1,4 @@
-"""The text programs: train a character model or a translator, and use them. Results on standard output."""
+"""The text programs: train a language model or a translator, and use them. Results on standard output."""
 
 import io
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
-from transformer.config import CharactersConfig, TranslatorConfig, check_fields, check_seed, require
+from transformer.config import CharactersConfig, SubwordsConfig, TranslatorConfig, check_fields, check_seed, require
 from transformer.errors import ConfigError
 from transformer.runs import distributed
 from transformer.runs.command_line import exit_status, option, parse
@@ -29,6 +29,23 @@ class TrainCharacters:
     resume: bool = False
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
     config: CharactersConfig = field(default_factory=CharactersConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSubwords:
+    """Train a language model over subwords on a text file, from the beginning or from GPT-2's weights; its last tenth
+    is kept for validation."""
+
+    file: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """A UTF-8 text, also gzipped."""
+    output: Path
+    """The run's folder."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FOLDER")] = None
+    """Go on from the weights of a GPT-2: a folder as Hugging Face writes it, with config.json, model.safetensors and
+    tokenizer.json, or vocab.json and merges.txt. The model's settings are the folder's."""
+    resume: bool = False
+    """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    config: SubwordsConfig = field(default_factory=SubwordsConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     command = _parse(arguments)
     check_fields(command)
-    if isinstance(command, TrainCharacters | TrainTranslator):
+    if isinstance(command, TrainCharacters | TrainSubwords | TrainTranslator):
         with distributed.process_group():
             distributed.check_same({"config": asdict(command.config), "resume": command.resume})
             if not command.resume:
@@ -120,6 +137,7 @@ def _run(command: Any, name: str) -> int:
 
     programs: Any = {
         TrainCharacters: (_train_characters, "lower width, num_layers, context_length or batch_size"),
+        TrainSubwords: (_train_subwords, "lower width, num_layers, context_length or batch_size"),
         TrainTranslator: (_train_translator, "lower width, num_layers, context_length or batch_size"),
         Generate: (_generate, "lower num_samples or new_tokens"),
         Translate: (_translate, "lower num_beams, or give fewer sentences at a time"),
@@ -136,12 +154,21 @@ def _run(command: Any, name: str) -> int:
 
 def _parse(arguments: list[str]) -> Any:
     """Options in two passes: the run to resume first gives every other option its default."""
-    characters, translator = CharactersConfig(), TranslatorConfig()
+    characters, subwords, translator = CharactersConfig(), SubwordsConfig(), TranslatorConfig()
+    start = option(arguments, "from") if "train-subwords" in arguments else None
+    if start is not None and "--resume" in arguments:
+        raise ConfigError(f"--from {start} starts a run, --resume goes on with one: take one")
+    if start is not None:
+        from transformer.text.gpt2_start import settings_of
+
+        subwords = settings_of(Path(start))
     if "--resume" in arguments and (folder := option(arguments, "output")):
         from transformer.text.programs import read_config
 
         if "train-characters" in arguments:
             characters = read_config(Path(folder), CharactersConfig)
+        elif "train-subwords" in arguments:
+            subwords = read_config(Path(folder), SubwordsConfig)
         elif "train-translator" in arguments:
             translator = read_config(Path(folder), TranslatorConfig)
     missing: dict[str, Any] = {"output": tyro.MISSING}
@@ -152,13 +179,17 @@ def _parse(arguments: list[str]) -> Any:
             subcommand("train-characters", default=TrainCharacters(file=tyro.MISSING, config=characters, **missing)),
         ]
         | Annotated[
+            TrainSubwords,
+            subcommand("train-subwords", default=TrainSubwords(file=tyro.MISSING, config=subwords, **missing)),
+        ]
+        | Annotated[
             TrainTranslator,
             subcommand("train-translator", default=TrainTranslator(config=translator, **files, **missing)),
         ]
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Translate, subcommand("translate")]
     )
-    description = "The Transformer for text: a character language model and a translator."
+    description = "The Transformer for text: language models and a translator."
     return parse(commands, "dt-text", arguments, description)
 
 
@@ -166,6 +197,14 @@ def _train_characters(options: TrainCharacters) -> int:
     from transformer.text.programs import train_characters
 
     run = train_characters(options.file, options.config, options.output, resume=options.resume)
+    _report(options.output, run.checkpoint, "--prompt TEXT", "generate")
+    return 0
+
+
+def _train_subwords(options: TrainSubwords) -> int:
+    from transformer.text.programs import train_subwords
+
+    run = train_subwords(options.file, options.config, options.output, start=options.start, resume=options.resume)
     _report(options.output, run.checkpoint, "--prompt TEXT", "generate")
     return 0
 

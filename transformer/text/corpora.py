@@ -103,18 +103,29 @@ def character_tokenizer(text: str) -> "Tokenizer":
     return tokenizer
 
 
-def subword_tokenizer(lines: Sequence[str], vocabulary_size: int) -> "Tokenizer":
-    """Byte-pair encoding of bytes (Sennrich et al. 2016; GPT-2), learned from lines; no text is unknown to it."""
+def subword_tokenizer(
+    lines: Sequence[str],
+    vocabulary_size: int,
+    special: Sequence[str] = (PAD, BEGIN, END),
+    add_prefix_space: bool = True,
+) -> "Tokenizer":
+    """Byte-pair encoding of bytes (Sennrich et al. 2016; GPT-2), learned from lines; no text is unknown to it.
+
+    lines: texts to learn from.
+    vocabulary_size: tokens at most; the 256 bytes and the special ones are among them.
+    special: tokens that are no text; they have the first ids.
+    add_prefix_space: begin each text with a space, so that a first word is like any other.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
-    # Room is taken for as many as are asked for; each but the first 259 makes the lines shorter by one at least.
-    most = 259 + sum(len(line.encode()) + 1 for line in lines)
+    # Room is taken for as many as are asked for; each but the first makes the lines shorter by one at least.
+    most = 256 + len(special) + sum(len(line.encode()) + 1 for line in lines)
     trainer = trainers.BpeTrainer(
         vocab_size=min(vocabulary_size, most),
-        special_tokens=[PAD, BEGIN, END],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -146,15 +157,17 @@ def encode(tokenizer: "Tokenizer", text: str) -> list[int]:
         raise TextError(f"character {unknown!r} is not in the text that the model learned from") from error
 
 
-class CharacterCorpus:
+class TextCorpus:
     """One long text, of which the last tenth is kept for validation (nanoGPT's split)."""
 
-    def __init__(self, text: str, tokenizer: "Tokenizer", context_length: int, device: torch.device):
+    def __init__(
+        self, text: str, tokenizer: "Tokenizer", context_length: int, device: torch.device, unit: str = "tokens"
+    ):
         tokens = torch.tensor(encode(tokenizer, text), device=device)
         cut = int(0.9 * len(tokens))
         self.train, self.validation, self.context_length = tokens[:cut], tokens[cut:], context_length
         if len(self.train) <= context_length or len(self.validation) < 2:
-            raise TextError(f"a text of {len(tokens)} characters is too short for context_length {context_length}")
+            raise TextError(f"a text of {len(tokens)} {unit} is too short for context_length {context_length}")
 
     def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
         """Windows that start anywhere in the training text, this process's share: (B, context_length + 1) tokens."""

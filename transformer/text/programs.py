@@ -1,4 +1,4 @@
-"""What the programs do: train a character language model or a translator into a run's folder, and use it from there."""
+"""What the programs do: train a language model or a translator into a run's folder, and use it from there."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from transformer.config import (
     CharactersConfig,
     LanguageConfig,
     SequenceConfig,
+    SubwordsConfig,
     TrainingConfig,
     TranslatorConfig,
     type_error,
@@ -31,6 +32,7 @@ from transformer.runs.checkpoint import (
     best_checkpoint,
     check_run,
     check_size,
+    checkpoints,
     load_weights,
     newest_checkpoint,
     read_json,
@@ -41,9 +43,9 @@ from transformer.runs.record import begun_by_this_launch, check_same_recipe, new
 from transformer.runs.setup import keep_threads, pick_device, settle_precision, settle_threads
 from transformer.runs.training import Trainer
 from transformer.text.corpora import (
-    CharacterCorpus,
     PairBatch,
     PairCorpus,
+    TextCorpus,
     boundaries,
     character_tokenizer,
     encode,
@@ -51,17 +53,23 @@ from transformer.text.corpora import (
     read_text,
     subword_tokenizer,
 )
+from transformer.text.gpt2_start import check_covers, check_fits, load_start, load_vocabulary
 from transformer.text.known_tokenizers import known_tokenizer
 from transformer.translation import EncoderDecoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-MODELS: dict[str, type[LanguageModel | EncoderDecoder]] = {"characters": LanguageModel, "translator": EncoderDecoder}
+MODELS: dict[str, type[LanguageModel | EncoderDecoder]] = {
+    "characters": LanguageModel,
+    "subwords": LanguageModel,
+    "translator": EncoderDecoder,
+}
 """What a run of each kind holds."""
 
 Loss = tuple[Tensor, Tensor]
-C = TypeVar("C", CharactersConfig, TranslatorConfig)
+TextConfig = CharactersConfig | SubwordsConfig | TranslatorConfig
+C = TypeVar("C", CharactersConfig, SubwordsConfig, TranslatorConfig)
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,14 @@ class TextRun:
     tokenizer: "Tokenizer"
 
     def __post_init__(self) -> None:
-        last, known = max(self.tokenizer.get_vocab().values(), default=-1), self.model.config.vocabulary_size
-        if last >= known:
-            raise CheckpointError(f"{self.checkpoint}: its tokenizer has a token {last}, its model knows {known}")
+        check_vocabulary(self.tokenizer, self.model.config.vocabulary_size, self.checkpoint)
+
+
+def check_vocabulary(tokenizer: "Tokenizer", vocabulary_size: int, where: Path) -> None:
+    """Raise `CheckpointError` where a tokenizer has tokens that a model of so many lacks. where: what it names."""
+    last = max(tokenizer.get_vocab().values(), default=-1)
+    if last >= vocabulary_size:
+        raise CheckpointError(f"{where}: its tokenizer has a token {last}, its model knows {vocabulary_size}")
 
 
 class TextConfigDocument(TypedDict):
@@ -84,6 +97,7 @@ class TextConfigDocument(TypedDict):
 
     model: dict[str, Any]
     training: dict[str, Any]
+    vocabulary_size: NotRequired[int]
 
 
 class TextDocument(TypedDict):
@@ -92,6 +106,7 @@ class TextDocument(TypedDict):
     config: TextConfigDocument
     text: str
     tokenizer: str
+    started_from: NotRequired[str | None]
 
 
 def next_token_loss(logits: Tensor, following: Tensor, mask: Tensor | None = None, smoothing: float = 0.0) -> Loss:
@@ -133,33 +148,118 @@ def train_characters(
     if not text:
         raise TextError(f"{file}: no text in it")
     tokenizer = character_tokenizer(text)
-    corpus = CharacterCorpus(text, tokenizer, config.model.context_length, device)
-    model = _new_model(LanguageModel, config, tokenizer, device)
+    corpus = TextCorpus(text, tokenizer, config.model.context_length, device, "characters")
+    model = _new_model(LanguageModel, config, tokenizer.get_vocab_size(), device)
     config = _settle_threads(config, model, resume)
-    training = config.training
+    document = _describe("characters", config, tokenizer, fingerprint(text))
+    return _train(_language_trainer(model, corpus, tokenizer, config.training, folder, document, 64, callbacks), resume)
+
+
+def train_subwords(
+    file: Path,
+    config: SubwordsConfig,
+    folder: Path,
+    *,
+    start: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> TextRun:
+    """Train a language model over subwords on a text file and return it at its best checkpoint.
+
+    The vocabulary is byte-pair encoding, learned from the first nine tenths of the text. The last tenth is for
+    validation; the best checkpoint has the lowest loss over all of it.
+
+    Args:
+        file: a UTF-8 text, also gzipped.
+        config: model, training and vocabulary settings; with `start` as `gpt2_start.settings_of` gives them.
+        folder: the run's folder. One that holds a run is refused unless `resume`.
+        start: a GPT-2's folder as Hugging Face writes it; training goes on from its weights, with its vocabulary.
+        resume: continue from the newest checkpoint.
+        callbacks: what the run reports to while it trains; the weights are the same without.
+    """
+    text, device = read_text(file), pick_device(config.training.device)
+    resume = begun_by_this_launch(folder) or resume
+    if start is not None:
+        check_fits(config, start)
+    config = _settle(config, device, folder, resume)
+    if not text:
+        raise TextError(f"{file}: no text in it")
+    before = _subwords_before(folder, config, start) if resume else None
+    tokenizer = (
+        known_tokenizer(before["tokenizer"], f"{folder}/run.json") if before else _vocabulary(text, config, start)
+    )
+    if start is None and before is None:
+        config = replace(config, vocabulary_size=tokenizer.get_vocab_size())
+    check_vocabulary(tokenizer, config.vocabulary_size, start or folder)
+    corpus = TextCorpus(text, tokenizer, config.model.context_length, device)
+    if start is not None and not (resume and checkpoints(folder)):
+        model = load_start(start, config).to(device)
+    else:
+        model = _new_model(LanguageModel, config, config.vocabulary_size, device)
+    config = _settle_threads(config, model, resume)
+    document = _describe("subwords", config, tokenizer, fingerprint(text))
+    document["started_from"] = before.get("started_from") if before else start and str(start)
+    rows = config.training.batch_size
+    trainer = _language_trainer(model, corpus, tokenizer, config.training, folder, document, rows, callbacks)
+    if start is not None and not resume:
+        loss = distributed.on_first_rank(lambda: mean_loss(trainer.loss, corpus.validation_windows(rows)))
+        distributed.tell(f"before        loss {loss:.4f} on the validation text")
+    return _train(trainer, resume)
+
+
+def _vocabulary(text: str, config: SubwordsConfig, start: Path | None) -> "Tokenizer":
+    """The tokenizer of a new run: that of the folder it starts from, or one that is learned from the training text."""
+    if start is None:
+        return subword_tokenizer([text[: int(0.9 * len(text))]], config.vocabulary_size, (), add_prefix_space=False)
+    tokenizer = load_vocabulary(start)
+    check_covers(tokenizer, text, start)
+    return tokenizer
+
+
+def _subwords_before(folder: Path, config: SubwordsConfig, start: Path | None) -> dict[str, Any]:
+    """The run.json of a run to resume; refused where it would begin with other weights or another vocabulary."""
+    document: dict[str, Any] = read_json(folder / "run.json", TextDocument)
+    size = document["config"].get("vocabulary_size")
+    if config.vocabulary_size != size:
+        raise ConfigError(f"{folder}: vocabulary_size was {size}, now {config.vocabulary_size}; it cannot change")
+    if document.get("started_from") is not None and start is None and not checkpoints(folder):
+        raise CheckpointError(f"{folder}: stopped before its first checkpoint; begin it again with --from")
+    return document
+
+
+def _language_trainer(
+    model: LanguageModel,
+    corpus: TextCorpus,
+    tokenizer: "Tokenizer",
+    training: TrainingConfig,
+    folder: Path,
+    document: dict[str, Any],
+    rows: int,
+    callbacks: Sequence[Callback],
+) -> Trainer:
+    """What trains a language model on one text. rows: windows of the validation text that are evaluated at once."""
 
     def loss(window: Tensor) -> Loss:
         return next_token_loss(model(window[:, :-1]), window[:, 1:])
 
     def evaluate(step: int) -> dict[str, float]:
-        generator = torch.Generator(device).manual_seed(step)
-        prompt = encode(tokenizer, text[0])
+        generator = torch.Generator(corpus.train.device).manual_seed(step)
+        prompt = corpus.train[:1].tolist()
         sample = generate(model, [prompt], 500, Sampling(temperature=0.8), generator=generator)[0]
         _keep_sample(folder, step, tokenizer.decode(sample))
-        validation = mean_loss(loss, corpus.validation_windows(64))
+        validation = mean_loss(loss, corpus.validation_windows(rows))
         return {"score": -validation, "validation_loss": validation}
 
-    trainer = Trainer(
+    return Trainer(
         model,
         lambda step: corpus.batch(training.seed, step, training.batch_size),
         training,
         folder,
-        _describe("characters", config, tokenizer, fingerprint(text)),
+        document,
         loss=loss,
         evaluate=lambda step: distributed.on_first_rank(lambda: evaluate(step)),
         callbacks=callbacks,
     )
-    return _train(trainer, resume)
 
 
 def train_translator(
@@ -191,7 +291,7 @@ def train_translator(
     _check_last_batch(len(pairs), config.training.batch_size)
     sentences = [sentence for pair in pairs for sentence in pair]
     tokenizer = subword_tokenizer(sentences, config.vocabulary_size)
-    model = _new_model(EncoderDecoder, config, tokenizer, device)
+    model = _new_model(EncoderDecoder, config, tokenizer.get_vocab_size(), device)
     config = _settle_threads(config, model, resume)
     training = config.training
     corpus = _pair_corpus(pairs, tokenizer, model, "training pair")
@@ -242,8 +342,11 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
         raise CheckpointError(f"{checkpoint}/run.json: {wrong}")
     tokenizer = known_tokenizer(document["tokenizer"], f"{checkpoint}/run.json")
     kind, weights = MODELS[document["kind"]], read_tensors(checkpoint / "model.safetensors")
+    known = tokenizer.get_vocab_size()
+    if document["kind"] == "subwords":  # GPT-2's embedding may have more rows than its vocabulary has tokens
+        known = document["config"].get("vocabulary_size", known)
     try:
-        shape = LanguageConfig(**document["config"]["model"], vocabulary_size=tokenizer.get_vocab_size())
+        shape = LanguageConfig(**document["config"]["model"], vocabulary_size=known)
         check_size(
             lambda: kind(shape), weights, shape.num_layers, 8 * shape.context_length * shape.width * shape.num_layers
         )
@@ -376,14 +479,12 @@ def _settle_threads(config: C, model: Any, resume: bool) -> C:
     return config if resume else replace(config, training=settle_threads(config.training, model))
 
 
-def _new_model(kind: Any, config: CharactersConfig | TranslatorConfig, tokenizer: "Tokenizer", device: Any) -> Any:
+def _new_model(kind: Any, config: TextConfig, vocabulary_size: int, device: Any) -> Any:
     torch.manual_seed(config.training.seed)
-    return kind(LanguageConfig(**asdict(config.model), vocabulary_size=tokenizer.get_vocab_size())).to(device)
+    return kind(LanguageConfig(**asdict(config.model), vocabulary_size=vocabulary_size)).to(device)
 
 
-def _describe(
-    kind: str, config: CharactersConfig | TranslatorConfig, tokenizer: "Tokenizer", text: str
-) -> dict[str, Any]:
+def _describe(kind: str, config: TextConfig, tokenizer: "Tokenizer", text: str) -> dict[str, Any]:
     """What a run is, as JSON: enough to make its model and its tokeniser again."""
     return {
         "schema": SCHEMA,
