@@ -57,10 +57,27 @@ def describe_dataset(dataset: Dataset) -> str:
         f"ends          {int(dataset.terminated.sum())} terminated, {int(dataset.truncated.sum())} truncated",
         *(WITHOUT_REWARDS if dataset.rewards_from == "none" else _return_lines(dataset)),
     ]
+    return "\n".join(lines + [f"note          {note}" for note in _notes(dataset)])
+
+
+def oddities(dataset: Dataset) -> Iterator[str]:
+    """What is odd in a dataset but may be right, a line each: its notes, and warnings of its numbers' ranges."""
+    yield from _notes(dataset)
+    fields = (("observations", dataset.observation_space), ("actions", dataset.action_space))
+    for label, space in fields:
+        for name, leaf in leaf_spaces(space).items():
+            if isinstance(leaf, spaces.Box) and not is_image(leaf):
+                array = getattr(dataset, label)[name].reshape(dataset.num_steps, -1)  # (N, D)
+                where = label if name == "value" else f"{label} {name}"
+                yield from (f"{where}: {warning}" for warning in range_warnings(array, statistics(array)))
+
+
+def _notes(dataset: Dataset) -> list[str]:
+    """The dataset's own notes, and where its environment differs from what was recorded."""
     notes = list(dataset.notes)
     if dataset.environment is not None:
-        notes += _environment_notes(dataset.environment, int(lengths.max()))
-    return "\n".join(lines + [f"note          {note}" for note in notes])
+        notes += _environment_notes(dataset.environment, int(dataset.lengths.max()))
+    return notes
 
 
 def _return_lines(dataset: Dataset) -> Iterator[str]:

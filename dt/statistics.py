@@ -77,12 +77,13 @@ def span(values: NDArray[Any]) -> tuple[float, float]:
 def histogram(values: NDArray[Any]) -> dict[str, list[float]]:
     """A histogram as JSON: `counts`, and `edges`, which has one entry more.
 
-    values: (E,). Whole numbers get bins of a whole width that begin half below the lowest.
+    values: (E,). Whole numbers get bins of a whole width, with whole numbers in their middle or between them.
     """
-    if values.dtype.kind in "iu":
-        low, high = int(values.min()), int(values.max())
-        width = -(-(high - low + 1) // MOST_BINS)
-        counts, edges = np.histogram(values, bins=np.arange(low, high + width + 1, width) - 0.5)
+    low, high = float(values.min()), float(values.max())
+    if high - low < 1e6 and (values == np.round(values)).all():
+        width = max(1, -(-(high - low + 1) // MOST_BINS))
+        bins = max(1, int(-(-(high - low + 1) // width)))
+        counts, edges = np.histogram(values, bins=low - 0.5 + width * np.arange(bins + 1))
     else:
         counts, edges = np.histogram(values, bins=MOST_BINS, range=span(values))
     return {"counts": counts.tolist(), "edges": edges.tolist()}

@@ -72,6 +72,12 @@ def test_many_lengths_share_bins_of_one_whole_width():
     assert set(np.diff(found["edges"])) == {34.0}
 
 
+def test_whole_returns_have_bins_of_whole_width():
+    assert histogram(np.array([-2.0, 0.0, 0.0, 1.0])) == {"counts": [1, 0, 2, 1], "edges": [-2.5, -1.5, -0.5, 0.5, 1.5]}
+
+
 def test_equal_returns_have_a_histogram_too():
     assert sum(histogram(np.full(5, 1e12))["counts"]) == 5
+    assert sum(histogram(np.full(5, 1e-3))["counts"]) == 5
+    assert sum(histogram(np.full(5, 1e17))["counts"]) == 5
     assert span(np.zeros(3)) == (-0.5, 0.5)

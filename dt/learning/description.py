@@ -1,6 +1,6 @@
 """What a run's run.json may say, field by field, and the one way to read it: it may come from anywhere. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -28,6 +28,20 @@ class PartDocument(TypedDict):
     reward: NotRequired[str]
 
 
+class HistogramDocument(TypedDict):
+    """As `dt.statistics.histogram`."""
+
+    counts: list[int]
+    edges: list[float]
+
+
+class HistogramsDocument(TypedDict):
+    """Of the episodes that a run learned from."""
+
+    returns: HistogramDocument
+    lengths: HistogramDocument
+
+
 class DataDocument(TypedDict):
     """All that a run learned from; an imported one may know name and targets alone."""
 
@@ -39,6 +53,8 @@ class DataDocument(TypedDict):
     steps: NotRequired[int]
     maximum: NotRequired[float]
     percentiles: NotRequired[list[float]]
+    histograms: NotRequired[HistogramsDocument]
+    notes: NotRequired[list[str]]
 
 
 class EnvironmentDocument(TypedDict):
@@ -87,7 +103,7 @@ def read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a Decision Transformer's run")
     if document.get("schema") != SCHEMA:
         raise CheckpointError(f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}")
-    if wrong := type_error(document, RunDocument) or _too_long(document):
+    if wrong := type_error(document, RunDocument) or too_long(document):
         raise CheckpointError(f"{path}: {wrong}")
     try:
         Config.from_json(document["config"])
@@ -99,9 +115,9 @@ def read_description(path: Path) -> dict[str, Any]:
     return document
 
 
-def _too_long(document: dict[str, Any]) -> str | None:
-    """Which text or list of a description is longer than any that is written; None where none is."""
-    waiting: list[tuple[str, Any]] = [(name, document.get(name)) for name in DESCRIBED]
+def too_long(document: Mapping[str, Any], names: Sequence[str] = DESCRIBED) -> str | None:
+    """Which text or list in these fields is longer than any that is written; None where none is."""
+    waiting: list[tuple[str, Any]] = [(name, document.get(name)) for name in names]
     while waiting:
         name, value = waiting.pop()
         most = MOST_TARGETS if "targets" in name else LONGEST

@@ -15,10 +15,12 @@ from torch import Tensor
 from dt.asking.calibrate import policy_of
 from dt.asking.targets import default_targets, percentiles
 from dt.config import Config, EvaluationConfig, ModelConfig
+from dt.inspection import oddities
 from dt.learning.description import environment_in, read_description
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from dt.sharing.hub import find_run
+from dt.statistics import histogram
 from envs.datasets.dataset import Dataset, DatasetSource
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
@@ -107,6 +109,8 @@ def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None 
         "targets": list(default_targets(learned.returns, conditioned=model.hears_returns)),
         "percentiles": percentiles(learned.returns),
         "maximum": float(learned.returns.max()),
+        "histograms": {"returns": histogram(learned.returns), "lengths": histogram(learned.lengths)},
+        "notes": list(oddities(learned)),
     }
 
 
