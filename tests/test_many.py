@@ -300,6 +300,23 @@ def test_runs_that_do_not_fit_together_are_refused(payday, richer, tmp_path):
         train_many([payday, richer], small(), [0], tmp_path / "d")
 
 
+def assert_joint_table(lines, folders):
+    """The printed table of two seeds holds the means of their files of results."""
+    files = [read_json(folder / "results" / "last.json") for folder in folders]
+    assert lines[0] == "payday/coins-v0 in Payday-v0, 2 seeds"
+    assert lines[1].split() == ["target", "achieved", "std", "error", "IQM", "95", "%", "interval", "seeds"]
+    targets = [result["target_return"] for result in files[0]["results"]]
+    assert len(targets) == 5
+    for line, *results in zip(lines[2:-1], *(file["results"] for file in files), strict=True):
+        target, achieved, error, *_ = map(float, line.split()[:3])
+        means = [result["mean_return"] for result in results]
+        assert target == pytest.approx(results[0]["target_return"], rel=1e-4)
+        assert achieved == pytest.approx(np.mean(means), rel=1e-4)
+        assert error == pytest.approx(abs(means[0] - means[1]) / 2, rel=1e-3)  # of two values
+    errors = [file["measures"]["alignment_error"] for file in files]
+    assert lines[-1] == f"alignment error: mean {np.mean(errors):.3f}, worst {max(errors):.3f}, of 2 seeds"
+
+
 def test_the_command_leaves_runs_that_evaluate_and_train_open(payday, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     write_minari(payday, "payday/coins-v0")
@@ -309,9 +326,12 @@ def test_the_command_leaves_runs_that_evaluate_and_train_open(payday, tmp_path, 
     assert main([*command, "--minutes", "0"]) == 0
     assert "the time is up" in capsys.readouterr().err
     assert main(command) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"dt evaluate {tmp_path}/runs/payday-coins-v0-s{seed}" for seed in (0, 3)]
-    folder = lines[1].split()[-1]
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[-2:] == [f"dt evaluate {tmp_path}/runs/payday-coins-v0-s{seed}" for seed in (0, 3)]
+    assert_joint_table(lines[:-2], [tmp_path / "runs" / f"payday-coins-v0-s{seed}" for seed in (0, 3)])
+    assert "these runs are not calibrated" in printed.err
+    folder = lines[-1].split()[-1]
     assert main(["evaluate", folder, "--episodes", "2", "--target-return", "4"]) == 0
     assert main(["train", "payday/coins-v0", "--output", folder, "--resume", "--steps", "6", "--episodes", "1"]) == 0
     assert step_of(load_run(folder).checkpoint) == 6

@@ -20,9 +20,9 @@ from dt.cli.scores import (
     write_scores,
 )
 from dt.cli.sources import in_environment, run_folder, with_step_limit
-from dt.config import BEST_SEED, FINAL_SEED
+from dt.config import BEST_SEED, FINAL_SEED, Config
 from dt.errors import FailedEpisodesError
-from dt.evaluation import check_environment, check_failures
+from dt.evaluation import TargetResult, check_environment, check_failures
 from dt.inspection import describe_dataset
 from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
@@ -31,6 +31,7 @@ from dt.learning.training import prepare, train
 from dt.recording import record, recording_plan
 from dt.runner import Policy
 from dt.sharing.export import compare, export_policy, of_one_row, origin_of
+from dt.sharing.html_report.seeds import seeds_table
 from dt.sharing.huggingface import import_published
 from dt.sharing.huggingface_config import Published
 from dt.sharing.report import calibration_table, held_out_document
@@ -95,15 +96,42 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
 
 
 def train_runs(options: TrainMany, datasets: Sequence[Dataset], environment: EnvironmentSpec | None) -> None:
-    """`dt train-many`: runs side by side; prints how each of them is asked for returns."""
+    """`dt train-many`: runs side by side, then what the seeds of each dataset earn together."""
     folders, done = train_many(
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes
     )
     if not done:
         tell("\nthe time is up; the same command goes on from here")
         return
+    results: list[TargetResult] = []
+    for i in range(len(datasets)):
+        results += _score_seeds(folders[i * len(options.seeds) :][: len(options.seeds)], options.config)
     for folder in folders:
         show(f"dt evaluate {folder}")
+    check_failures(results)
+
+
+def _score_seeds(folders: Sequence[Path], config: Config) -> list[TargetResult]:
+    """Score the runs of one dataset, write each run's results into its folder, and print the joint table."""
+    documents, results = [], []
+    for folder in folders:
+        run = load_run(folder, device=pick_device(config.training.device))
+        if run.environment is None:
+            return []
+        try:
+            scores = score_run(run, config.evaluation, FINAL_SEED, "last")
+        except MissingEnvError as error:
+            tell(f"no returns: {error}")
+            return []
+        _keep(run, write_scores, "last", scores, run, FINAL_SEED)
+        scores.check_complete()
+        documents.append(document_of(scores, run, FINAL_SEED))
+        results += scores.results
+    seeds = f"{len(folders)} seed{'s' if len(folders) > 1 else ''}"
+    show(f"{run.dataset['name']} in {documents[0]['environment']}, {seeds}\n{seeds_table(documents)}")
+    if all(document["guidance"] != "calibrated" for document in documents) and run.config.model.hears_returns:
+        tell("these runs are not calibrated; dt calibrate RUN measures what each request earns")
+    return results
 
 
 def _foretell_at_the_end(run: Run, dataset: Dataset, chosen: bool) -> None:
