@@ -175,6 +175,16 @@ class Inspect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write runs of one environment as one HTML file to look at: data, curves, target and achieved return, films."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
+    """Folders of runs. Seeds of one training are shown together, with intervals."""
+    output: Path = Path("report.html")
+    """The file to write; one that is there is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
     """Write a run's policy as a folder that acts without this package: a model, policy.json and runner.py."""
 

@@ -18,6 +18,7 @@ from dt.cli.options import (
     Inspect,
     Push,
     Record,
+    Report,
     Train,
     TrainMany,
 )
@@ -48,6 +49,8 @@ def _main(arguments: list[str]) -> int:
         return _inspect(command)
     if not isinstance(command, Train):
         distributed.check_single_process(f"dt {arguments[0]}")
+    if isinstance(command, Report):
+        return _report(command)
     from dt.cli import sources  # what a command's options say is refused before torch comes in
 
     if isinstance(command, Import):
@@ -98,7 +101,7 @@ def _main(arguments: list[str]) -> int:
 
 def _parse(
     arguments: list[str],
-) -> Train | TrainMany | Evaluate | Calibrate | Inspect | Import | Record | Export | Push | ImportHuggingFace:
+) -> Train | TrainMany | Evaluate | Calibrate | Inspect | Import | Record | Report | Export | Push | ImportHuggingFace:
     """Options in two passes: the preset, or the run to resume, first gives every other option its default."""
     start = Train(dataset=tyro.MISSING, config=_starting_config(arguments))
     many = TrainMany(dataset=tyro.MISSING, config=start.config)
@@ -110,6 +113,7 @@ def _parse(
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Import, subcommand("import")]
         | Annotated[Record, subcommand("record")]
+        | Annotated[Report, subcommand("report")]
         | Annotated[Export, subcommand("export")]
         | Annotated[Push, subcommand("push")]
         | Annotated[ImportHuggingFace, subcommand("import-huggingface")]
@@ -175,6 +179,19 @@ def _inspect(options: Inspect) -> int:
     show(describe_dataset(dataset))
     if options.plot is not None:
         plot_dataset(dataset, options.plot)
+    return 0
+
+
+def _report(options: Report) -> int:
+    """`dt report`: runs as one HTML file."""
+    from dt.sharing.html_report.page import write_report
+    from transformer.runs.outputs import check_place
+
+    if not options.runs:
+        raise ConfigError("no run named: dt report RUN [RUN ...]")
+    check_place(options.output, picture=False)
+    size = write_report(options.runs, options.output)
+    show(f"{options.output}  {size / 1e6:.2f} MB; open it in a browser")
     return 0
 
 
