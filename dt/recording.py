@@ -14,7 +14,7 @@ from dt.config import EvaluationConfig
 from dt.evaluation import check_environment
 from dt.learning.run import load_run, versions
 from envs.datasets.dataset import Dataset
-from envs.datasets.loading import from_episodes
+from envs.datasets.in_memory import from_episodes
 from envs.errors import EnvError
 from envs.simulate.environments import Environments
 from envs.simulate.local import EnvInfo

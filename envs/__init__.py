@@ -5,7 +5,8 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)  # a project's own envs/ without __init__.py stays importable behind this one
 
 from envs.datasets.dataset import Dataset, Episode
-from envs.datasets.loading import from_arrays, from_episodes, from_replay_buffer, load
+from envs.datasets.in_memory import from_arrays, from_episodes, from_replay_buffer
+from envs.datasets.loading import load
 from envs.datasets.selection import best_episodes, join, sample_episodes, take
 from envs.datasets.writer import write_minari
 from envs.errors import DataError, EnvError, MissingEnvError

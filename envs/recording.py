@@ -20,7 +20,7 @@ import h5py  # noqa: F401 (what it does when Python ends comes after our own clo
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from envs.datasets.loading import from_episodes
+from envs.datasets.in_memory import from_episodes
 from envs.datasets.writer import write_folder
 from envs.errors import DataError
 from envs.reading.minari_folders import PART

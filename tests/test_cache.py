@@ -44,7 +44,7 @@ def unread(monkeypatch):
     """From here on no source is read."""
 
     def arm():
-        monkeypatch.setattr(loading, "_read", lambda *_: pytest.fail("the source was read"))
+        monkeypatch.setattr(loading, "read", lambda *_: pytest.fail("the source was read"))
 
     return arm
 

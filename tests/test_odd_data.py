@@ -10,7 +10,8 @@ from test_datasets import edit_groups
 from dt.cli import main
 from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, load
-from envs.datasets.assemble import left_out_notes, outside
+from envs.datasets.arrays import outside
+from envs.datasets.episodes import left_out_notes
 
 STEPS = sum(LENGTHS)
 

@@ -13,7 +13,7 @@ from dt.cli import main
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from dt.learning.training import train
 from envs.datasets.dataset import Dataset, DatasetSource
-from envs.datasets.loading import from_arrays, from_episodes
+from envs.datasets.in_memory import from_arrays, from_episodes
 from envs.datasets.selection import _declared, best_episodes, join, sample_episodes, take
 from envs.errors import DataError
 from envs.simulate.scores import Reference

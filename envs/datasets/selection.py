@@ -9,9 +9,10 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.datasets.assemble import as_declared, beyond, type_problem
+from envs.datasets.arrays import beyond, type_problem
 from envs.datasets.cache import allocate_like, chunks
 from envs.datasets.dataset import Dataset, DatasetSource
+from envs.datasets.declare import as_declared
 from envs.datasets.inference import infer, inferred_note
 from envs.errors import DataError
 from envs.reading.fields import listed

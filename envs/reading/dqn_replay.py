@@ -18,7 +18,6 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,8 @@ from gymnasium.spaces import Space
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from envs.datasets.inference import inferred_note
 from envs.errors import DataError
-from envs.reading.readers import Header, RecordedEpisode, most_bytes
+from envs.reading.readers import Header, RecordedEpisode, Recording, most_bytes
 from envs.spaces import ROOT, reason
 
 FIELDS = {
@@ -57,10 +55,10 @@ def is_replay(folder: Path) -> bool:
     return any(folder.glob("$store$_*_ckpt.*.gz"))
 
 
-def read_replay(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
+def read_replay(folder: Path, given: Mapping[str, Space[Any]]) -> Recording:
     """The buffers of a folder, in the order of their numbers, each episode by episode.
 
-    given: spaces by name. Of actions none is declared: it is the environment's, or `with_actions` infers it.
+    given: spaces by name. The files declare no space of actions; `num_actions` counts them.
     """
     numbers = _numbers(folder)
     header = Header(
@@ -70,19 +68,15 @@ def read_replay(folder: Path, given: Mapping[str, Space[Any]]) -> tuple[Header, 
         repeats_final=True,
         notes=(CLIPPED,),
     )
-    return header, _episodes(folder, numbers)
+    return Recording(header, episodes=_episodes(folder, numbers), num_actions=lambda: _num_actions(folder, numbers))
 
 
-def with_actions(header: Header, folder: Path) -> Header:
-    """The header with an action space, inferred from the largest action if neither user nor environment declares it."""
-    if "action_space" in header.spaces:
-        return header
-    highest = max(int(_column(folder, "action", number).max(initial=0)) for number in _numbers(folder))
+def _num_actions(folder: Path, numbers: list[int]) -> int:
+    """One more than the largest action."""
+    highest = max(int(_column(folder, "action", number).max(initial=0)) for number in numbers)
     if highest >= MOST_ACTIONS:
         raise DataError(f"{folder}: action {highest}, Atari has 0 to {MOST_ACTIONS - 1}")
-    space = spaces.Discrete(highest + 1)
-    notes = (*header.notes, inferred_note("action_space", space))
-    return replace(header, notes=notes, spaces={**header.spaces, "action_space": space}, inferred=("action_space",))
+    return highest + 1
 
 
 def _numbers(folder: Path) -> list[int]:

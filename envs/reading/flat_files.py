@@ -36,7 +36,7 @@ from envs.reading.found import Found, side_by_side
 from envs.reading.hdf5 import numbers_at, open_hdf5
 from envs.reading.lerobot import is_lerobot_table, read_lerobot_table
 from envs.reading.options import ReadingOptions
-from envs.reading.readers import Header, as_numbers, header_of, most_bytes, parse_metadata, too_much
+from envs.reading.readers import Recording, as_numbers, header_of, most_bytes, parse_metadata, too_much
 from envs.reading.robomimic import is_robomimic, read_robomimic
 from envs.reading.tianshou import is_tianshou, read_tianshou
 from envs.reading.unknown import way_for_file
@@ -52,8 +52,8 @@ ROWS = 1 << 16
 """Rows of a table that are read at once."""
 
 
-def read_flat(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptions) -> tuple[Header, dict[str, Any]]:
-    """A flat file as arrays by the names of `FIELDS`.
+def read_flat(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptions) -> Recording:
+    """A flat file.
 
     given: spaces by name, instead of the metadata's own.
     """
@@ -63,12 +63,11 @@ def read_flat(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptio
     found = READERS[path.suffix.lower()](path, options)
     arrays = split_as_asked(str(path), found.arrays, options)
     notes = check_names(str(path), found.unread, arrays, options)
-    found = replace(found, notes=[*found.notes, *notes])
-    return found_header(path, found, given, options), arrays
+    return recording_of(path, replace(found, arrays=arrays, notes=[*found.notes, *notes]), given, options)
 
 
-def found_header(path: Path, found: Found, given: Mapping[str, Space[Any]], options: ReadingOptions) -> Header:
-    """What is known of a recording beside its arrays.
+def recording_of(path: Path, found: Found, given: Mapping[str, Space[Any]], options: ReadingOptions) -> Recording:
+    """What a reader of flat data found, with what its metadata and the user's options say.
 
     given: spaces by name, instead of the metadata's own.
     """
@@ -76,7 +75,7 @@ def found_header(path: Path, found: Found, given: Mapping[str, Space[Any]], opti
     unread = [name or "a column without a name" for name in found.unread]
     notes = [f"not read: {listed(unread)}"] if unread else []
     notes += [INTERLEAVED] if found.rows is not None else []
-    return replace(
+    header = replace(
         header_of(f"{path}: metadata", path, parsed, given, options.leave_out),
         missing=found.missing,
         rows=found.rows,
@@ -85,6 +84,7 @@ def found_header(path: Path, found: Found, given: Mapping[str, Space[Any]], opti
         leave_out=tuple(name for name in options.leave_out if name not in found.left_out),
         notes=tuple(map(printable, [*notes, *found.notes])),
     )
+    return Recording(header, found.arrays)
 
 
 def is_flat(path: Path) -> bool:

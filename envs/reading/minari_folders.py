@@ -23,6 +23,7 @@ from envs.reading.readers import (
     SPACES,
     Header,
     RecordedEpisode,
+    Recording,
     as_numbers,
     check_all_inside,
     check_inside,
@@ -59,9 +60,7 @@ ARROW = b"ARROW1"
 """The first and the last bytes of an Arrow file."""
 
 
-def read_folder(
-    folder: Path, given: Mapping[str, Space[Any]], leave_out: tuple[str, ...] = ()
-) -> tuple[Header, Iterator[RecordedEpisode | DataError]]:
+def read_folder(folder: Path, given: Mapping[str, Space[Any]], leave_out: tuple[str, ...] = ()) -> Recording:
     """A Minari dataset's folder, or one of parts that are such: what a recorder has stored so far.
 
     given: spaces by name, instead of the metadata's own. leave_out: as in `ReadingOptions`.
@@ -74,11 +73,12 @@ def read_folder(
         way = way_for_folder(folder)
         raise DataError(f"{folder}: {NO_DATASET}{f'; {way}' if way else ''}")
     if not parts:
-        return read_minari(folder, given, leave_out)
+        header, found = read_minari(folder, given, leave_out)
+        return Recording(header, episodes=found)
     headers, episodes = zip(*(read_minari(part, given, leave_out) for part in parts), strict=True)
     counts = {name: [getattr(header, name) for header in headers] for name in ("num_episodes", "num_steps")}
     totals = {name: None if None in each else sum(each) for name, each in counts.items()}
-    return replace(headers[-1], source=folder, **totals), chain.from_iterable(episodes)
+    return Recording(replace(headers[-1], source=folder, **totals), episodes=chain.from_iterable(episodes))
 
 
 def read_minari(

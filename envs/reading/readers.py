@@ -1,13 +1,13 @@
 """What every reader of recorded episodes gives and shares: a recording's header, its metadata, how much it may hold.
 
-A reader says what a file holds; `envs.datasets.loading` judges it. There is one for Minari's folders
+A reader says what a file holds; `envs.datasets` judges it. There is one for Minari's folders
 (`minari_folders`), for flat files (`flat_files`) and for DQN replay buffers (`dqn_replay`). A recording is data and
 nothing else: no environment is built, no pickle loaded and no module imported because a file asked for it.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,21 @@ class RecordedEpisode:
         """Bytes of all its arrays."""
         flags = (self.rewards, self.terminations, self.truncations)
         return sum(array.nbytes for array in (*self.observations.values(), *self.actions.values(), *flags))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a reader makes of a source, whatever its format: a header, and arrays or episodes.
+
+    arrays: by the names of `FIELDS`, in the form that `envs.from_arrays` takes. Empty where there are episodes.
+    episodes: one by one, in order; one that cannot be read comes as its error. None where there are arrays.
+    num_actions: counts the actions of a format that numbers them and declares no space.
+    """
+
+    header: Header
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    episodes: Iterable[RecordedEpisode | DataError] | None = None
+    num_actions: Callable[[], int] | None = None
 
 
 def minari_root() -> Path:

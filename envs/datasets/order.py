@@ -1,0 +1,111 @@
+"""What proves that the rows of a flat recording are in order: step numbers, clocks, next observations."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.datasets.arrays import how_many, in_file, place
+from envs.datasets.cache import chunks
+from envs.errors import DataError
+from envs.reading.readers import Header
+from envs.spaces import Leaves
+
+
+def check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:
+    """Refuse rows that are not in the order of their steps' numbers; numbers that never vary tell of no order."""
+    if len(step) != offsets[-1]:
+        raise DataError(f"{where}: shape {step.shape}, expected {(int(offsets[-1]),)}")
+    wrong = ~(step[1:] > step[:-1])
+    wrong[offsets[1:-1] - 1] = False  # another episode begins there
+    if wrong.any() and (step != step[0]).any():
+        row = int(wrong.argmax()) + 1
+        raise DataError(
+            f"{where}: {place(offsets, row)} (row {in_file(row, rows)}): {step[row]} after {step[row - 1]}"
+            f"{how_many(wrong)}; the rows of an episode must be in the order of its steps. If they are, a boundary of "
+            f"episodes is missing: {_ways_out(step)}. If it counts something else, give --columns step=none."
+        )
+
+
+def _ways_out(step: NDArray[Any]) -> str:
+    """What says where episodes end, in words; their length where the steps' numbers start again evenly."""
+    starts = np.concatenate([[0], np.flatnonzero(~(step[1:] > step[:-1])) + 1, [len(step)]])
+    lengths = np.diff(starts)
+    even = (lengths[:-1] == lengths[0]).all() and 1 < lengths[0] >= lengths[-1]
+    return f"give --columns episode=NAME or --episode-length {int(lengths[0]) if even else 'N'}"
+
+
+def noting_sources(header: Header, sources: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]) -> Header:
+    """The header with a note on columns that say which environment a row is from, and change within episodes."""
+    notes = list(header.notes)
+    for name, values in sources.items():
+        changes = values[1:] != values[:-1]
+        changes[offsets[1:-1] - 1] = False  # another episode begins there
+        if changes.any():
+            row = int(changes.argmax()) + 1
+            notes.append(
+                f"{name!r} changes within episodes, first at {place(offsets, row)} (row {in_file(row, header.rows)}). "
+                f"If several were recorded side by side, these episodes are wrong: sort the rows by {name} and time"
+            )
+    return replace(header, notes=tuple(notes))
+
+
+def check_clock(
+    where: str, name: str, values: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None
+) -> None:
+    """Refuse an order of the rows in which a time or a count does not rise; one that stands still shows no order."""
+    inside = np.ones(len(values) - 1, np.bool_)
+    inside[offsets[1:-1] - 1] = False  # another episode begins there
+    if (values[1:] == values[:-1])[inside].all():
+        return
+    wrong = ~(values[1:] > values[:-1]) & inside & ~np.isnan(values[1:]) & ~np.isnan(values[:-1])
+    if wrong.any():
+        row = int(wrong.argmax()) + 1
+        raise DataError(
+            f"{where}: {place(offsets, row)} (row {in_file(row, rows)}) does not rise{how_many(wrong)}: are these rows "
+            f"in order, and is each end of an episode marked? Sort them by episode, then by {name}, or give "
+            "--columns episode=NAME; if it is no time or count of steps, give --columns step=none."
+        )
+
+
+def check_followed(
+    where: str,
+    seen: Leaves,
+    after: Leaves,
+    offsets: NDArray[np.int64],
+    header: Header,
+) -> None:
+    """Refuse steps whose next observation is not what the next step of their episode observes.
+
+    What is not there, or not finite, tells nothing of that; the door judges it.
+    """
+    wrong = np.zeros(int(offsets[-1]), np.bool_)
+    for name, array in seen.items():
+        at = 0
+        for rows in chunks(after[name][:-1]):
+            wrong[at : at + len(rows)] |= _differ(rows, array[at + 1 : at + 1 + len(rows)])
+            at += len(rows)
+    for rows in header.missing.values():
+        wrong[rows] = wrong[np.maximum(rows, 1) - 1] = False
+    wrong[offsets[1:] - 1] = False  # nothing of the episode comes after its last step
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{where}: {place(offsets, row)} (row {in_file(row, header.rows)}): not what the next row observes"
+            f"{how_many(wrong)}; these rows are no trajectories, or an end of episodes is not told"
+        )
+
+
+def _differ(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows (n, ...) differ by more than the coarser type's rounding: (n,)."""
+    kinds = [np.finfo(each.dtype) for each in (some, others) if each.dtype.kind == "f"]
+    if kinds:
+        coarsest = max(kinds, key=lambda kind: float(kind.eps))
+        a, b = some.astype(np.float64), others.astype(np.float64)
+        close = np.isclose(a, b, rtol=8 * float(coarsest.eps), atol=float(coarsest.tiny))
+        same = np.asarray(close | ~np.isfinite(a) | ~np.isfinite(b))
+    else:
+        same = np.asarray(some == others)
+    return np.asarray(~same.reshape(len(some), -1).all(1))
