@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from benchmarks.gym import read_rows
 from transformer.errors import CheckpointError
-from transformer.runs.checkpoint import read_json, write_json
+from transformer.files import read_json, write_json
 
 METHODS = ("token", "decoupled", "single")
 """Conditionings that hear what is asked, each with a colour of its own."""

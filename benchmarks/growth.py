@@ -33,7 +33,7 @@ from dt.learning.build import build_model
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.cache import FRESH
 from envs.datasets.loading import load
-from transformer.runs.checkpoint import write_json
+from transformer.files import write_json
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

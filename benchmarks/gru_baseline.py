@@ -15,10 +15,11 @@ from tyro.conf import OmitArgPrefixes, Positional
 from benchmarks.gru_translator import GRUReader, GRUTranslator
 from transformer.config import TranslatorConfig
 from transformer.generation import beam_search
-from transformer.runs.checkpoint import best_checkpoint, read_tensors
+from transformer.runs.checkpoint import best_checkpoint
 from transformer.runs.training import Trainer
 from transformer.text.corpora import PairBatch, PairCorpus, boundaries, encode, read_pairs, subword_tokenizer
 from transformer.text.programs import bleu, mean_loss, next_token_loss
+from transformer.weights import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

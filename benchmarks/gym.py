@@ -43,7 +43,9 @@ from envs.errors import DataError
 from envs.simulate.rollout import Policy
 from transformer.config import TrainingConfig
 from transformer.errors import Stopped
-from transformer.runs.checkpoint import checkpoints, is_run, read_json, step_of, write_json
+from transformer.files import read_json, write_json
+from transformer.runs.checkpoint import checkpoints, step_of
+from transformer.runs.folder import is_run
 from transformer.runs.setup import pick_device
 
 EPISODES = 20

@@ -39,7 +39,7 @@ from envs.datasets.loading import load
 from envs.errors import DataError
 from envs.spaces import ROOT
 from transformer.config import TrainingConfig
-from transformer.runs.checkpoint import write_json
+from transformer.files import write_json
 from transformer.runs.setup import learning_rate_at, pick_device, step_seed
 
 RECIPES = {"paper": paper_hopper, "ours": Config}

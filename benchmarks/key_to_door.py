@@ -27,7 +27,7 @@ from envs.key_to_door import ROOM_STEPS
 from envs.simulate.rollout import PlayedEpisode
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
-from transformer.runs.checkpoint import read_json, write_json
+from transformer.files import read_json, write_json
 
 ENVIRONMENT = EnvironmentSpec("KeyToDoor-v0")
 Method = Literal["token", "decoupled", "single", "none-best", "none"]

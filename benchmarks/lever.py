@@ -31,7 +31,8 @@ from dt.learning.training import train
 from envs.datasets.loading import load
 from envs.datasets.selection import join
 from transformer.config import TrainingConfig
-from transformer.runs.checkpoint import is_run, read_json
+from transformer.files import read_json
+from transformer.runs.folder import is_run
 
 DATASETS = {
     "hopper/mixed-v0": 20,

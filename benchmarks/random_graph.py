@@ -30,7 +30,7 @@ from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, rollout
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
-from transformer.runs.checkpoint import write_json
+from transformer.files import write_json
 
 NODES, EDGE_PROBABILITY, GOAL = 20, 0.1, 0
 WALKS, STEPS = 1_000, 10

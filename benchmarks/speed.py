@@ -52,10 +52,10 @@ from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import ROOT
 from transformer.config import LanguageConfig, TrainingConfig
 from transformer.errors import CompilerError
+from transformer.files import write_json
 from transformer.generation import Sampling, generate
 from transformer.gpt2 import save_gpt2
 from transformer.language import LanguageModel
-from transformer.runs.checkpoint import write_json
 from transformer.runs.setup import multiplies_bf16
 from transformer.runs.training import Trainer
 from transformer.text.programs import next_token_loss

@@ -15,7 +15,7 @@ import numpy as np
 
 from dt.asking.alignment import rank_correlation
 from dt.evaluation import TargetResult
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 
 def read(folder: Path, which: str) -> dict[str, Any]:

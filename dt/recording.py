@@ -9,10 +9,10 @@ import numpy as np
 
 from dt.asking.calibrate import policy_of
 from dt.asking.targets import resolve
-from dt.cli.sources import names_run, saved_algorithm
 from dt.config import EvaluationConfig
 from dt.evaluation import check_environment
 from dt.learning.run import load_run, versions
+from dt.policy_files import names_run, saved_algorithm
 from envs.datasets.dataset import Dataset
 from envs.datasets.in_memory import from_episodes
 from envs.errors import EnvError

@@ -9,7 +9,7 @@ from conftest import Payday  # noqa: F401 (registers Payday-v0)
 
 from dt.cli import main
 from envs.datasets.writer import write_minari
-from transformer.runs.checkpoint import write_json
+from transformer.files import write_json
 
 SMALL = "--steps 40 --width 16 --num-layers 1 --num-heads 2 --context-length 3 --evaluate-every 0 --precision float32"
 

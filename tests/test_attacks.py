@@ -28,7 +28,8 @@ from dt.cli import main
 from envs import DataError, EnvironmentSpec, load
 from envs.errors import MissingEnvError, SpaceError
 from envs.spaces import leaf_spaces, space_from_json
-from transformer.runs.checkpoint import LOCK, replace_text, write_json
+from transformer.files import replace_text, write_json
+from transformer.runs.folder import LOCK
 from transformer.runs.pictures import title_of
 from transformer.text.cli import main as text_main
 from transformer.text.corpora import encode, subword_tokenizer

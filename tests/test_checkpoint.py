@@ -7,21 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from transformer import files as module
 from transformer.errors import CheckpointError
-from transformer.runs import checkpoint as module
+from transformer.files import read_json, write_json
 from transformer.runs.checkpoint import (
     best_checkpoint,
     check_checkpoint,
     checkpoints,
     newest_checkpoint,
     prune,
-    read_json,
-    read_tensors,
-    run_around,
     save_checkpoint,
     step_of,
-    write_json,
 )
+from transformer.runs.folder import run_around
+from transformer.weights import read_tensors
 
 
 def save(run, step):

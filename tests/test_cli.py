@@ -27,9 +27,11 @@ from dt.evaluation import TargetResult
 from dt.learning.description import read_description
 from envs.spaces import space_to_json
 from transformer.errors import ConfigError
-from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of, write_json
+from transformer.files import read_json, write_json
+from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.command_line import RENAMED, parse
 from transformer.text.cli import main as text_main
+from transformer.weights import read_tensors
 
 QUICK = [
     "--precision",

@@ -13,7 +13,7 @@ from envs import DataError, from_arrays, load
 from envs.reading.csv_files import lists_in_text
 from envs.reading.fields import looks_like_a_step, looks_like_no_end, plain
 from envs.reading.options import ReadingOptions
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 STEP_NAMES = (
     *("step", "timestep", "timesteps", "t", "time", "time_step", "timeStepIndex", "step_id", "step_idx", "step_index"),

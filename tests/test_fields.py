@@ -20,7 +20,7 @@ from dt.inspection import describe_dataset
 from envs import DataError, from_arrays, from_episodes, load
 from envs.reading.fields import FIELDS, looks_like_an_end, looks_like_an_episode
 from envs.reading.flat_files import INTERLEAVED
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 ALONE = "done stands alone: each end counts as terminated, none as cut"
 

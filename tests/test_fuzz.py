@@ -151,7 +151,7 @@ def _agree(checkpoint: Path) -> None:
     """Write a manifest of what is there."""
     import hashlib
 
-    from transformer.runs.checkpoint import write_json
+    from transformer.files import write_json
 
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     manifest["sha256"] = {

@@ -16,7 +16,7 @@ from dt.data import returns_to_go
 from envs.errors import DataError
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, RandomPolicy, rollout
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 
 def test_a_delayed_reward_is_paid_at_the_end_in_data_and_environment(payday):

@@ -35,6 +35,53 @@ def forbidden(package: str, source: str) -> set[str]:
     return (imported(source) & OURS) - MAY_IMPORT[package] - {package}
 
 
+MAY_NOT_IMPORT = {
+    "transformer/*.py": ("transformer.runs",),
+    "transformer/runs/*.py": ("transformer.text", "transformer.language", "transformer.translation"),
+    "envs/reading/*.py": ("envs.datasets",),
+    "dt/learning/*.py": ("dt.cli",),
+    "dt/asking/*.py": ("dt.cli",),
+    "dt/sharing/*.py": ("dt.cli",),
+    "dt/*.py": ("dt.cli",),
+}
+"""Rooms, and what they know nothing of: the models of runs, reading of what is made of it, all of the command line."""
+
+DOORS_OF_PACKAGES = {"transformer/__main__.py", "dt/__main__.py"}
+
+
+def imported_modules(source: str) -> set[str]:
+    """Every module that a source imports, by its full name, and each name that it imports from one."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_from(rooms: tuple[str, ...], source: str) -> list[str]:
+    """What a source imports from these rooms."""
+    return sorted(
+        name for name in imported_modules(source) if f"{name}.".startswith(tuple(f"{each}." for each in rooms))
+    )
+
+
+@pytest.mark.parametrize("room", MAY_NOT_IMPORT)
+def test_a_room_knows_nothing_of_some_others(room):
+    files = [file for file in ROOT.glob(room) if file.relative_to(ROOT).as_posix() not in DOORS_OF_PACKAGES]
+    assert len(files) >= 4
+    found = {file.name: imported_from(MAY_NOT_IMPORT[room], file.read_text()) for file in files}
+    assert {name: imports for name, imports in found.items() if imports} == {}
+
+
+def test_the_check_of_rooms_can_fail():
+    rooms = ("transformer.runs", "dt.cli")
+    assert imported_from(rooms, "def f():\n    from transformer.runs.log import Log") == ["transformer.runs.log.Log"]
+    assert imported_from(rooms, "from dt import cli\nimport dt.cli.sources") == ["dt.cli", "dt.cli.sources"]
+    assert imported_from(rooms, "import transformer.runs_of_text, dt.client\nfrom transformer import blocks") == []
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_run_one_way(package):
     files = sources(package)

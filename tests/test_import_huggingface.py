@@ -17,7 +17,7 @@ from dt.cli import main
 from dt.learning.run import load_run
 from dt.policy import ReturnConditionedPolicy
 from dt.sharing.huggingface import import_huggingface
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 K, SCALE, TARGET, MAX_EP_LEN = 20, 10.0, 100.0, 1000
 HOPPER = (11, 3)  # numbers of a state and of an action

@@ -23,7 +23,8 @@ from envs.datasets.writer import write_minari
 from envs.spaces import space_to_json
 from transformer.attention import Dropout
 from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
-from transformer.runs.checkpoint import checkpoints, read_json, step_of
+from transformer.files import read_json
+from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.setup import learning_rate_at, step_seed
 
 

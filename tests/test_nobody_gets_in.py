@@ -40,7 +40,8 @@ from envs.errors import MissingEnvError, SpaceError
 from envs.reading.hdf5 import _places
 from envs.spaces import space_from_json, space_to_json
 from transformer.errors import CheckpointError
-from transformer.runs.checkpoint import check_checkpoint, write_json
+from transformer.files import write_json
+from transformer.runs.checkpoint import check_checkpoint
 from transformer.text.cli import main as text_main
 
 SECRET = 666.0

@@ -27,26 +27,25 @@ from dt.cli import main
 from dt.learning.training import train
 from envs.datasets.temporary import temporary_folder
 from envs.simulate.spec import EnvironmentSpec
+from transformer import files as module
 from transformer.attention import MultiHeadAttention
 from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
-from transformer.runs import checkpoint as module
+from transformer.files import read_json, write_json
 from transformer.runs import distributed
 from transformer.runs.checkpoint import (
     best_step,
     check_checkpoint,
     checkpoints,
-    clear_leftovers,
+    folder_of,
     newest_checkpoint,
-    only_writer,
     prune,
-    read_json,
-    read_tensors,
     save_checkpoint,
     step_of,
-    write_json,
 )
+from transformer.runs.folder import clear_leftovers, only_writer
 from transformer.runs.log import RunLog
 from transformer.runs.training import Trainer
+from transformer.weights import read_tensors
 
 LAST = 6
 
@@ -165,13 +164,13 @@ def test_the_check_of_killed_saves_can_fail(tmp_path, monkeypatch):
     """A save that writes under its final name is caught."""
 
     def careless(run, step, tensors, documents):
-        final = module.folder_of(run, step)
+        final = folder_of(run, step)
         final.mkdir(parents=True)
         for name, content in tensors.items():
             safetensors.torch.save_file(content, final / f"{name}.safetensors")
         for name, document in documents.items():
             write_json(final / f"{name}.json", document)
-        hashes = {path.name: module._sha256(path) for path in sorted(final.iterdir())}
+        hashes = {path.name: module.sha256_of(path) for path in sorted(final.iterdir())}
         write_json(final / "manifest.json", {"schema": 1, "step": step, "sha256": hashes})
 
     monkeypatch.setattr(sys.modules[__name__], "save_checkpoint", careless)
@@ -461,7 +460,8 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(tmp_path):
         import subprocess, sys
         from pathlib import Path
         import torch
-        from transformer.runs.checkpoint import CheckpointError, newest_checkpoint, save_checkpoint, step_of
+        from transformer.errors import CheckpointError
+        from transformer.runs.checkpoint import newest_checkpoint, save_checkpoint, step_of
         from transformer.runs.log import RunLog
 
         def save(step):

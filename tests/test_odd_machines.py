@@ -16,8 +16,8 @@ from dt.data import tensor_on
 from envs import DataError, load
 from envs.datasets import writer
 from envs.datasets.writer import keep_elsewhere, write_folder, write_minari
-from transformer.runs.checkpoint import LOCK
 from transformer.runs.distributed import in_float64
+from transformer.runs.folder import LOCK
 from transformer.runs.setup import multiplies_bf16, pick_device
 
 

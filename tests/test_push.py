@@ -19,7 +19,8 @@ from dt.sharing.card import Card, escaped
 from dt.sharing.hub import find_run, run_files
 from dt.sharing.push import package_run
 from transformer.errors import CheckpointError
-from transformer.runs.checkpoint import checkpoints, write_json
+from transformer.files import write_json
+from transformer.runs.checkpoint import checkpoints
 
 NAME = "someone/hopper-2.0"
 HF = f"hf://{NAME}"

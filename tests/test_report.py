@@ -30,7 +30,7 @@ from dt.sharing.html_report.page import MOST_BYTES, page_of
 from dt.statistics import histogram
 from envs.datasets.writer import write_minari
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import read_json, write_json
+from transformer.files import read_json, write_json
 
 MP4 = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256))
 QUICK = ["--width", "8", "--num-layers", "1", "--context-length", "3", "--steps", "6", "--log-every", "2"]

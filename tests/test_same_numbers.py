@@ -25,7 +25,7 @@ from transformer.attention import attention, causal_visibility
 from transformer.blocks import Transformer
 from transformer.config import LanguageConfig, TrainingConfig, TransformerConfig
 from transformer.errors import CompilerError, Stopped
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 from transformer.runs.setup import compiled
 from transformer.translation import EncoderDecoder
 

@@ -19,7 +19,7 @@ from envs.errors import DataError
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 
 def recorded(lengths, returns, name="made", final=1, **spaces_) -> Dataset:
@@ -160,7 +160,7 @@ def test_a_resumed_run_names_the_part_that_is_another(payday, tmp_path):
 
 
 def test_a_run_of_before_there_was_a_choice_goes_on(payday, tmp_path):
-    from transformer.runs.checkpoint import write_json
+    from transformer.files import write_json
 
     train(payday, SMALL, tmp_path / "run")
     document = read_json(tmp_path / "run" / "run.json")

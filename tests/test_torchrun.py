@@ -23,8 +23,9 @@ from dt.learning.run import load_run
 from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from transformer.errors import CheckpointError
+from transformer.files import read_json
 from transformer.runs import distributed
-from transformer.runs.checkpoint import checkpoints, read_json, step_of
+from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.record import LAUNCH
 from transformer.text.cli import main as text_main
 

@@ -24,10 +24,12 @@ from envs.errors import EnvError
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
 from transformer.errors import CheckpointError, ConfigError, NonFiniteError
-from transformer.runs.checkpoint import checkpoints, read_json, read_tensors, step_of
+from transformer.files import read_json
+from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.log import CLOCK_FIELDS
 from transformer.runs.setup import learning_rate_at, multiplies_bf16, settle_precision, step_seed
 from transformer.runs.training import Trainer
+from transformer.weights import read_tensors
 
 
 def small(steps=12, conditioning="single", **training) -> Config:

@@ -22,7 +22,7 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.selection import take
 from envs.errors import DataError
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 SMALL = Config(
     model=ModelConfig(width=8, num_layers=1, context_length=3),

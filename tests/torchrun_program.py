@@ -21,9 +21,10 @@ from dt.learning.run import load_run
 from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from transformer.errors import Stopped
+from transformer.files import write_json
 from transformer.runs import distributed
 from transformer.runs.callbacks import Callback
-from transformer.runs.checkpoint import checkpoints, step_of, write_json
+from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.training import Trainer
 from transformer.text.corpora import PairCorpus, TextCorpus, character_tokenizer
 

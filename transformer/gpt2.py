@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from transformer.config import LanguageConfig, require
 from transformer.errors import CheckpointError
+from transformer.files import new_folder, read_json, write_json
 from transformer.gpt2_config import (
     ACTIVATIONS,
     DROPOUTS,
@@ -30,7 +31,7 @@ from transformer.gpt2_config import (
     transformer_settings,
 )
 from transformer.language import LanguageModel
-from transformer.runs.checkpoint import check_size, new_folder, read_json, read_tensors, write_json
+from transformer.weights import check_size, read_tensors
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from transformer.config import LARGEST, TransformerConfig, require
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import read_json
+from transformer.files import read_json
 
 C = TypeVar("C", bound=TransformerConfig)
 

@@ -18,8 +18,8 @@ from dt.policy import ReturnConditionedPolicy
 from envs.errors import EnvError, MissingEnvError
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode
 from transformer.errors import ConfigError
+from transformer.files import read_json, write_json
 from transformer.runs import distributed
-from transformer.runs.checkpoint import read_json, write_json
 from transformer.runs.console import tell
 from transformer.runs.progress import Progress, progress
 

@@ -19,11 +19,12 @@ from dt.cli.scores import (
     warn_of_targets,
     write_scores,
 )
-from dt.cli.sources import in_environment, run_folder, with_step_limit
+from dt.cli.sources import in_environment, with_step_limit
 from dt.config import BEST_SEED, FINAL_SEED, Config
 from dt.errors import FailedEpisodesError
 from dt.evaluation import TargetResult, check_environment, check_failures
 from dt.inspection import describe_dataset
+from dt.learning.cells import run_folder
 from dt.learning.description import left_out_in, reading_in
 from dt.learning.many import train_many
 from dt.learning.run import Run, load_run, versions
@@ -47,8 +48,8 @@ from envs.simulate.rollout import PlayedEpisode
 from envs.simulate.scores import reference_in
 from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
+from transformer.files import new_folder, os_reason, write_json
 from transformer.runs import distributed
-from transformer.runs.checkpoint import new_folder, os_reason, write_json
 from transformer.runs.console import show, tell
 from transformer.runs.progress import progress
 from transformer.runs.setup import pick_device

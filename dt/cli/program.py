@@ -136,7 +136,7 @@ def _starting_config(arguments: list[str]) -> Config:
         return read_config(Path(given))
     if "--resume" in arguments and folder:
         from dt.learning.description import read_description
-        from transformer.runs.checkpoint import check_run
+        from transformer.runs.folder import check_run
 
         check_run(Path(folder))
         return Config.from_json(read_description(Path(folder) / "run.json")["config"])
@@ -206,7 +206,7 @@ def _print_problems(path: Path, error: Any) -> int:
 def _explain_path(path: Path, error: Any) -> None:
     """A better word for a path that is no dataset, if there is one."""
     from envs.reading.minari_folders import NO_DATASET
-    from transformer.runs.checkpoint import run_around
+    from transformer.runs.folder import run_around
 
     if around := run_around(path):
         raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None

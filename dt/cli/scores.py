@@ -22,8 +22,8 @@ from dt.sharing.report import (
     score_table,
 )
 from transformer.errors import ConfigError
+from transformer.files import write_json
 from transformer.runs import distributed
-from transformer.runs.checkpoint import write_json
 from transformer.runs.console import show, tell
 from transformer.runs.progress import progress
 from transformer.runs.signals import stop_signals

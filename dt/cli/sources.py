@@ -5,7 +5,6 @@
 
 import json
 import math
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,8 +24,10 @@ from dt.cli.options import (
     Train,
     TrainMany,
 )
-from dt.config import CALIBRATION_SEED, CALIBRATION_SEEDS, SWEEP_OFFSET, Config
+from dt.config import CALIBRATION_SEED, CALIBRATION_SEEDS, SWEEP_OFFSET
+from dt.learning.cells import cells_of, run_folder
 from dt.learning.description import environment_in, left_out_in, read_description, reading_in
+from dt.policy_files import names_run, saved_algorithm
 from dt.sharing.hub import find_run
 from dt.sharing.huggingface_config import Published, read_published
 from envs.datasets.dataset import Dataset
@@ -40,16 +41,14 @@ from envs.reading.readers import declared_spaces, spaces_from_json
 from envs.simulate.importing import import_environments
 from envs.simulate.scores import reference_in
 from envs.simulate.spec import EnvironmentSpec, check_spaces
-from transformer.config import check_seed, require
+from transformer.config import require
 from transformer.errors import CheckpointError, ConfigError
+from transformer.files import check_new
 from transformer.runs import distributed
-from transformer.runs.checkpoint import check_new, check_new_run, check_run, checkpoints
+from transformer.runs.checkpoint import checkpoints
 from transformer.runs.console import show, tell
+from transformer.runs.folder import check_new_run, check_run
 from transformer.runs.outputs import check_folder, check_place
-
-ALGORITHMS = {"sac": "SAC", "td3": "TD3", "dqn": "DQN", "common": "PPO"}
-"""Which algorithm opens the policies of which module of Stable-Baselines3: TD3 also DDPG's, PPO also A2C's."""
-
 
 NEEDED_TO_EXPORT = ("onnx", "onnxscript", "onnxruntime")
 """What `--format onnx` needs beyond the base installation."""
@@ -100,29 +99,6 @@ def data_of_many(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | N
         config.check_rewards(dataset.name, dataset.rewards_from)
     cells_of(datasets, config, options.seeds, options.output)
     return datasets, environment
-
-
-def cells_of(
-    datasets: Sequence[Dataset], config: Config, seeds: Sequence[int], output: Path
-) -> list[tuple[Dataset, int, Path]]:
-    """Each dataset at each seed, and the folder of its run: a new one, or a run to go on with."""
-    require(len(datasets) > 0 and len(seeds) > 0, "no dataset or no seed to train")
-    for seed in seeds:
-        check_seed(seed)
-    require(not config.model.activation_checkpointing, "activation_checkpointing: many runs at once cannot have it")
-    require(not config.training.compile, "compile: many runs at once cannot have it, a GPU records their step anyway")
-    cells = [(dataset, seed, run_folder(output, dataset, seed)) for dataset in datasets for seed in seeds]
-    folders = [folder for _, _, folder in cells]
-    twice = [str(folder) for folder in folders if folders.count(folder) > 1]
-    require(not twice, f"{twice[:1]}: two runs of one dataset and seed")
-    for folder in folders:
-        (check_run if folder.exists() else check_folder)(folder)
-    return cells
-
-
-def run_folder(output: Path, dataset: Dataset, seed: int) -> Path:
-    """Where the run of a dataset and a seed lies."""
-    return output / f"{dataset.name.replace('/', '-').replace(' ', '')}-s{seed}"
 
 
 def load_each(
@@ -289,31 +265,6 @@ def recording_environment(options: Record) -> EnvironmentSpec:
     if policy != "random":
         saved_algorithm(Path(policy), options.trust)
     return environment
-
-
-def names_run(policy: str) -> bool:
-    """Whether --policy names a run's folder."""
-    return policy != "random" and (Path(policy) / "run.json").exists()
-
-
-def saved_algorithm(path: Path, trust: bool) -> str:
-    """What opens a Stable-Baselines3 file, which is pickle: refused where the user does not trust it."""
-    if not path.is_file():
-        raise ConfigError(f"--policy {path}: neither random, nor a run's folder (no run.json), nor a file")
-    try:
-        with zipfile.ZipFile(path) as file:
-            module = json.loads(file.read("data"))["policy_class"]["__module__"]
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
-        raise ConfigError(f"--policy {path}: no file of Stable-Baselines3's") from None
-    package, _, rest = str(module).partition(".")
-    algorithm = ALGORITHMS.get(rest.removesuffix(".policies")) if package == "stable_baselines3" else None
-    if algorithm is None:
-        raise ConfigError(f"--policy {path}: a policy of {module}; those of SAC, TD3, DDPG, DQN, PPO and A2C are known")
-    if not trust:
-        raise ConfigError(
-            f"--policy {path}: a Stable-Baselines3 file is pickle, which may run any code; --trust opens it"
-        )
-    return algorithm
 
 
 def published_model(options: ImportHuggingFace) -> Published:

@@ -10,7 +10,9 @@ from envs.reading.options import ReadingOptions
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import type_error
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import SCHEMA, check_run, read_json
+from transformer.files import read_json
+from transformer.runs.checkpoint import SCHEMA
+from transformer.runs.folder import check_run
 
 
 class PartDocument(TypedDict):

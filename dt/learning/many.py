@@ -17,19 +17,14 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import default_collate
 
-from dt.cli.sources import cells_of
 from dt.config import Config
 from dt.data import Batch, Batches
+from dt.learning.cells import cells_of
 from dt.learning.training import prepare
 from envs.datasets.dataset import Dataset
 from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Stopped
-from transformer.runs.checkpoint import (
-    check_checkpoint,
-    checkpoints,
-    folder_of,
-    step_of,
-)
+from transformer.runs.checkpoint import check_checkpoint, checkpoints, folder_of, step_of
 from transformer.runs.console import tell
 from transformer.runs.progress import progress
 from transformer.runs.setup import explain_out_of_memory, learning_rate_at, step_seed

@@ -13,16 +13,14 @@ from envs.datasets.dataset import Dataset
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
 from transformer.errors import CheckpointError
-from transformer.runs.checkpoint import (
-    folder_of,
-    read_tensors,
-)
+from transformer.runs.checkpoint import folder_of
 from transformer.runs.console import tell
 from transformer.runs.record import check_same_recipe, newest_state
 from transformer.runs.setup import (
     learning_rate_at,
 )
 from transformer.runs.training import Trainer
+from transformer.weights import read_tensors
 
 
 @dataclass(frozen=True)

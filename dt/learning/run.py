@@ -27,16 +27,10 @@ from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
 from transformer.config import require
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import (
-    SCHEMA,
-    best_checkpoint,
-    check_run,
-    check_size,
-    load_weights,
-    newest_checkpoint,
-    read_tensors,
-)
+from transformer.runs.checkpoint import SCHEMA, best_checkpoint, newest_checkpoint
 from transformer.runs.console import tell
+from transformer.runs.folder import check_run
+from transformer.weights import check_size, load_weights, read_tensors
 
 
 @dataclass(frozen=True)

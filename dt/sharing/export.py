@@ -31,7 +31,7 @@ from dt.units import LARGEST, Units
 from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import allowed_choices, choices, leaf_spaces, padding_value, reason, space_to_json, to_leaves
 from transformer.errors import ConfigError
-from transformer.runs.checkpoint import read_json, write_json
+from transformer.files import read_json, write_json
 
 Format = Literal["onnx", "torch-export"]
 

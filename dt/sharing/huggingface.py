@@ -22,6 +22,7 @@ from envs.datasets.temporary import temporary_folder
 from envs.simulate.scores import reference_for
 from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
+from transformer.files import check_new, make_folder, new_folder, put_in_place, write_json
 from transformer.gpt2 import (
     check_tensors,
     is_buffer,
@@ -30,7 +31,7 @@ from transformer.gpt2 import (
     stack_from_gpt2,
     stack_to_gpt2,
 )
-from transformer.runs.checkpoint import check_new, make_folder, new_folder, put_in_place, save_checkpoint, write_json
+from transformer.runs.checkpoint import save_checkpoint
 from transformer.runs.outputs import check_folder
 
 NAMES = {

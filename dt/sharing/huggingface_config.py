@@ -14,8 +14,8 @@ from envs.datasets.dataset import Dataset
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import require
 from transformer.errors import ConfigError
+from transformer.files import read_json
 from transformer.gpt2_config import integer, locate, make_config, read_config, transformer_settings
-from transformer.runs.checkpoint import read_json
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,10 @@ from dt.sharing.card import Card, HeldOut, Results
 from dt.sharing.hub import RUN_FILE
 from envs.datasets.fetching import hub_reason, quiet_in_files
 from transformer.errors import CheckpointError
-from transformer.runs.checkpoint import (
-    best_checkpoint,
-    check_run,
-    manifest_text,
-    newest_checkpoint,
-    read_json,
-    step_of,
-)
+from transformer.files import read_json
+from transformer.runs.checkpoint import best_checkpoint, manifest_text, newest_checkpoint, step_of
 from transformer.runs.console import tell
+from transformer.runs.folder import check_run
 
 OURS = re.compile(rf"{RUN_FILE.pattern}|README\.md|replay\.mp4|results/target-against-achieved\.png", re.ASCII)
 """Files of a repository that `dt push` writes, and replaces or removes when it sends another checkpoint there."""

@@ -10,7 +10,7 @@ import numpy as np
 from dt.asking.alignment import alignment_error, episode_error, quantile_error, rank_correlation
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
-from transformer.runs.checkpoint import parse_json
+from transformer.files import parse_json
 from transformer.runs.pictures import picture, title_of
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformer.runs.checkpoint import os_reason, parse_json, replace_text
+from transformer.files import os_reason, parse_json, replace_text
 from transformer.runs.console import tell
 
 CLOCK_FIELDS = ("seconds", "steps_per_second")

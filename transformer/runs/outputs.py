@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from transformer.errors import ConfigError
-from transformer.runs.checkpoint import ENTRIES, is_run
+from transformer.runs.folder import ENTRIES, is_run
 
 
 def check_place(path: Path, picture: bool = True) -> None:

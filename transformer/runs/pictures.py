@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformer.runs.checkpoint import replace_bytes
+from transformer.files import replace_bytes
 from transformer.runs.console import printable
 
 LONGEST = 80

@@ -10,27 +10,21 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from transformer.errors import CheckpointError, NonFiniteError
+from transformer.files import make_folder, os_reason, read_json, write_json
 from transformer.runs import distributed
 from transformer.runs.callbacks import Callbacks
 from transformer.runs.checkpoint import (
     Best,
     check_checkpoint,
-    check_new_run,
-    check_run,
     checkpoints,
-    clear_leftovers,
     folder_of,
-    make_folder,
     newest_checkpoint,
-    only_writer,
-    os_reason,
     prune,
-    read_json,
     save_checkpoint,
     step_of,
-    write_json,
 )
 from transformer.runs.console import tell
+from transformer.runs.folder import check_new_run, check_run, clear_leftovers, only_writer
 from transformer.runs.log import RunLog
 from transformer.runs.outputs import check_folder
 from transformer.runs.progress import Progress

@@ -24,14 +24,12 @@ from transformer.errors import (
 )
 from transformer.runs import distributed
 from transformer.runs.callbacks import Callback, Callbacks
-from transformer.runs.checkpoint import (
-    folder_of,
-    read_tensors,
-)
+from transformer.runs.checkpoint import folder_of
 from transformer.runs.progress import progress
 from transformer.runs.record import RunRecord
 from transformer.runs.setup import compiled, explain_compiler_error, explain_out_of_memory, learning_rate_at, step_seed
 from transformer.runs.signals import stop_signals
+from transformer.weights import read_tensors
 
 STOP_BY_CALLBACK = 1
 """What a process sends the others where a callback asks to stop; a signal that stops training has a larger number."""

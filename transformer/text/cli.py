@@ -222,7 +222,7 @@ def _train_translator(options: TrainTranslator) -> int:
 
 def _report(folder: Path, checkpoint: Path, argument: str, program: str) -> None:
     """What came out, and how to use it."""
-    from transformer.runs.checkpoint import read_json
+    from transformer.files import read_json
 
     sample = folder / "samples" / f"{checkpoint.name}.txt"
     if sample.exists():

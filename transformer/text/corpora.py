@@ -18,8 +18,8 @@ from torch import Tensor
 
 from transformer.errors import TextError
 from transformer.runs import distributed
-from transformer.runs.checkpoint import MOST_GROWTH, SMALL
 from transformer.text.known_tokenizers import named_panic
+from transformer.weights import MOST_GROWTH, SMALL
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

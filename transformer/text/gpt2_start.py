@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformer.config import LanguageConfig, SequenceConfig, SubwordsConfig
 from transformer.errors import CheckpointError, ConfigError
+from transformer.files import MOST_JSON, read_json
 from transformer.gpt2_config import (
     check_fixed_settings,
     integer,
@@ -20,7 +21,6 @@ from transformer.gpt2_config import (
     read_config,
     transformer_settings,
 )
-from transformer.runs.checkpoint import MOST_JSON, read_json
 from transformer.text.known_tokenizers import known_tokenizer
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from transformer.errors import CheckpointError
-from transformer.runs.checkpoint import parse_json
+from transformer.files import parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

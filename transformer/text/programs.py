@@ -22,22 +22,14 @@ from transformer.config import (
     type_error,
 )
 from transformer.errors import CheckpointError, ConfigError, TextError
+from transformer.files import read_json
 from transformer.generation import Sampling, TranslationReader, beam_search, generate, write_on
 from transformer.gpt2 import load_gpt2
 from transformer.language import LanguageModel
 from transformer.runs import distributed
 from transformer.runs.callbacks import Callback
-from transformer.runs.checkpoint import (
-    SCHEMA,
-    best_checkpoint,
-    check_run,
-    check_size,
-    checkpoints,
-    load_weights,
-    newest_checkpoint,
-    read_json,
-    read_tensors,
-)
+from transformer.runs.checkpoint import SCHEMA, best_checkpoint, checkpoints, newest_checkpoint
+from transformer.runs.folder import check_run
 from transformer.runs.pictures import picture, title_of
 from transformer.runs.record import begun_by_this_launch, check_same_recipe, newest_state
 from transformer.runs.setup import keep_threads, pick_device, settle_precision, settle_threads
@@ -56,6 +48,7 @@ from transformer.text.corpora import (
 from transformer.text.gpt2_start import check_covers, check_fits, load_start, load_vocabulary
 from transformer.text.known_tokenizers import known_tokenizer
 from transformer.translation import EncoderDecoder
+from transformer.weights import check_size, load_weights, read_tensors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -9,7 +9,8 @@ from typing import Any, NotRequired, TypedDict
 
 from dt.learning.description import environment_in, read_description, too_long
 from transformer.errors import CheckpointError, ConfigError
-from transformer.runs.checkpoint import MOST_JSON, check_run, parse_json, read_json
+from transformer.files import MOST_JSON, parse_json, read_json
+from transformer.runs.folder import check_run
 
 FILMS = Path("results")
 """Where a report, and `dt push`, look for a run's films within its folder; `dt evaluate --video` writes them there."""

@@ -17,7 +17,7 @@ from dt.sharing.html_report.groups import Group, grouped
 from dt.sharing.html_report.markup import Html, element, join, text
 from dt.sharing.html_report.seeds import over_seeds
 from transformer.errors import ConfigError
-from transformer.runs.checkpoint import replace_text
+from transformer.files import replace_text
 
 MOST_BYTES = 10_000_000
 """Of a report: mail and browsers take as much."""
