@@ -280,7 +280,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(run, tmp_path, capsys, m
         err = capsys.readouterr().err
         assert words in err
         assert err.count("\n") == 1
-    monkeypatch.setattr("dt.cli.sources.find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr("dt.cli.export.find_spec", lambda name: None if name == "onnxscript" else name)
     assert main(["export", str(run), "--output", str(tmp_path / "new")]) == 2
     assert "needs onnxscript: pip install 'decision-transformer[export]'" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -205,8 +205,7 @@ def failures(folder):
 
 def by_command(folder):
     """`dt train`, of which the command line has been read."""
-    from dt.cli.commands import train_and_score
-    from dt.cli.sources import training_data
+    from dt.cli.train import train_and_score, training_data
 
     command = _parse(["train", str(folder / "coins.npz"), *COMMAND, "--output", str(folder / "by-command")])
     train_and_score(command, *training_data(command))

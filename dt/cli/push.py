@@ -10,7 +10,7 @@ from transformer.errors import ConfigError
 from transformer.runs.console import show, tell
 
 
-def push(options: Push) -> None:
+def run(options: Push) -> None:
     """Send a run; nothing is sent without the user's word."""
     name = checked_name(options.repository)
     package = package_run(options.run, name, options.checkpoint)
