@@ -9,7 +9,7 @@ from transformer.config import TrainingConfig, TransformerConfig, check_fields, 
 from transformer.errors import ConfigError
 
 WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
-"""LocalEnv seeds: scoring on the way, scoring the best anew (it was chosen on the way's seeds), and everything else."""
+"""Environment seeds: scoring on the way, scoring the best again (the way's seeds chose it), and everything else."""
 
 RECORDING_SEED = 10_000_000
 """LocalEnv seeds of recordings: no model is scored on the starts that it learned from."""

@@ -84,7 +84,7 @@ def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[
 
 
 def return_scale(dataset: Dataset) -> float:
-    """What returns are divided by where nobody sets it: their standard deviation; 1 where they never vary.
+    """What returns are divided by if it is not set: their standard deviation; 1 where they never vary.
 
     Raises `DataError` where they do not fit into float32.
     """
@@ -255,5 +255,5 @@ def tensor_on(array: NDArray[Any], device: torch.device | str) -> Tensor:
     if torch.device(device).type == "mps" and array.dtype == np.float64:
         array = array.astype(np.float32)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is not written to
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)

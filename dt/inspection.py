@@ -1,4 +1,4 @@
-"""What a dataset is, told before anybody trains on it: what is in it, what to ask for, and what it is no good for."""
+"""What a dataset is, before training: what is in it, which returns to ask for, and where it is weak."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -41,7 +41,7 @@ OUTLIER, COARSE = 50, 8
 """Standard deviations from the mean that are far; parts of one that a number's type must tell apart."""
 
 ENOUGH_EPISODES = 100
-"""With fewer, first actions cannot be told from chance."""
+"""With fewer, first actions cannot be distinguished from chance."""
 
 
 def describe_dataset(dataset: Dataset) -> str:

@@ -53,7 +53,7 @@ STEEPNESS = 8.0
 """How far a hidden unit's input of `ReturnModulation` moves, at first, over the range of the data's returns."""
 
 MOST_RETURNS = 100_000
-"""Returns-to-go whose quantiles are looked at; of more, as many are taken, evenly spaced."""
+"""Returns-to-go whose quantiles are looked at; if there are more, as many are taken, evenly spaced."""
 
 
 class ReturnModulation(nn.Module):

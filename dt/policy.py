@@ -37,7 +37,7 @@ class CachedWindows:
     def __init__(self, model: DecisionTransformer, rows: int, bf16: bool, context_length: int):
         self.model, self.rows, self.restart_rows = model, rows, min(4, rows)
         self.context_length = context_length
-        self.keep = max(1, context_length // 2) - 1  # steps that a full window keeps beside the new one
+        self.keep = max(1, context_length // 2) - 1  # steps that a full window keeps, apart from the new one
         self._like = model.return_scale.new_empty(0, dtype=torch.bfloat16 if bf16 else torch.float32)
         self._caches: dict[int, list[RaggedCache]] = {}  # of environments 0 to rows - 1, the next, ...
 
@@ -54,7 +54,7 @@ class CachedWindows:
             for old, new in zip(self._caches[number], fresh, strict=True):
                 old.keys[place], old.values[place] = new.keys[row], new.values[row]
                 old.lengths[place] = self.model.state_tokens(last[row, 0]) + 1
-        # A narrow head's product of a few rows alone has, on some processors, last bits that depend on the row.
+        # A narrow head's product of a few rows has, on some processors, last bits that depend on the row.
         idle = self.rows - self.restart_rows
         return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)), guidance)
 

@@ -55,7 +55,7 @@ def paper_walker2d() -> Config:
 def paper_breakout() -> Config:
     """Atari Breakout (Chen et al. 2021 and its published code): K = 30, stacks of 4, target 90, drawn actions.
 
-    The paper's Adam betas, its decay of matrices alone and its tanh on every embedding are not kept.
+    The paper's Adam betas, its decay of matrices only and its tanh on every embedding are not kept.
     """
     return Config(
         model=ModelConfig(

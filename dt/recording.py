@@ -74,7 +74,7 @@ def recording_plan(
 
     A run plays `config.episodes` episodes at each target return, its own targets where none is given; the others that
     many in all. Episode i starts from the environment's seed `seed + i`. `recording_environment` of
-    dt/cli/sources.py has refused wrong options.
+    dt/cli/record.py has refused wrong options.
     """
     provenance: dict[str, Any] = {"policy": policy, "seed": seed, "versions": versions()}
     if names_run(policy):
@@ -203,7 +203,7 @@ def _stacked(rows: list[Leaves]) -> Leaves:
 def _scaling(policy: str, model: Any, path: str | None, env: EnvInfo) -> Callable[[Any], Any]:
     """What a saved policy was trained to see of an observation: it, or VecNormalize's view of it by a file of its own.
 
-    Behind VecNormalize a learner also keeps an observation as it was, which tells that the file is needed.
+    Behind VecNormalize a learner also keeps an observation as it was, which shows that the file is needed.
     """
     if path is None:
         if model._last_original_obs is not None:

@@ -1,7 +1,7 @@
 """How well a model predicts actions in episodes that it did not learn from: the score of data without an environment.
 
 Trajectories are split, never steps: neighbouring steps are so alike that a step held out of the middle of a trajectory
-would be all but known. Beside each error stands that of the best constant answer, which knows no state.
+would be all but known. Next to each error is that of the best constant answer, which knows no state.
 """
 
 import math
@@ -22,7 +22,7 @@ from envs.datasets.selection import best_episodes, hold_out, take
 from transformer.runs.distributed import in_float64
 
 HELD_OUT = 0.1
-"""Share of the episodes that is held out where there is no environment to play in and nobody says otherwise."""
+"""Share of the episodes that is held out where there is no environment to play in and nothing else is set."""
 
 MOST_STEPS = 4096
 """Steps that are predicted, spread evenly over the held-out ones: enough for three digits, and soon done."""

@@ -30,7 +30,7 @@ class History:
 
         context_length: steps that it holds.
         states, actions: for each leaf a row of the right shape and type, which fills steps that are not there yet.
-        images: the leaves of which a row is a stack of frames.
+        images: the leaves that are stacks of frames.
         target_return: the return that the model is conditioned on at the first step, in the reward's unit.
         seed: of the episode's random choices.
         guidance: how strongly the model follows the return; 1 is the model as trained.

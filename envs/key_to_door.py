@@ -1,8 +1,8 @@
 """Key-to-Door (Hung et al. 2019, Mesnard et al. 2021): what was done long ago decides what is earned now.
 
 Three rooms, one after the other, each left when its time is over: one with a key, an empty one, one with a door. The
-only reward is 1 at the door, for whoever took the key in the first room. The agent sees its own room alone, so in the
-last one nothing tells whether it holds the key.
+only reward is 1 at the door, if the key was taken in the first room. The agent sees only its own room, so in the
+last one nothing shows whether it holds the key.
 
 Importing this module registers `KeyToDoor-v0`.
 """

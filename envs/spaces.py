@@ -252,7 +252,7 @@ def value_error(name: str, leaf: Space[Any], array: NDArray[Any]) -> str | None:
 def same_space(recorded: Space[Any], present: Space[Any], *, unbounded_fits: bool = False) -> str | None:
     """None when values recorded in one space fit the other; else what differs. A number's width does not count.
 
-    unbounded_fits: a recorded Box without any bounds, such as one that nobody declared, fits one of any bounds.
+    unbounded_fits: a recorded Box without any bounds, such as one that was not declared, fits one of any bounds.
     """
     ours, theirs = leaf_spaces(recorded), leaf_spaces(present)
     if ours.keys() != theirs.keys():

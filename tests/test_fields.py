@@ -22,7 +22,7 @@ from envs.reading.fields import FIELDS, looks_like_an_end, looks_like_an_episode
 from envs.reading.flat_files import INTERLEAVED
 from transformer.files import read_json
 
-ALONE = "done stands alone: each end counts as terminated, none as cut"
+ALONE = "only done is there: each end counts as terminated, none as truncated"
 
 
 def flags() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -245,13 +245,13 @@ def test_tensors_that_do_not_fit_are_refused_by_name(case, folder):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: (f / "config.json").unlink(), "model.safetensors: no config.json beside it"),
+        (lambda f: (f / "config.json").unlink(), "model.safetensors: no config.json next to it"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), ": no model.safetensors in it"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), "model.safetensors: cannot be read"),
         (
             lambda f: (f / "model.safetensors").rename(f / "model.safetensors.index.json").write_text("[]"),
-            "model.safetensors.index.json: not an index of files beside it",
+            "model.safetensors.index.json: not an index of files next to it",
         ),
         (
             lambda f: (
@@ -259,7 +259,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(case, folder):
                 .rename(f / "model.safetensors.index.json")
                 .write_text('{"weight_map": {"a": "../model.safetensors"}}')
             ),
-            "model.safetensors.index.json: not an index of files beside it",
+            "model.safetensors.index.json: not an index of files next to it",
         ),
     ],
 )
@@ -305,8 +305,8 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(shards, named, publi
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"positions": "sinusoidal"}, "positions sinusoidal: GPT-2 has learned ones alone"),
-        ({"positions": "none"}, "positions none: GPT-2 has learned ones alone"),
+        ({"positions": "sinusoidal"}, "positions sinusoidal: GPT-2 has only learned ones"),
+        ({"positions": "none"}, "positions none: GPT-2 has only learned ones"),
         ({"rotary": True}, "rotary true: GPT-2"),
         ({"norm": "post"}, "norm post: GPT-2"),
     ],

@@ -195,7 +195,7 @@ def test_a_run_is_told_of_without_options_for_data(tmp_path, capsys):
     assert main(["train", path, "--output", run, *small]) == 0
     for option in (["--environment", "CartPole-v1"], ["--skip-bad-episodes"], ["--plot", str(tmp_path / "x.png")]):
         assert main(["inspect", run, *option]) == 2
-        assert f"{run}: a run is told of by itself; name nothing beside it, and no option" in capsys.readouterr().err
+        assert f"{run}: dt inspect takes one run, without options or other names" in capsys.readouterr().err
     assert main(["inspect", run]) == 0
 
 

@@ -348,7 +348,7 @@ def test_several_datasets_by_the_command_line(files, tmp_path, capsys):
     assert main(["inspect", *files]) == 0
     assert "episodes      10, 30 steps" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "run"), files[0]]) == 2
-    assert "a run is told of by itself" in capsys.readouterr().err
+    assert "dt inspect takes one run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "inspect"])

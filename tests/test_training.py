@@ -499,7 +499,7 @@ def test_a_broken_best_json_is_written_anew_on_resume_and_the_best_is_kept(payda
 def test_a_best_whose_checkpoint_is_gone_is_sought_anew(payday, scored, capsys):
     shutil.rmtree(scored / "checkpoints" / "step-00000003")
     train(payday, small(steps=15, evaluate_every=3), scored, resume=True)
-    assert "step-00000003: scored best and is gone, so the best is sought anew" in capsys.readouterr().err
+    assert "step-00000003: scored best and is gone, so the search for the best starts again" in capsys.readouterr().err
     assert step_of(load_run(scored, "best").checkpoint) == 15
 
 
@@ -509,7 +509,7 @@ def test_a_best_of_another_evaluation_is_sought_anew_and_that_is_said(payday, sc
         evaluation=EvaluationConfig(target_return=(5.0,), episodes=1, calibration=False),
     )
     train(payday, config, scored, resume=True)
-    assert "step 3 was best at another evaluation: the best is sought anew from here" in capsys.readouterr().err
+    assert "step 3 was best at another evaluation: the search for the best starts again here" in capsys.readouterr().err
     assert read_json(scored / "best.json")["step"] == 15
 
 

@@ -1,6 +1,6 @@
 """A Transformer written from scratch, with a training loop and checkpoints.
 
-The models and generation need torch alone; checkpoints also safetensors, training tqdm and tensorboard.
+The models and generation need only torch; checkpoints also safetensors, training tqdm and tensorboard.
 
 Names are loaded when they are used, so `import transformer` costs nothing.
 """

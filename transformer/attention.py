@@ -156,13 +156,13 @@ class KeyValueCache:
 class RaggedCache(KeyValueCache):
     """A cache whose rows are of different lengths: each writes behind its own tokens, and no padding is between them.
 
-    What lies at or past a row's length is left over from before, and later than any query: nobody sees it. Whoever
-    uses the cache sets `lengths` (B,), so that a row is forgotten or a call's writing undone by a number.
+    What lies at or past a row's length is left over from before, and later than any query: no query sees it. The
+    caller sets `lengths` (B,), so that a row is forgotten or a call's writing undone by a number.
     """
 
     def __init__(self, batch_size: int, num_heads: int, capacity: int, head_width: int, like: Tensor):
         super().__init__(batch_size, num_heads, capacity, head_width, like)
-        self.keys.zero_(), self.values.zero_()  # a NaN that nobody sees is a NaN all the same
+        self.keys.zero_(), self.values.zero_()  # a NaN that no query sees is a NaN all the same
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
 
     @property

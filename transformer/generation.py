@@ -1,8 +1,8 @@
 """Writing on: greedy, sampled, or by beam search, one token at a time, for many prompts of different lengths at once.
 
-A model sees `context_length` tokens. When a row is about to grow past that, its window is anchored anew: it keeps half
-of it, read again from position 0. Where a window begins is a function of the row's length alone (`window_start`), so a
-row's tokens depend neither on the rows beside it nor on whether keys and values are cached.
+A model sees `context_length` tokens. When a row is about to grow past that, its window is anchored again: it keeps half
+of it, read again from position 0. Where a window begins is a function of only the row's length (`window_start`), so a
+row's tokens depend neither on the other rows nor on whether keys and values are cached.
 """
 
 import math
@@ -91,7 +91,7 @@ class Reader(Protocol):
 
 
 class LanguageReader:
-    """Reads texts with a language model; keys and values are kept between calls while no window is anchored anew."""
+    """Reads texts with a language model; keys and values are kept between calls while no window is anchored again."""
 
     def __init__(self, model: LanguageModel, use_cache: bool = True):
         self.model, self.use_cache = fast_view(model), use_cache
@@ -162,7 +162,7 @@ class TranslationReader:
 
 
 def _finite(logits: Tensor) -> Tensor:
-    """Logits as they are; `LogitsError` where a number is none, of which no token could be drawn."""
+    """Logits as they are; `LogitsError` for NaN and infinity: no token could be drawn from them."""
     if not logits.isfinite().all():
         raise LogitsError("the model's logits are NaN or infinite: its weights are too large to compute with")
     return logits

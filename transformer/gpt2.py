@@ -3,7 +3,7 @@
     tensors = read_weights(WEIGHTS)       one file, or the several that an index names
     check_tensors(tensors, expected, ..)  name by name, shape by shape
 
-What comes before the weights is read in gpt2_config.py. Needs torch and safetensors alone. Whatever holds a
+What comes before the weights is read in gpt2_config.py. Needs only torch and safetensors. Whatever holds a
 GPT-2 stack of theirs is read by these same functions.
 """
 
@@ -101,7 +101,7 @@ def save_gpt2(model: LanguageModel, folder: str | Path) -> None:
         ConfigError: GPT-2's layout cannot express the model.
     """
     config = model.config
-    require(config.positions == "learned", f"positions {config.positions}: GPT-2 has learned ones alone")
+    require(config.positions == "learned", f"positions {config.positions}: GPT-2 has only learned ones")
     require(not config.rotary, "rotary true: GPT-2 turns no queries and keys")
     require(config.norm == "pre", f"norm {config.norm}: GPT-2 has its norms before each part")
     document = {
@@ -133,7 +133,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     index = read_json(path)
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or any(Path(str(name)).name != name for name in names.values()):
-        raise CheckpointError(f"{path}: not an index of files beside it")
+        raise CheckpointError(f"{path}: not an index of files next to it")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(names.values())):
         if not name.endswith(".safetensors"):
@@ -143,7 +143,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def of_shapes(make: Callable[[], M], num_layers: int, found: Mapping[str, Tensor], path: Path) -> M:
-    """The model of a config.json, made of shapes alone: nothing is allocated or drawn that the weights do not hold.
+    """The model of a config.json, made of shapes only: nothing is allocated or drawn that the weights do not hold.
 
     More layers than there are tensors would take for ever to make, even of nothing; they raise `CheckpointError`.
     """
@@ -173,7 +173,7 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a tensor of theirs is a causal mask, which older versions kept beside the weights."""
+    """Whether a tensor of theirs is a causal mask, which older versions kept with the weights."""
     return name.endswith((".attn.bias", ".attn.masked_bias"))
 
 

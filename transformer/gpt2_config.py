@@ -25,7 +25,7 @@ FIXED = {
     "add_cross_attention": False,
     "layer_norm_epsilon": 1e-5,  # torch's default, and so ours
 }
-"""Settings of their stack that we have at one value alone."""
+"""Settings of their stack that exist here at one value only."""
 
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
 """Their names of what we have, and ours; their "gelu" is the exact one, which is another function."""
@@ -53,7 +53,7 @@ def locate(path: Path) -> tuple[Path, Path]:
         )
     config = folder / "config.json"
     if not config.is_file():
-        raise CheckpointError(f"{weights[0]}: no config.json beside it, and only that knows the number of heads")
+        raise CheckpointError(f"{weights[0]}: no config.json next to it, and only that knows the number of heads")
     return config, weights[0]
 
 
@@ -104,7 +104,7 @@ def transformer_settings(config: Mapping[str, Any], width: str, path: Path) -> d
         f"{path}: activation_function is {json.dumps(activation)}, here there are {', '.join(known)}",
     )
     rates = [config.get(name, 0.1) for name in DROPOUTS]
-    # They act in training alone, but which of them a training should use is not ours to choose.
+    # They act only in training, but which of them a training should use is not ours to choose.
     require(
         all(type(rate) in (int, float) and abs(rate) <= 1 and rate == rates[0] for rate in rates),
         f"{path}: {', '.join(f'{name} {rate}' for name, rate in zip(DROPOUTS, rates, strict=True))}: "

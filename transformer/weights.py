@@ -63,9 +63,9 @@ def _with_joined_projections(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]
 def check_size(
     make: "Callable[[], nn.Module]", weights: "Mapping[str, Tensor]", num_layers: int, window_bytes: int
 ) -> None:
-    """Raise `ValueError` where settings ask for more than the weights that came with them: a small file may boast.
+    """Raise `ValueError` if settings ask for more than the weights that came with them, as a small file may.
 
-    make: the model of these settings; it is made of shapes alone. window_bytes: what it takes to hold one window.
+    make: the model of these settings; it is made of shapes only. window_bytes: what it takes to hold one window.
     """
     import torch
 

@@ -155,7 +155,7 @@ def policy_of(
     cached: as in `ReturnConditionedPolicy`.
     which: the name of its checkpoint, "last" or "best".
     """
-    own = replace(run.config.evaluation, calibration=True)  # one that is there is used, whoever measured it
+    own = replace(run.config.evaluation, calibration=True)  # one that is there is used
     config, precision = played_as(run, config or own), precision or precision_of(run)
     guidance = 1.0 if config.guidance == "auto" else config.guidance
     asked_for = config.calibration and config.guidance == "auto" and run.environment is not None

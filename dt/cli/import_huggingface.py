@@ -34,4 +34,4 @@ def _import(options: ImportHuggingFace, published: Published) -> None:
     from dt.sharing.huggingface import import_published
 
     run = import_published(published, options.output)
-    tell(f"run folder    {run.folder}\nask it        dt evaluate {run.folder} --target-return G")
+    tell(f"run folder    {run.folder}\nevaluate      dt evaluate {run.folder} --target-return G")

@@ -23,7 +23,7 @@ def run(options: Inspect) -> int:
     runs = [path for path in map(Path, options.what) if (path / "run.json").exists()]
     if runs:
         if options != Inspect(what=(options.what[0],)):
-            raise ConfigError(f"{runs[0]}: a run is told of by itself; name nothing beside it, and no option")
+            raise ConfigError(f"{runs[0]}: dt inspect takes one run, without options or other names")
         from dt.learning.run import load_run
         from dt.sharing.report import describe_run
 

@@ -39,7 +39,7 @@ class Reading:
     """Leave out episodes that are broken or hold NaN, infinity, nothing or no such choice, and say which and why."""
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
-    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space too, or alone."""
+    {"action_space": {"type": "Discrete", "n": 3}}; with observation_space or without."""
     columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
     """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
     episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
@@ -90,9 +90,9 @@ class TrainMany:
 
     dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
     """Minari ids or folders, .npz, .hdf5 (.h5), .csv or .parquet files, or folders of DQN replay files; each is learned
-    from alone, at each seed."""
+    from by itself, at each seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the runs; --seed is of no use here."""
+    """Seeds to train; replaces --seed."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
         "default"
     )
@@ -124,7 +124,7 @@ class Evaluate:
     json: Path | None = None
     """Also write the results to this file."""
     plot: Path | None = None
-    """Also draw asked against achieved into this file, whose name says the kind of picture: .png, .pdf, .svg, ..."""
+    """Also draw target against achieved return into this file; its suffix is the kind of picture: .png, .pdf, ..."""
     video: Path | None = None
     """Also film the first episode at each target into this folder (pip install 'imageio[ffmpeg]')."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -133,8 +133,8 @@ class Evaluate:
     """bf16 plays faster where the hardware has such products; its returns are a little different. auto takes the
     precision of the run's training."""
     cached: bool = False
-    """Play several times as fast by remembering keys and values: the window grows from half the context length to all
-    of it and then begins anew with its last half, so the returns are another policy's."""
+    """Reuse keys and values between steps. It is several times faster but a slightly different policy: a full window
+    restarts from its most recent half."""
     env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -167,10 +167,10 @@ class Inspect:
 
     what: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET|RUN ...")]
     """A dataset (Minari id or folder, .npz, .hdf5 (.h5), .csv or .parquet file, folder of DQN replay files) or a run's
-    folder; several datasets are told of as one."""
+    folder; several datasets are described as one."""
     reading: Reading = field(default_factory=Reading)
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Also draw a dataset's returns into this file, whose name says the kind of picture: .png, .pdf, .svg, ..."""
+    """Also draw a dataset's returns into this file. Its suffix is the kind of picture: .png, .pdf, .svg, ..."""
     env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
 
 

@@ -30,7 +30,7 @@ def run(options: Train) -> None:
 
 
 def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
-    """The datasets that `dt train` is given, as one, and the environment that it is given beside them."""
+    """The datasets that `dt train` is given, as one, and the environment that it is given."""
     if options.resume and options.output is None:
         raise ConfigError("--resume needs --output, the run's folder")
     begins = not options.resume and not options.print_config
@@ -54,7 +54,7 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
 
 
 def _check_begun(folder: Path) -> None:
-    """Refuse to begin a run where one cannot be. Under torchrun it may be its own, which `train` tells apart."""
+    """Refuse to begin a run where one cannot be. Under torchrun it may be its own; `train` checks that."""
     check_folder(folder)
     if distributed.launch_id() is None:
         check_new_run(folder)
@@ -93,7 +93,7 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
     keep_results(run, write_scores, "last", scores, run, FINAL_SEED)
     scores.check_complete()
     if (folder / "best.json").exists():
-        tell("\nbest on the way, scored anew on seeds that did not choose it:")
+        tell("\nbest on the way, scored again on seeds that did not choose it:")
         best = load_run(folder, "best", run.model.return_scale.device)
         scored_best = score_run(best, config.evaluation, BEST_SEED, "best")
         print_scores(scored_best, best)
@@ -104,6 +104,6 @@ def train_and_score(options: Train, dataset: Dataset, environment: EnvironmentSp
         f"\nrun folder    {folder}"
         f"\npicture       {folder / 'results' / 'target-against-achieved.png'}"
         f"\ncurves        tensorboard --logdir {folder / 'tensorboard'}"
-        f"\nask it again  dt evaluate {folder} --target-return G"
+        f"\nevaluate      dt evaluate {folder} --target-return G"
     )
     check_failures(scores.results)

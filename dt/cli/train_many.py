@@ -28,7 +28,7 @@ def run(options: TrainMany) -> None:
 
 
 def _datasets(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | None]:
-    """The datasets that `dt train-many` is given, and the environment that it is given beside them."""
+    """The datasets that `dt train-many` is given, and the environment that it is given."""
     config, limit = options.config, options.minutes
     require(config.training.seed == 0, f"seed {config.training.seed}: train-many has --seeds")
     require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")

@@ -40,7 +40,7 @@ def timestep_rows(dataset: Dataset, config: Config, environment: EnvironmentSpec
 
 
 def _check_tables(dataset: Dataset, config: Config, rows: int) -> None:
-    """Refuse more rows of weights than there are steps to learn them from, where a file alone asks for so many."""
+    """Refuse more rows of weights than there are steps to learn them from, if only a file asks for so many."""
     most = max(MOST_ROWS, dataset.num_steps)
     if config.model.max_timesteps is None and rows > most:
         raise ConfigError(

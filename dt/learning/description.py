@@ -45,7 +45,7 @@ class HistogramsDocument(TypedDict):
 
 
 class DataDocument(TypedDict):
-    """All that a run learned from; an imported one may know name and targets alone."""
+    """All that a run learned from; an imported one may know only name and targets."""
 
     name: str
     targets: list[float]
@@ -80,7 +80,7 @@ DESCRIBED = ("dataset", "environment", "reference", "imported", "scored_by", "ve
 """Fields of a run.json that are printed or gone through; spaces and configuration have limits of their own."""
 
 LONGEST, MOST_TARGETS = 10_000, 1_000
-"""Characters of a text, entries of a list, and target returns, each of which is played for a while."""
+"""Characters of a text, entries of a list, and target returns; each is played for a while."""
 
 
 class RunDocument(TypedDict):

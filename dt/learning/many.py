@@ -1,7 +1,7 @@
 """Several runs as one program: seeds and datasets of one shape, trained with a leading axis over the runs.
 
-Each run is what it would be alone, within rounding: its own batches, loss, gradient clip, moments, normaliser and
-folder, which `dt evaluate` and `dt train --resume` open as any other. Dropout alone is drawn for all runs at once.
+Each run is what it would be by itself, within rounding: its own batches, loss, gradient clip, moments, normaliser and
+folder, which `dt evaluate` and `dt train --resume` open as any other. Only dropout is drawn for all runs at once.
 """
 
 import time
@@ -78,9 +78,9 @@ def train_many(
 
 
 def _common_step(folders: Sequence[Path]) -> int:
-    """The newest step of which every run has a checkpoint that is whole: a crash between two saves leaves some ahead.
+    """The newest step at which every run has a checkpoint that is whole: a crash between two saves leaves some ahead.
 
-    0 where there is none. A run that is not there beside one that was trained raises `CheckpointError`.
+    0 where there is none. A run that is not there, next to one that was trained, raises `CheckpointError`.
     """
     steps = {folder: {step_of(path) for path in checkpoints(folder)} for folder in folders}
     new, old = ([folder for folder in folders if found(folder)] for found in (lambda f: not f.exists(), steps.get))
@@ -105,7 +105,7 @@ class Stack:
     """Trainers of one shape whose parameters, buffers and moments are stacked: each tensor has R rows, one a run.
 
     The trainers' own models and optimisers become views of those rows, so they log, save and evaluate as ever. No step
-    waits for the device: it is told where the windows begin and the learning rate, and losses and norms are read when
+    waits for the device: it is given where the windows begin and the learning rate, and losses and norms are read when
     they are logged. On a GPU the step's kernels are recorded once as a graph, which is then launched as one. A step in
     which anything is not finite is left out in all runs, and so is each later one, until that is read and raised.
     """
@@ -197,7 +197,7 @@ class Stack:
         losses.sum().backward()  # type: ignore[no-untyped-call]  # no run's loss depends on another's parameters
         norms = self._clip()
         bad = ~(losses.detach().isfinite() & norms.isfinite())
-        self.broken |= bad & ~self.broken.any()  # those of the first such step alone
+        self.broken |= bad & ~self.broken.any()  # only those of the first such step
         stop = self.broken.any()
         self.optimizer.found_inf = stop.float()  # type: ignore[attr-defined]  # as GradScaler: then nothing is updated
         self.optimizer.step()

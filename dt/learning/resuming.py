@@ -105,7 +105,7 @@ class PreviousRun:
         was = (self.config.evaluation, self.environment, self.document.get("scored_by", scored_by))
         best = trainer.record.best
         if best and was != (config.evaluation, environment, scored_by):
-            tell(f"step {best['step']} was best at another evaluation: the best is sought anew from here")
+            tell(f"step {best['step']} was best at another evaluation: the search for the best starts again here")
             trainer.record.best = None
 
     def _warn_of_another_length(self, step: int, new: TrainingConfig) -> None:

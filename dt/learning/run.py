@@ -89,7 +89,7 @@ def describe(
 
 
 def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None = None) -> dict[str, Any]:
-    """What a run says of its dataset, as JSON; `targets` is what its model is asked for where nobody says.
+    """What a run says of its dataset, as JSON; `targets` is what its model is asked for by default.
 
     learned: the episodes of it that the model learns from, which are counted and whose returns are asked for.
     """

@@ -96,7 +96,7 @@ def import_published(published: Published, output: Path) -> Run:
     environment, path = published.environment, published.config_path
     for space in (published.observation_space, published.action_space):
         if is_image(space):
-            raise ConfigError(f"{path}: {space} holds pictures, and theirs takes numbers alone")
+            raise ConfigError(f"{path}: {space} holds pictures, and theirs takes only numbers")
 
     def make() -> DecisionTransformer:
         spaces = published.observation_space, published.action_space
@@ -113,7 +113,7 @@ def import_published(published: Published, output: Path) -> Run:
     document = {**described, "imported": str(published.source)}
     check_new(output)
     make_folder(output.parent)
-    # a prefix that nobody else's folders have: in a place of the user's choosing what begins so is cleared
+    # a prefix that no other folders have: in a place of the user's choosing what begins so is cleared
     with temporary_folder(output.parent, ".decision-transformer-import-") as temporary:
         with new_folder(temporary / "run") as folder:
             write_json(folder / "run.json", document)

@@ -93,7 +93,9 @@ def _check_size(space: Space[Any], theirs: Mapping[str, Any], setting: str, path
     """Refuse a space that is no Box of as many numbers as their setting says."""
     size = integer(theirs, setting, path)
     if not isinstance(space, spaces.Box):
-        raise ConfigError(f"{path}: {setting} is {size}, and {space} is no Box of numbers, which theirs takes alone")
+        raise ConfigError(
+            f"{path}: {setting} is {size}, and {space} is not a Box of numbers, the only space that theirs takes"
+        )
     numbers = int(np.prod(space.shape, dtype=int))
     require(size == numbers, f"{path}: {setting} is {size}, the space has {numbers}: {space}")
 

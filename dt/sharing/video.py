@@ -46,7 +46,7 @@ def film(
     folder.mkdir(parents=True, exist_ok=True)
     with _filmed(run.environment, env_timeout) as environments:
         for target, path in zip(targets, paths, strict=True):
-            unfinished = folder / f".{secrets.token_hex(8)}{path.suffix}"  # where nobody can have laid a link
+            unfinished = folder / f".{secrets.token_hex(8)}{path.suffix}"  # where no link can have been laid
             try:
                 writer: Any = imageio.get_writer(
                     unfinished, fps=environments.info.frames_per_second, macro_block_size=8

@@ -75,7 +75,7 @@ def offsets_of(lengths: Any) -> NDArray[np.int64]:
 
 
 def type_problem(where: str, array: NDArray[Any], space: Space[Any]) -> Iterator[str]:
-    """What is wrong with the type of a leaf's numbers: floats belong to a Box of floats alone."""
+    """What is wrong with the type of a leaf's numbers: only a Box of floats takes floats."""
     if array.dtype.kind not in ("f" if np.dtype(space.dtype).kind == "f" else "iub"):
         yield f"{where}: type {array.dtype}, the space says {space.dtype}"
     elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
@@ -109,7 +109,7 @@ def not_finite(array: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def beyond(array: NDArray[Any], space: Space[Any]) -> NDArray[np.bool_]:
-    """Where the array is beyond a Box's bounds, or none of the choices of another leaf; as `outside` tells it."""
+    """Where the array is beyond a Box's bounds, or none of the choices of another leaf; as `outside` says it."""
     if isinstance(space, spaces.Box):
         return outside(array, space.low, space.high)
     counts, start = (x.reshape(space.shape) for x in choices(space))

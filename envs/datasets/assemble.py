@@ -54,7 +54,9 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     header, unfollowed = without_last_missing(header, offsets)
     header = _checked_order(header, arrays, offsets)
     if arrays.keys() & set(ENDS) == {"done"}:
-        header = replace(header, notes=(*header.notes, "done stands alone: each end counts as terminated, none as cut"))
+        header = replace(
+            header, notes=(*header.notes, "only done is there: each end counts as terminated, none as truncated")
+        )
     header, actions = with_leaves(header, "actions", arrays["actions"])
     header, observations = with_leaves(header, "observations", arrays["observations"], followers(header, arrays))
     after: Leaves | None = None

@@ -6,7 +6,7 @@
 
 CACHE is the environment variable DECISION_TRANSFORMER_CACHE, or `decision-transformer` where the system keeps such
 things. An entry appears by one rename, and one that is damaged, of another version or older than its source is made
-anew: it may be deleted at any time. Memory that is mapped is the system's to take back, so a dataset may be larger
+again: it may be deleted at any time. Memory that is mapped is the system's to take back, so a dataset may be larger
 than memory.
 """
 
@@ -129,7 +129,7 @@ def array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def allocate_like(shape: tuple[int, ...], kind: Any, like: NDArray[Any]) -> NDArray[Any]:
-    """An array to fill; a nameless file backs it where one backs `beside`, which may be larger than memory.
+    """An array to fill; a nameless file backs it where one backs `like`, which may be larger than memory.
 
     The file is in the cache's folder, or among the system's temporary files where that one is full or read-only.
     Without room in either the array is in memory.
@@ -202,7 +202,7 @@ class Entry:
     def read(self, *, verify: bool = False) -> tuple[dict[str, Any], str] | None:
         """A `Dataset`'s fields and its fingerprint; None where there is no entry, or none that can be used.
 
-        verify: hash it all, instead of looking at sizes alone.
+        verify: hash it all, instead of looking only at sizes.
         Raises `CacheError` where another user made the entry: its numbers could be anything.
         """
         try:
@@ -216,7 +216,7 @@ class Entry:
             _check_arrays(fields)
             return fields, str(document["fingerprint"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-            return None  # whatever is wrong with it, it is made anew
+            return None  # whatever is wrong with it, it is made again
 
     @contextmanager
     def building(self) -> Iterator[Path]:

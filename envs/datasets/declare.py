@@ -71,7 +71,7 @@ def followers(header: Header, arrays: Mapping[str, Any]) -> list[Any]:
 
 
 def with_leaves(header: Header, field: str, value: Any, others: Sequence[Any] = ()) -> tuple[Header, Leaves]:
-    """The leaves of observations or actions; a space that nobody declares is inferred, and noted in the header.
+    """The leaves of observations or actions; a space that is not declared is inferred, and noted in the header.
 
     others: values that must fit an inferred space too.
     """

@@ -45,7 +45,7 @@ def episode_ends(
     episodes = len(offsets) - 1
     ends = {name: _at_ends(f"{where}: {name}", flag, offsets) for name, flag in flags.items()}
     if "lengths" in arrays and flags.keys() == {"terminated"} and flags["terminated"].shape == (episodes,):
-        ends["truncated"] = ~ends["terminated"]  # our own layout: one flag an episode tells how it ended
+        ends["truncated"] = ~ends["terminated"]  # our own layout: one flag an episode says how it ended
     terminated, truncated, odd = how_ended(ends, episodes)
     if odd.any():
         episode = int(odd.argmax())
@@ -77,7 +77,7 @@ def contradiction(ends: Mapping[str, NDArray[np.bool_]], episode: int) -> str:
 
 
 def end_of(where: str, value: Any, steps: int) -> NDArray[np.bool_]:
-    """How one episode ended, (1,), from True or False, or from (T,) of which only the last may be true."""
+    """How one episode ended, (1,), from True or False, or from (T,), where only the last may be true."""
     flags = as_flags(where, np.atleast_1d(as_array(where, value)))
     if len(flags) not in (1, steps):
         raise DataError(f"{where}: shape {flags.shape}, expected () or {(steps,)}")
@@ -87,7 +87,7 @@ def end_of(where: str, value: Any, steps: int) -> NDArray[np.bool_]:
 
 
 def _at_ends(where: str, flag: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """A flag for each episode (E,) from one for each step, of which only an episode's last may be true."""
+    """A flag for each episode (E,) from one for each step, where only an episode's last may be true."""
     episodes, steps = len(offsets) - 1, int(offsets[-1])
     if flag.shape == (episodes,):
         return flag
@@ -105,7 +105,7 @@ def _flagged_lengths(where: str, flags: Mapping[str, NDArray[np.bool_]], steps: 
     ended = np.zeros(steps, np.bool_)
     for name, flag in flags.items():
         if flag.shape != (steps,):
-            raise DataError(f"{where}: {name}: shape {flag.shape}, expected {(steps,)}, or 'lengths' beside it")
+            raise DataError(f"{where}: {name}: shape {flag.shape}, expected {(steps,)}, or 'lengths' as well")
         ended |= flag
     ended[-1] = True  # what neither ends nor is cut is an episode all the same; the door counts it
     return np.diff(np.flatnonzero(ended) + 1, prepend=0)

@@ -19,7 +19,7 @@ from envs.reading.readers import SPACES, Header, Recording
 from envs.simulate.spec import EnvironmentSpec
 
 IGNORED_FIELDS = ("id", "infos")
-"""What Minari's episodes hold beside what is learned from."""
+"""Fields of Minari's episodes that are not learned from."""
 
 
 def from_arrays(

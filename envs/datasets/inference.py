@@ -1,4 +1,4 @@
-"""Spaces of recorded numbers that nobody declared: inferred, and told to whoever looks, since it is a guess."""
+"""Spaces of recorded numbers that are not declared: inferred, and printed, since it is a guess."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ MOST_CHOICES = 200_000
 
 
 def infer(values: Sequence[Any], field: str) -> Space[Any]:
-    """The space of values that nobody declared: wide enough for all of them and for others like them.
+    """The space of values whose space is not declared: wide enough for all of them and for others like them.
 
     values: (N, ...) each, or dictionaries and tuples of such, which nest alike. field: "observations" or "actions".
     """

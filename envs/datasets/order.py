@@ -79,7 +79,7 @@ def check_followed(
 ) -> None:
     """Refuse steps whose next observation is not what the next step of their episode observes.
 
-    What is not there, or not finite, tells nothing of that; the door judges it.
+    What is not there, or not finite, shows nothing of that; `check` judges it.
     """
     wrong = np.zeros(int(offsets[-1]), np.bool_)
     for name, array in seen.items():
@@ -94,7 +94,8 @@ def check_followed(
         row = int(wrong.argmax())
         raise DataError(
             f"{where}: {place(offsets, row)} (row {in_file(row, header.rows)}): not what the next row observes"
-            f"{how_many(wrong)}; these rows are no trajectories, or an end of episodes is not told"
+            f"{how_many(wrong)}; rows are out of order, or an episode boundary is missing. Add a terminated, "
+            "truncated or episode column."
         )
 
 

@@ -160,7 +160,7 @@ def _sharing_spaces(datasets: Sequence[Dataset]) -> tuple[Sequence[Dataset], lis
 def _taking_space_of(
     declaring: Dataset, datasets: Sequence[Dataset], kind: str, field: str
 ) -> tuple[Sequence[Dataset], list[str]]:
-    """The datasets, of which those that inferred their space have the declared one if they fit it; notes of that."""
+    """The datasets; those that inferred their space have the declared one if they fit it. And notes of that."""
     space, taken, notes = getattr(declaring, kind), list[Dataset](), list[str]()
     for each in datasets:
         if kind in each.inferred and _fits(each, field, space):

@@ -59,12 +59,12 @@ def _clear(parent: Path, prefix: str) -> None:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, where nobody else heeds it, ends the process as an exception does: what is open is closed."""
+    """SIGTERM, if nothing else handles it, ends the process as an exception does: what is open is closed."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    main = threading.current_thread() is threading.main_thread()  # signals are its alone
+    main = threading.current_thread() is threading.main_thread()  # only it gets signals
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return

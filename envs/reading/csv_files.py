@@ -47,7 +47,7 @@ class CsvFile:
             return reader.schema
 
     def read(self, columns: Collection[str], as_text: Iterable[str]) -> Any:
-        """These columns as a table. as_text: those that are names, of which 007 and 7 are two."""
+        """These columns as a table. as_text: those that are names; 007 and 7 are two names."""
         import pyarrow
         from pyarrow import csv
 

@@ -7,7 +7,7 @@
     FOLDER/add_count_ckpt.0.gz              () int: rows that the buffer was ever given; may be missing
 
 Each is an array of numpy's own format, compressed, and each number N is a buffer of its own: a game that runs on into
-the next one is two episodes, the first of which neither ends nor is cut. Dopamine puts three blank rows before each
+the next one is two episodes, and the first neither ends nor is cut. Dopamine puts three blank rows before each
 game, so that its stacks of pictures begin with nothing, and its buffer is a ring: rows from its cursor on are of the
 buffer before. Neither are steps, and both are left out. Pictures are unpacked one episode at a time.
 """
@@ -80,7 +80,7 @@ def _num_actions(folder: Path, numbers: list[int]) -> int:
 
 
 def _numbers(folder: Path) -> list[int]:
-    """Numbers of the buffers, each of which has all its files."""
+    """Numbers of the buffers, each with all its files."""
     found = [re.fullmatch(r"\$store\$_.*_ckpt\.(\d{1,9})\.gz", path.name) for path in folder.glob("$store$_*")]
     numbers = sorted({int(match[1]) for match in found if match})
     for number in numbers:
@@ -224,7 +224,7 @@ class _Array:
         return found.reshape(count, *self.shape[1:])
 
     def skip(self, count: int) -> None:
-        """Leave the next rows alone, a few at a time: of a buffer's they may be all."""
+        """Skip the next rows, a few at a time: they may be all of a buffer."""
         for start in range(0, count, 1024):
             self.rows(min(1024, count - start), "rows of the buffer before")
 

@@ -142,7 +142,7 @@ def choose(
 
 
 def choose_all(where: str, names: Collection[str], fields: Collection[str] = IN_FILES) -> dict[str, str]:
-    """The same, and `DataError` for a name that is none of these fields: what Python hands over is not left alone."""
+    """The same, and `DataError` for a name that is none of these fields: what Python hands over is not ignored."""
     chosen = choose(where, names, fields)
     if unknown := set(names) - set(chosen.values()):
         known = ", ".join(name for field in fields for name in FIELDS[field])

@@ -190,7 +190,7 @@ def _declared_bytes(path: Path, archive: Any, name: str) -> int:
 
 
 def _read_hdf5(path: Path, options: ReadingOptions) -> Found:
-    """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are left alone.
+    """D4RL's layout (Fu et al. 2020): observations, actions, rewards, terminals, timeouts; infos are ignored.
 
     Layouts of other libraries have readers of their own.
     """
@@ -404,7 +404,7 @@ def _columns_of(path: Path, names: list[str], stem: str, field: str) -> str | li
 
 
 def _columns_named(path: Path, names: list[str], wanted: tuple[str, ...]) -> str | list[str]:
-    """The columns that a user names, of which one may stand for those that are numbered after it."""
+    """The columns that a user names; one may stand for those that are numbered after it."""
     if len(wanted) == 1 and wanted[0] in names:
         return wanted[0]
     found: list[str] = []
@@ -470,7 +470,7 @@ def _column(path: Path, column: Any, name: str, field: str) -> tuple[NDArray[Any
 def _named(
     path: Path, values: NDArray[Any], name: str, nothing: NDArray[np.int64]
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The numbers or names of episodes; names without the blanks around them, of which none may be empty."""
+    """The numbers or names of episodes; names without the blanks around them, and none may be empty."""
     if values.dtype.kind != "O":
         return values, nothing
     names = np.array([text.strip() if isinstance(text, str) else text for text in values], object)
@@ -527,7 +527,7 @@ READERS = {
     ".txt": _read_table,
     ".parquet": _read_table,
 }
-"""The reader of each kind of flat file, by its suffix: gives arrays by field, and the names that it left alone."""
+"""The reader of each kind of flat file, by its suffix: gives arrays by field, and the names that it ignored."""
 
 
 def _unread(names: Iterable[str], read: Iterable[str]) -> list[str]:

@@ -99,7 +99,7 @@ def values_of(node: Any, path: Path, name: str) -> NDArray[Any]:
 
 
 def node_at(file: Any, path: Path, name: str) -> Any:
-    """The array of this name, reached by hard links alone and with all its numbers in this file."""
+    """The array of this name, reached only by hard links and with all its numbers in this file."""
     import h5py
 
     node = file

@@ -1,4 +1,4 @@
-"""LeRobot's folders, versions 2 and 3 (Cadene et al. 2024): Parquet with a row for each frame, and JSON beside it.
+"""LeRobot's folders, versions 2 and 3 (Cadene et al. 2024): Parquet with a row for each frame, and JSON next to it.
 
     meta/info.json                                       codebase_version, features, total_episodes, data_path, ...
     meta/episodes.jsonl                     version 2:   a line for each episode: episode_index, length, tasks
@@ -36,12 +36,12 @@ USUAL = {
     "episode": "episode_index",
     "step": "frame_index",
 }
-"""What LeRobot calls the fields beside the observations."""
+"""What LeRobot calls the fields other than the observations."""
 
 SEEN = "observation."
 """What the names of observations begin with."""
 
-BESIDE = ("timestamp", "index", "task_index", "next.success")
+IGNORED_FIELDS = ("timestamp", "index", "task_index", "next.success")
 """Columns that every frame has and that are not learned from."""
 
 MOST_LINE = 1 << 20
@@ -135,7 +135,7 @@ def _found(
         pictures = [name for name in left if name.startswith(SEEN)]
     if pictures:
         notes = [*notes, f"pictures are not read: {listed(pictures)}"]
-    unread = [name for name in left if name not in pictures and name not in BESIDE]
+    unread = [name for name in left if name not in pictures and name not in IGNORED_FIELDS]
     return Found(arrays=fields, unread=unread, notes=notes)
 
 

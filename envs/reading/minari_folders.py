@@ -54,7 +54,7 @@ COLUMNAR = {"arrow": "Arrow", "parquet": "Parquet"}
 """Layouts of columns in a folder for each episode, and what they are called."""
 
 FIELDS_OF_EPISODES = ("observations", "actions", "rewards", "terminations", "truncations")
-"""What is read of an episode; infos are left alone."""
+"""What is read of an episode; infos are ignored."""
 
 ARROW = b"ARROW1"
 """The first and the last bytes of an Arrow file."""
@@ -164,7 +164,7 @@ def _hdf5_episodes(header: Header, path: Path, leave_out: tuple[str, ...]) -> It
 class _PlainArrays:
     """Arrays of numbers in an HDF5 file, by its library's own calls: h5py's objects cost more time than the numbers.
 
-    Only what is plain: reached by hard links alone, without a filter, all of it in this very file. The rest, what is
+    Only what is plain: reached only by hard links, without a filter, all of it in this very file. The rest, what is
     broken included, is left to those who look closer.
     """
 
@@ -184,7 +184,7 @@ class _PlainArrays:
         self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
         self._links = self._hard_links(self._root)
         self._left_out = {name.encode() for name in left_out}
-        self.unknown = ""  # what stands beside the arrays that were asked for, where it should not
+        self.unknown = ""  # what is next to the arrays that were asked for, and should not be
 
     def read(self, group: str) -> dict[str, NDArray[Any]]:
         """The plain ones of a group, by their names below it."""
@@ -261,7 +261,7 @@ def _public_episodes(header: Header, data: Path, layout: Any) -> Iterator[Record
 def _columnar_episodes(
     header: Header, data: Path, layout: str, leave_out: tuple[str, ...]
 ) -> Iterator[RecordedEpisode | DataError]:
-    """A folder for each episode, by its number, whole columns of which become arrays."""
+    """A folder for each episode, by its number, with whole columns that become arrays."""
     try:
         import pyarrow
     except ImportError:

@@ -48,7 +48,7 @@ Missing = Mapping[tuple[str, str], NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is known of a recording beside its numbers."""
+    """What is known of a recording, apart from its numbers."""
 
     name: str
     source: Path | str

@@ -25,7 +25,7 @@ DEMO = re.compile(r"demo_(\d{1,9})")
 """The name of a demonstration's group."""
 
 USUAL = {"actions": "actions", "rewards": "rewards", "done": "dones"}
-"""What robomimic calls the fields beside the observations."""
+"""What robomimic calls the fields other than the observations."""
 
 
 def is_robomimic(file: Any, path: Path) -> bool:

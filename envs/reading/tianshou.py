@@ -37,7 +37,7 @@ NEEDED = ("obs", "act", "rew")
 SIZES = ("maxsize", "_size")
 """Attributes that say how many places a buffer has, and how many of them are filled."""
 
-BESIDE = ("_meta", "_indices", "_offset", "_extend_offset", "_lengths", "last_index", "buffers", "options")
+IGNORED_FIELDS = ("_meta", "_indices", "_offset", "_extend_offset", "_lengths", "last_index", "buffers", "options")
 """What a buffer keeps for itself."""
 
 
@@ -79,7 +79,7 @@ def read_tianshou(file: Any, path: Path, columns: Columns) -> Found:
         notes.append(f"{capacity - len(order)} of the buffer's {capacity} places were never filled; they are not read")
     if full := sum(wrapped for _, wrapped in parts):
         notes.append(f"{full} of {len(parts)} buffers are full: the first episode of each may lack its beginning")
-    unread = [name for name in inside if name not in NAMES.values() and name not in BESIDE]
+    unread = [name for name in inside if name not in NAMES.values() and name not in IGNORED_FIELDS]
     return Found(arrays={**arrays, "lengths": lengths}, unread=unread, notes=notes)
 
 

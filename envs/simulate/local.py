@@ -40,7 +40,7 @@ class EnvInfo:
 
 
 class LocalEnv:
-    """One environment in this process. After a failure it is given up, and made anew at its next reset.
+    """One environment in this process. After a failure it is given up, and made again at its next reset.
 
     send, then recv: an environment in a process of its own (`envs.simulate.processes`) works between the two. Each
     failure is an `EnvError` that says what went wrong; `Environments` adds where.

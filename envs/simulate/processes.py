@@ -82,7 +82,7 @@ class ProcessEnv:
         if self._process is None:
             self._begin()
         self._deadline = time.monotonic() + self._timeout
-        with contextlib.suppress(OSError):  # it died while nobody asked, and that is what `recv` will say
+        with contextlib.suppress(OSError):  # it died between two requests, and that is what `recv` will say
             self._connection.send((command, arguments))
 
     def recv(self) -> Any:
@@ -162,7 +162,7 @@ def _serve(
     paths: Mapping[str, str | None],
     packages: list[str],
 ) -> None:
-    """The other process: answer what is asked, until told to leave or nobody is there to ask.
+    """The other process: answer what is asked, until it is closed or nothing is there to ask.
 
     paths: the parent's environment variables of these names, for programs that the environment starts.
     packages: where the parent finds modules of `envs`, also of a user's package of this name.

@@ -80,7 +80,7 @@ class PlayedEpisode:
 
 
 LARGEST_RETURN = 1e150
-"""An episode whose return is larger fails: the square of it, of which a standard deviation is made, is no float64."""
+"""An episode with a larger return fails: its square, needed for a standard deviation, is not a float64."""
 
 
 class RandomPolicy:

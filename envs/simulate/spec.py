@@ -153,7 +153,7 @@ class EnvironmentSpec:
 
     @staticmethod
     def from_json(document: Any) -> "EnvironmentSpec":
-        """From `to_json`'s form, or from Gymnasium's own spec as JSON text, of which only so much is read.
+        """From `to_json`'s form, or from Gymnasium's own spec as JSON text; only so much of it is read.
 
         A recorded render_mode is dropped: it is not part of the environment, and a window may not open here.
         """

@@ -80,7 +80,7 @@ def check_checkpoint(checkpoint: Path) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Every checkpoint of a run, oldest first; whether one is whole, `check_checkpoint` tells."""
+    """Every checkpoint of a run, oldest first; `check_checkpoint` checks whether one is whole."""
     found = (path for path in (run / "checkpoints").glob("step-*") if path.name.removeprefix("step-").isdecimal())
     return sorted(found, key=step_of)
 
@@ -96,7 +96,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def newest_checkpoint(run: Path, report: Any = None) -> Path:
-    """The newest checkpoint that verifies; a damaged one is passed over, and `report(message)` is told."""
+    """The newest checkpoint that verifies; a damaged one is passed over, with `report(message)`."""
     refusals = []
     for checkpoint in reversed(checkpoints(run)):
         try:
@@ -117,7 +117,7 @@ def best_step(run: Path) -> int | None:
 
 
 def best_checkpoint(run: Path, report: Any = None) -> Path:
-    """The checkpoint that scored best on the way; where none was scored the newest, and `report(message)` is told."""
+    """The checkpoint that scored best on the way; where none was scored the newest, with `report(message)`."""
     step = best_step(run)
     if step is None:
         if report is not None:

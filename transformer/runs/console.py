@@ -43,7 +43,7 @@ def _leave(text: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except BrokenPipeError:  # its reader has left, as `head` does: the work goes on, nobody is told
+    except BrokenPipeError:  # its reader has left, as `head` does: the work goes on without a message
         _drop(stream)
 
 

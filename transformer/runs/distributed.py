@@ -1,7 +1,7 @@
 """One training in several processes: what each must know of the others, by torch.distributed.
 
-`torchrun` starts the processes and tells each in its environment who it is. All compute, each on a share of every
-batch; the first alone writes and speaks. In a program that was started by itself every function here is the plain
+`torchrun` starts the processes and gives each its rank in its environment. All compute, each on a share of every
+batch; only the first writes and prints. In a program that was started by itself every function here is the plain
 thing: the share is the whole, the total is the number. No torch comes in before it is used, so refusals are quick.
 """
 
@@ -109,7 +109,7 @@ def shard(rows: Rows) -> Rows:
 
 
 def gather(part: list[Any]) -> list[Any]:
-    """The list of which every process has worked on its `shard`, in its order; the parts are JSON."""
+    """The list whose `shard` each process has worked on, in its order; the parts are JSON."""
     parts = all_gather(part)
     rows: list[Any] = [None] * sum(map(len, parts))
     for i, each in enumerate(parts):
@@ -134,7 +134,7 @@ def all_gather(document: Any) -> list[Any]:
 
 
 def on_first_rank(task: Callable[[], T]) -> T:
-    """Do something in the first process alone. All get what it returns, which is JSON; where it fails, all fail."""
+    """Do something only in the first process. All get what it returns, which is JSON; where it fails, all fail."""
     if world_size() == 1:
         return task()
     answer, error = None, None
@@ -278,7 +278,7 @@ def resend_dropped_signals() -> Iterator[None]:
 
 
 def is_restarted() -> bool:
-    """Whether torchrun started this process anew after a failure."""
+    """Whether torchrun restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 

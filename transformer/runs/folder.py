@@ -25,7 +25,7 @@ ENTRIES = ("run.json", "best.json", "log.jsonl", "launch", "checkpoints", "resul
 
 
 def is_run(folder: Path) -> bool:
-    """Whether this is a run's folder; a checkpoint holds a run.json too, beside its manifest."""
+    """Whether this is a run's folder; a checkpoint holds a run.json too, with its manifest."""
     return (folder / "run.json").is_file() and not (folder / "manifest.json").is_file()
 
 
@@ -46,7 +46,7 @@ def check_run(folder: Path) -> None:
 def check_entries(run: Path) -> None:
     """Raise `CheckpointError` where a link, a pipe or a device stands where a run's own files and folders are.
 
-    Whoever made the run may have put it there, to have something read, written or removed that lies outside.
+    Its maker may have put it there, to have something read, written or removed that lies outside.
     """
     for entry in (path for name in ENTRIES for path in (run / name, *_below(run / name))):
         kind = entry.lstat().st_mode if os.path.lexists(entry) else stat.S_IFREG
@@ -62,7 +62,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def check_new_run(folder: Path) -> None:
     """The same where a run is to begin, which may be one that was to go on."""
-    check_new(folder, "--resume continues it, another --output starts anew")
+    check_new(folder, "--resume continues it, another --output starts a new one")
 
 
 def clear_leftovers(run: Path) -> None:

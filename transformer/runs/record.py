@@ -31,7 +31,7 @@ from transformer.runs.progress import Progress
 
 
 class State(TypedDict):
-    """What a checkpoint's state.json holds, beside its tensors."""
+    """What a checkpoint's state.json holds, apart from its tensors."""
 
     step: int
     loss_sum: float
@@ -57,7 +57,7 @@ LAUNCH = "launch"
 
 
 def newest_state(run: Path) -> Path | None:
-    """The checkpoint that a run goes on from; None where it was stopped before its first, and begins anew.
+    """The checkpoint that a run goes on from; None where it was stopped before its first, and starts again.
 
     Its run.json says what its numbers were made with; the run's own may have been changed since.
     """
@@ -140,7 +140,7 @@ class RunRecord:
             return None
         checkpoint = folder_of(self.folder, best["step"])
         if not checkpoint.exists():
-            tell(f"{checkpoint}: scored best and is gone, so the best is sought anew from here")
+            tell(f"{checkpoint}: scored best and is gone, so the search for the best starts again here")
             return None
         try:
             check_checkpoint(checkpoint)

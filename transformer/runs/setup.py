@@ -145,10 +145,10 @@ def step_seed(seed: int, step: int, process: int = 0) -> int:
 
 @contextmanager
 def explain_out_of_memory(where: str, advice: str) -> Iterator[None]:
-    """Raise what torch says when memory is used up as a `MemoryExhaustedError` that tells where, and what to do."""
+    """Raise what torch says when memory is used up as a `MemoryExhaustedError` that says where, and what to do."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # on a CPU torch says it in words alone
+    except (RuntimeError, MemoryError) as error:  # on a CPU torch says it only in words
         said = re.search("out of memory|allocate memory|size calculation overflowed", str(error))
         if isinstance(error, TrainingError) or not (said or isinstance(error, MemoryError)):
             raise

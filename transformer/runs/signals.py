@@ -15,7 +15,7 @@ def stop_signals(message: str) -> Iterator[list[int]]:
     message: printed at the first signal, says what happens now.
     """
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield received
         return
 

@@ -1,8 +1,8 @@
 """The one training loop: batches in by step number, a loss as (sum, count) out; it logs, saves, stops and resumes.
 
-Each batch is a pure function of the step, and torch is seeded anew from (seed, step, process) before each step, because
-dropout takes no generator. So a run that was cut and resumed is the uninterrupted run, bit for bit, on one machine and
-number of threads. Several processes share each batch (see `transformer.runs.distributed`), and the first alone writes.
+Each batch is a pure function of the step. Before each step, torch is seeded from (seed, step, process), because dropout
+takes no generator. So a run that was cut and resumed is the uninterrupted run, bit for bit, on one machine and
+number of threads. Several processes share each batch (see `transformer.runs.distributed`). Only the first writes.
 """
 
 import math
@@ -43,7 +43,7 @@ class Trainer:
         device.
     run: the run's folder; `document`, what the run is, goes into its `run.json` and into each checkpoint.
     loss: maps a batch to (sum of the loss, number of things summed); the model itself when None.
-    evaluate: called with the step at each evaluation; returns numbers to log, of which `score` decides the best, the
+    evaluate: called with the step at each evaluation; returns numbers to log; `score` decides the best, the
         earliest of equals.
     describe: called with the step when the loss is not finite; says which data that batch held.
     slices: the parts of a batch that are gone through one after another, where one process has all of it; their

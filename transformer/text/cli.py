@@ -50,7 +50,7 @@ class TrainSubwords:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTranslator:
-    """Train a translator on two text files of which line i of one translates line i of the other."""
+    """Train a translator on two text files; line i of one translates line i of the other."""
 
     source: Path
     """Sentences of the language to translate from, one a line; also gzipped."""

@@ -158,7 +158,7 @@ def encode(tokenizer: "Tokenizer", text: str) -> list[int]:
 
 
 class TextCorpus:
-    """One long text, of which the last tenth is kept for validation (nanoGPT's split)."""
+    """One long text; its last tenth is kept for validation (nanoGPT's split)."""
 
     def __init__(
         self, text: str, tokenizer: "Tokenizer", context_length: int, device: torch.device, unit: str = "tokens"

@@ -2,7 +2,7 @@
 
 The `tokenizers` library can do far more, and some of it harms: a few thousand bytes of normalizers make 10^12 bytes of
 one prompt, and damaged tables end the process. So a file is checked part by part, and only the known parts of it are
-given to the library, written anew: of a name that is there twice the library would take the other one.
+given to the library, written again: if a name is there twice, the library would take the other one.
 """
 
 import json
@@ -20,7 +20,7 @@ CHARACTERS = {"type": "Split", "pattern": {"Regex": "(?m:.)"}, "behavior": "Isol
 """The pre-tokenizer of a character model."""
 
 BYTE_LEVEL = {"add_prefix_space": (False, True), "trim_offsets": (False, True), "use_regex": (False, True)}
-"""What GPT-2's pre-tokenizer and decoder may be told."""
+"""Settings that GPT-2's pre-tokenizer and decoder may have."""
 
 MODELS: dict[str, dict[str, tuple[Any, ...] | None]] = {
     "WordLevel": {"vocab": None, "unk_token": ("",)},
