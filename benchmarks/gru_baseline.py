@@ -18,7 +18,8 @@ from transformer.generation import beam_search
 from transformer.runs.checkpoint import best_checkpoint
 from transformer.runs.training import Trainer
 from transformer.text.corpora import PairBatch, PairCorpus, boundaries, encode, read_pairs, subword_tokenizer
-from transformer.text.programs import bleu, mean_loss, next_token_loss
+from transformer.text.training import mean_loss, next_token_loss
+from transformer.text.translating import bleu
 from transformer.weights import read_tensors
 
 

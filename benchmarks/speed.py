@@ -58,7 +58,7 @@ from transformer.gpt2 import save_gpt2
 from transformer.language import LanguageModel
 from transformer.runs.setup import multiplies_bf16
 from transformer.runs.training import Trainer
-from transformer.text.programs import next_token_loss
+from transformer.text.training import next_token_loss
 
 Work = Callable[[], int]
 """Does one piece of work and says how many units it was: steps, tokens, ..."""

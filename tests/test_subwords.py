@@ -16,7 +16,7 @@ from transformer.runs.checkpoint import checkpoints
 from transformer.text.cli import main
 from transformer.text.corpora import TextCorpus, encode, subword_tokenizer
 from transformer.text.gpt2_start import LEARNING_RATE, load_vocabulary, settings_of
-from transformer.text.programs import load_text_run
+from transformer.text.runs import load_text_run
 
 CPU = torch.device("cpu")
 TEXT = "".join(f"{n} grüne Flaschen hängen an der Wand,\n{n} grüne Flaschen.\n" for n in range(99, 0, -1))

@@ -30,7 +30,9 @@ from transformer.text.corpora import (
     read_lines,
     subword_tokenizer,
 )
-from transformer.text.programs import _word_chunks, bleu, load_text_run, next_token_loss, translate
+from transformer.text.runs import load_text_run
+from transformer.text.training import next_token_loss
+from transformer.text.translating import _word_chunks, bleu, translate
 
 CPU = torch.device("cpu")
 SMALL = ["--width", "32", "--num-layers", "1", "--num-heads", "2", "--dropout", "0.1", "--precision", "float32"]

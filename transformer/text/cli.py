@@ -163,7 +163,7 @@ def _parse(arguments: list[str]) -> Any:
 
         subwords = settings_of(Path(start))
     if "--resume" in arguments and (folder := option(arguments, "output")):
-        from transformer.text.programs import read_config
+        from transformer.text.runs import read_config
 
         if "train-characters" in arguments:
             characters = read_config(Path(folder), CharactersConfig)
@@ -245,7 +245,7 @@ def _generate(options: Generate) -> int:
     from transformer.generation import Sampling, generate
     from transformer.language import LanguageModel
     from transformer.text.corpora import encode
-    from transformer.text.programs import load_text_run
+    from transformer.text.runs import load_text_run
 
     require(options.new_tokens >= 1, f"new_tokens must be at least 1, not {options.new_tokens}")
     require(options.num_samples >= 1, f"num_samples must be at least 1, not {options.num_samples}")
@@ -269,7 +269,8 @@ def _translate(options: Translate) -> int:
     from transformer.generation import MAX_BEAMS, MAX_LENGTH_PENALTY
     from transformer.runs.outputs import check_place
     from transformer.text.corpora import read_lines
-    from transformer.text.programs import bleu, draw_alignment, load_text_run, translate
+    from transformer.text.runs import load_text_run
+    from transformer.text.translating import bleu, draw_alignment, translate
     from transformer.translation import EncoderDecoder
 
     require(1 <= options.num_beams <= MAX_BEAMS, f"num_beams must be from 1 to {MAX_BEAMS}, not {options.num_beams}")
