@@ -62,11 +62,17 @@ class Batch:
         size = len(self.mask)
         if self.mask.device.type != "cpu" or size <= CACHED_WINDOWS:
             return [self]
-        parts = []
-        for part in (slice(start, start + CACHED_WINDOWS) for start in range(0, size, CACHED_WINDOWS)):
-            states, actions = ({k: leaf[part] for k, leaf in leaves.items()} for leaves in (self.states, self.actions))
-            parts.append(Batch(states, actions, self.returns_to_go[part], self.timesteps[part], self.mask[part]))
-        return parts
+        return [self._windows(start, start + CACHED_WINDOWS) for start in range(0, size, CACHED_WINDOWS)]
+
+    def _windows(self, start: int, end: int) -> "Batch":
+        """The windows from `start` to before `end`."""
+        return Batch(
+            states={name: leaf[start:end] for name, leaf in self.states.items()},
+            actions={name: leaf[start:end] for name, leaf in self.actions.items()},
+            returns_to_go=self.returns_to_go[start:end],
+            timesteps=self.timesteps[start:end],
+            mask=self.mask[start:end],
+        )
 
 
 def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -201,8 +207,11 @@ class TrajectoryDataset:
         rows = torch.minimum(rows, end - 1)  # padding repeats the last real step; the mask says that it is none
         frames = rows[..., None] + self._frames  # (B, K, F)
         stacks = torch.maximum(frames, begin[..., None])  # none from the episode before
+        states = {}
+        for name, tensor in self.states.items():
+            states[name] = tensor[stacks] if name in self._images else tensor[rows]
         return Batch(
-            states={name: tensor[stacks if name in self._images else rows] for name, tensor in self.states.items()},
+            states=states,
             actions={name: tensor[rows] for name, tensor in self.actions.items()},
             returns_to_go=self.returns_to_go[rows].float(),
             timesteps=rows - begin,
@@ -211,7 +220,8 @@ class TrajectoryDataset:
 
     def episodes_of(self, first: Tensor) -> list[int]:
         """Numbers of the episodes that these windows come from, sorted."""
-        return sorted(set((torch.searchsorted(self.offsets.cpu(), first, right=True) - 1).tolist()))
+        episodes = torch.searchsorted(self.offsets.cpu(), first, right=True) - 1  # (B,)
+        return sorted(set(episodes.tolist()))
 
 
 @dataclass(frozen=True)
@@ -240,10 +250,12 @@ def _in(leaves: Leaves, units: Mapping[str, Units]) -> Leaves:
     """The leaves, those that have units in these, a few rows at a time: a file may back them."""
     changed = dict(leaves)
     for name, unit in units.items():
-        changed[name], at = allocate_like(leaves[name].shape, np.float32, leaves[name]), 0
+        array = allocate_like(leaves[name].shape, np.float32, leaves[name])
+        at = 0
         for rows in chunks(leaves[name]):
-            changed[name][at : at + len(rows)] = unit.encode(rows)
+            array[at : at + len(rows)] = unit.encode(rows)
             at += len(rows)
+        changed[name] = array
     return changed
 
 

@@ -167,20 +167,24 @@ class DecisionTransformer(nn.Module):
     @property
     def units(self) -> ModelUnits:
         """How recorded numbers become what the model sees, of leaves that float32 does not hold as recorded."""
-        seen = {name: _units_of(x) for name, x in zip(self.state_leaves, self.state_encoders, strict=True)}
-        done = {name: _units_of(x) for name, x in zip(self.action_leaves, self.heads, strict=True)}
-        return ModelUnits(*({name: units for name, units in each.items() if units} for each in (seen, done)))
+        observations = _units_by_leaf(self.state_leaves, self.state_encoders)
+        actions = _units_by_leaf(self.action_leaves, self.heads)
+        return ModelUnits(observations, actions)
 
     def set_units(self, document: Mapping[str, Any]) -> None:
         """Take the units that `ModelUnits.to_json` wrote, and no others; `ValueError` where they do not fit."""
-        normalizers = [getattr(encoder, "normalizer", None) for encoder in self.state_encoders]
-        parts = [("observations", *pair) for pair in zip(self.state_leaves, normalizers, strict=True)]
-        parts += [("actions", *pair) for pair in zip(self.action_leaves, self.heads, strict=True)]
+        takers: dict[tuple[str, str], Normalizer | ContinuousHead] = {}
+        for name, encoder in zip(self.state_leaves, self.state_encoders, strict=True):
+            normalizer = getattr(encoder, "normalizer", None)
+            if isinstance(normalizer, Normalizer):
+                takers["observations", name] = normalizer
+        for name, head in zip(self.action_leaves, self.heads, strict=True):
+            if isinstance(head, ContinuousHead):
+                takers["actions", name] = head
         given = {(kind, name): units for kind, leaves in document.items() for name, units in leaves.items()}
-        for kind, name, part in parts:
-            if isinstance(part, Normalizer | ContinuousHead):
-                units = given.pop((kind, name), None)
-                part.units = None if units is None else Units.from_json(units, part.shape)
+        for place, taker in takers.items():
+            units = given.pop(place, None)
+            taker.units = None if units is None else Units.from_json(units, taker.shape)
         if given:
             raise ValueError(f"units of {'/'.join(min(given))}, which takes none")
 
@@ -254,7 +258,9 @@ class DecisionTransformer(nn.Module):
     @property
     def tokens_a_step(self) -> int:
         """P: return-to-go, state and action; the last two; or one for both."""
-        return {"token": 3, "single": 1}.get(self.config.conditioning, 2)
+        if self.config.conditioning == "token":
+            return 3
+        return 1 if self.config.conditioning == "single" else 2
 
     def state_tokens(self, steps: Tensor) -> Tensor:
         """Where the tokens of these steps' states stand: just before the action, where that has a token."""
@@ -287,9 +293,14 @@ class DecisionTransformer(nn.Module):
         return _masked(batch.returns_to_go, batch.mask).to(self.return_scale.dtype) / self.return_scale  # (B, T)
 
 
-def _units_of(part: nn.Module) -> Units | None:
-    """The units of an observation's encoder or an action's head; None where it has none."""
-    found: Units | None = getattr(getattr(part, "normalizer", None) or part, "units", None)
+def _units_by_leaf(names: tuple[str, ...], modules: nn.ModuleList) -> dict[str, Units]:
+    """The units of each leaf whose encoder or head has any."""
+    found = {}
+    for name, module in zip(names, modules, strict=True):
+        normalizer = getattr(module, "normalizer", None)
+        units = getattr(normalizer or module, "units", None)
+        if units is not None:
+            found[name] = units
     return found
 
 

@@ -30,8 +30,8 @@ class CachedWindows:
     """Keys and values of each environment's window; it grows step by step and, when full, restarts from its last half.
 
     The outputs are those of a plain forward over the same window. Each environment's window restarts at its own
-    time, whatever plays next to it, and a call has one of two fixed shapes: `few` windows of half the length, or one
-    step of `rows`.
+    time, whatever plays next to it, and a call has one of two fixed shapes: `restart_rows` windows of half the
+    length, or one step of `rows`.
     """
 
     def __init__(self, model: DecisionTransformer, rows: int, bf16: bool, context_length: int):
@@ -162,8 +162,8 @@ class ReturnConditionedPolicy:
         self._action_spaces = leaf_spaces(model.action_space)
         self._anything = allowed_choices(model.action_space)
         self._histories: dict[int, History] = {}
-        self.precision, self.cached, self._halved = precision, cached, precision == "bf16"
-        self._cached = CachedWindows(self.model, rows, self._halved, self.context_length) if cached else None
+        self.precision, self.cached, self._bf16 = precision, cached, precision == "bf16"
+        self._cached = CachedWindows(self.model, rows, self._bf16, self.context_length) if cached else None
         self._idle = self._history(Request(0.0), 0)
         self._idle.allowed = self._anything
 
@@ -224,6 +224,20 @@ class ReturnConditionedPolicy:
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
         """An action for each environment whose observation is given; infos: what came with them."""
+        self._take_in(observations, infos)
+        actions: dict[int, Any] = {}
+        act = self._act if self._cached is None else partial(self._act_cached, self._cached)
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            for environments, outputs in act(list(observations)):
+                arrays = {name: self._in_space(name, x.cpu().numpy()) for name, x in outputs.items()}
+                for row, env in environments.items():
+                    action = {name: array[row] for name, array in arrays.items()}
+                    self._histories[env].set_action(encoded(action, self._units.actions))
+                    actions[env] = from_leaves(self.model.action_space, action)
+        return actions
+
+    def _take_in(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> None:
+        """Add each observation to its episode's history; if one does not fit, none is and `PolicyError` is raised."""
         seen, reasons = dict[int, tuple[Leaves, Leaves]](), dict[int, str]()
         for env, observation in observations.items():
             try:
@@ -235,21 +249,11 @@ class ReturnConditionedPolicy:
         for env, (state, allowed) in seen.items():
             self._histories[env].allowed = allowed
             self._histories[env].add_state(state)
-        actions: dict[int, Any] = {}
-        act = self._act if self._cached is None else partial(self._act_cached, self._cached)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._halved):
-            for environments, outputs in act(list(observations)):
-                arrays = {name: self._in_space(name, x.cpu().numpy()) for name, x in outputs.items()}
-                for row, env in environments.items():
-                    action = {name: array[row] for name, array in arrays.items()}
-                    self._histories[env].set_action(encoded(action, self._units.actions))
-                    actions[env] = from_leaves(self.model.action_space, action)
-        return actions
 
     def _in_space(self, name: str, chosen: NDArray[Any]) -> NDArray[Any]:
         """Actions of a leaf as its space has them, from the model's numbers."""
-        units = self._units.actions.get(name)
-        actions, space = chosen if units is None else units.decode(chosen), self._action_spaces[name]
+        units, space = self._units.actions.get(name), self._action_spaces[name]
+        actions = chosen if units is None else units.decode(chosen)
         bounds = (space.low, space.high) if isinstance(space, spaces.Box) else ()
         return inside(actions, space.dtype, *bounds)
 
@@ -269,12 +273,17 @@ class ReturnConditionedPolicy:
         restarted = [env for env in environments if self._histories[env].restarted]
         for start in range(0, len(restarted), cached.restart_rows):
             chunk = restarted[start : start + cached.restart_rows]
-            yield dict(enumerate(chunk)), self._choose_cached(cached.begin, chunk, [self._histories[w] for w in chunk])
-        going_on = sorted(set(environments) - set(restarted))
-        for number in sorted({env // self.rows for env in going_on}):  # an environment has one place in the cache
-            places = {env % self.rows: env for env in going_on if env // self.rows == number}
-            histories = [self._histories[places[row]] if row in places else self._idle for row in range(self.rows)]
-            yield places, self._choose_cached(cached.go_on, number, histories)
+            histories = [self._histories[env] for env in chunk]
+            yield dict(enumerate(chunk)), self._choose_cached(cached.begin, chunk, histories)
+        places: dict[int, dict[int, int]] = {}  # by cache the environment of each row: each has one place
+        for env in sorted(set(environments) - set(restarted)):
+            number, row = divmod(env, self.rows)
+            places.setdefault(number, {})[row] = env
+        for number, by_row in places.items():
+            histories = [self._idle] * self.rows
+            for row, env in by_row.items():
+                histories[row] = self._histories[env]
+            yield by_row, self._choose_cached(cached.go_on, number, histories)
 
     def _choose_cached(
         self, step: Callable[[Any, Batch, Tensor | None], TensorLeaves], which: Any, histories: list[History]
@@ -302,16 +311,18 @@ class ReturnConditionedPolicy:
                 raise SpaceError(f"observation {name}: shape {row.shape}, expected {self._observations[name].shape}")
             if wrong := value_error(name, self._observation_spaces[name], row):
                 raise SpaceError(f"observation {wrong}")
-        free, state = action_mask is None, encoded(state, self._units.observations)
-        return state, self._anything if free else allowed_choices(self.model.action_space, action_mask)
+        allowed = self._anything if action_mask is None else allowed_choices(self.model.action_space, action_mask)
+        return encoded(state, self._units.observations), allowed
 
     def _allowed(self, histories: list[History]) -> dict[str, torch.Tensor]:
         """What may be chosen, for each leaf of choices (rows, N, M); in idle rows anything."""
         idle = [self._anything] * (self.rows - len(histories))
         rows = [history.allowed for history in histories] + idle
-        return {
-            name: torch.from_numpy(np.stack([row[name] for row in rows])).to(self.device) for name in self._anything
-        }
+        allowed = {}
+        for name in self._anything:
+            stacked = np.stack([row[name] for row in rows])  # (rows, N, M)
+            allowed[name] = torch.from_numpy(stacked).to(self.device)
+        return allowed
 
     def _guidance(self, histories: list[History]) -> Tensor | None:
         """Guidance of each row, (rows,) float32; None where it is 1 everywhere, so that the plain model is played."""

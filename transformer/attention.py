@@ -102,7 +102,7 @@ class Dropout(nn.Module):
         except RuntimeError:  # of many runs at once: torch 2.10 cannot look at numbers so under vmap
             return F.dropout(x, self.rate)
         draws = parts[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
-        kept = draws >= self._least
+        kept = draws >= self._lowest_kept
         return x * kept * (1 / (1 - self.rate))
 
     def _compiled(self, x: Tensor) -> Tensor:
@@ -111,11 +111,11 @@ class Dropout(nn.Module):
         words = torch.randint(-(2**63), 2**63 - 1, (count,), device=x.device)
         words = words ^ -(2**63)  # those of `random_`
         draws = words.view(torch.int16)[: x.numel()].view(x.shape).int()
-        kept = (draws - self._least + 1).clamp(0, 1)
+        kept = (draws - self._lowest_kept + 1).clamp(0, 1)
         return x * kept.to(x.dtype) * (1 / (1 - self.rate))
 
     @property
-    def _least(self) -> int:
+    def _lowest_kept(self) -> int:
         """The least of the 16-bit draws, from -32768 to 32767, that keeps its element."""
         return round(self.rate * 65_536) - 32_768
 
@@ -162,7 +162,8 @@ class RaggedCache(KeyValueCache):
 
     def __init__(self, batch_size: int, num_heads: int, capacity: int, head_width: int, like: Tensor):
         super().__init__(batch_size, num_heads, capacity, head_width, like)
-        self.keys.zero_(), self.values.zero_()  # a NaN that no query sees is a NaN all the same
+        self.keys.zero_()  # a NaN that no query sees is a NaN all the same
+        self.values.zero_()
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
 
     @property

@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         self.final_norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.apply(initialize)
-        outputs = [p for name, p in self.named_parameters() if name.endswith("output.weight")]
+        outputs = [weight for name, weight in self.named_parameters() if name.endswith("output.weight")]
         for weight in outputs:
             # Each block adds its branches to the stream; so scaled, its variance does not grow with depth (GPT-2).
             nn.init.normal_(weight, std=0.02 / math.sqrt(len(outputs)))
@@ -201,7 +201,7 @@ def fast_view(module: M) -> M:
 
 
 def initialize(module: nn.Module) -> None:
-    """GPT-2's initial weights: normal with deviation 0.02, biases zero."""
+    """GPT-2's initial weights: normal with std 0.02, biases zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

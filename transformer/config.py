@@ -23,10 +23,10 @@ def require(condition: bool, message: str) -> None:
 def check_fields(config: object) -> None:
     """Refuse what does not fit a field of a dataclass: another type, NaN, infinity, too long a number, another word."""
     hints = get_type_hints(type(config))
-    for name in (each.name for each in fields(config)):  # type: ignore[arg-type]
-        wrong = type_error(getattr(config, name), hints[name], name)
+    for each in fields(config):  # type: ignore[arg-type]
+        name, value = each.name, getattr(config, each.name)
+        wrong = type_error(value, hints[name], name)
         require(wrong is None, str(wrong))
-        value = getattr(config, name)
         large = isinstance(value, int) and value > LARGEST and name != "seed"
         require(not large, f"{name} must be at most {LARGEST}, not {value}")
 
@@ -34,26 +34,36 @@ def check_fields(config: object) -> None:
 def type_error(value: Any, hint: Any, name: str = "") -> str | None:
     """Why a value, such as JSON that anyone may have written, is not of this type: names the field. None if it is."""
     if isinstance(value, dict) and is_typeddict(hint):
-        inside, missing = f"{name}." if name else "", sorted(hint.__required_keys__ - value.keys())
-        kinds = get_type_hints(hint).items()
-        found = (type_error(value[key], kind, inside + key) for key, kind in kinds if key in value)
-        return f"{inside}{missing[0]} is missing" if missing else next(filter(None, found), None)
+        return _entry_error(value, hint, f"{name}." if name else "")
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (list, tuple) and isinstance(value, list | tuple):
-        return next(
-            filter(None, (type_error(each, arguments[0], f"{name}[{i}]") for i, each in enumerate(value))), None
-        )
+        for i, each in enumerate(value):
+            if wrong := type_error(each, arguments[0], f"{name}[{i}]"):
+                return wrong
+        return None
     if origin is dict and isinstance(value, dict):
-        return next(
-            filter(None, (type_error(each, arguments[1], f"{name}.{key}") for key, each in value.items())), None
-        )
+        for key, each in value.items():
+            if wrong := type_error(each, arguments[1], f"{name}.{key}"):
+                return wrong
+        return None
     if origin in (Union, UnionType):
-        wrong = [type_error(value, kind, name) for kind in arguments]
-        if None in wrong:
+        reasons = [type_error(value, kind, name) for kind in arguments]
+        if None in reasons:
             return None
-        if inner := [each for each in wrong if each and not each.startswith(f"{name} must")]:
-            return inner[0]  # the right kind, with something wrong in it
+        for reason in reasons:
+            if reason and not reason.startswith(f"{name} must"):
+                return reason  # the right kind, with something wrong in it
     return None if _is_plain(value, hint) else f"{name} must be {_words(hint)}, not {value!r:.80}"
+
+
+def _entry_error(document: dict[str, Any], hint: Any, prefix: str) -> str | None:
+    """Why a dictionary is not of this `TypedDict`: the entry that is missing, or of another type."""
+    if missing := sorted(hint.__required_keys__ - document.keys()):
+        return f"{prefix}{missing[0]} is missing"
+    for key, kind in get_type_hints(hint).items():
+        if key in document and (wrong := type_error(document[key], kind, prefix + key)):
+            return wrong
+    return None
 
 
 def _is_plain(value: Any, hint: Any) -> bool:

@@ -69,8 +69,8 @@ class Sampling:
         """What `pick` draws from, at a temperature above 0: (B, V)."""
         logits = logits.float() / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k).values[:, -1:]  # (B, 1)
-            logits = logits.masked_fill(logits < least, -torch.inf)
+            lowest_kept = logits.topk(self.top_k).values[:, -1:]  # (B, 1)
+            logits = logits.masked_fill(logits < lowest_kept, -torch.inf)
         probabilities = logits.softmax(-1)
         if self.top_p is not None:
             ordered, order = probabilities.sort(descending=True)
@@ -110,7 +110,8 @@ class LanguageReader:
             positions = torch.tensor(last[:1] if one_length else [[each] for each in last], device=device)
             self.real = None if self.real is None else F.pad(self.real, (0, 1), value=True)
             return self.model(newest, positions=positions, mask=self.real, cache=self.cache)[:, 0]
-        tokens = pad([text[start:] for text, start in zip(texts, starts, strict=True)], device)  # (B, L)
+        windows = [text[start:] for text, start in zip(texts, starts, strict=True)]
+        tokens = pad(windows, device)  # (B, L)
         read = torch.tensor([[each] for each in last], device=device)  # (B, 1)
         self.starts = starts
         self.cache = self.model.transformer.make_cache(len(texts), limit) if self.use_cache else None
@@ -171,7 +172,8 @@ def _finite(logits: Tensor) -> Tensor:
 def pad(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Texts of different lengths as one tensor, zeros on the right: (B, L)."""
     longest = max(len(text) for text in texts)
-    return torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+    padded = [[*text, *[0] * (longest - len(text))] for text in texts]
+    return torch.tensor(padded, device=device)
 
 
 @torch.inference_mode()
@@ -308,7 +310,8 @@ class Search:
         if last or len(self.finished) >= self.width:
             self.finished += [(self._score(total), text) for total, _, text in going_on]
             going_on = []
-        self.beams, self.totals = [text for *_, text in going_on], torch.tensor([total for total, *_ in going_on])
+        self.beams = [text for _, _, text in going_on]
+        self.totals = torch.tensor([total for total, _, _ in going_on])
         return [row for _, row, _ in going_on]
 
     def _score(self, total: float) -> float:
