@@ -82,7 +82,7 @@ METHODS = {
     "token-k1": Method("token", context_length=1),
     "token-k20": Method("token", context_length=20),
 }
-"""Each method by its name. Behaviour cloning hears no return, so a delayed reward changes nothing of it. A step of
+"""Each method by its name. Behaviour cloning uses no return, so a delayed reward changes nothing of it. A step of
 `single` takes half the time of `decoupled`'s, so 8,000 of them take as long as the others' 4,000."""
 
 MAIN = ("token", "decoupled", "decoupled-8000", "single", "single-8000", "bc", "bc-10")
@@ -182,7 +182,7 @@ def _ours(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
     """A run of this package's: last and best checkpoint, and the best target of the best checkpoint."""
     run = train(dataset, config, folder, resume=is_run(folder))
     best = load_run(folder, "best", run.model.return_scale.device)
-    targets = default_targets(dataset.returns, conditioned=config.model.hears_returns)
+    targets = default_targets(dataset.returns, conditioned=config.model.uses_returns)
     started = time.perf_counter()
     policy = ReturnConditionedPolicy(best.model)
     sweep = score(policy, dataset, targets, EPISODES // 2, FINAL_SEED + SWEEP_OFFSET) if len(targets) > 1 else []

@@ -168,7 +168,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _curve(axes: Any, runs: list[list[Row]], color: str, label: str) -> None:
-    """A method's mean over seeds and its range; a level line for one that hears no request."""
+    """A method's mean over seeds and its range; a level line for one that takes no request."""
     means = np.array([[result["mean_return"] for result in run] for run in runs])  # (seeds, targets)
     if means.shape[1] == 1:
         axes.axhline(means.mean(), color=color, lw=1.5, ls="-.", label=label)

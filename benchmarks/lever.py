@@ -122,7 +122,7 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
         "versions": versions(),
     }
     row["calibrated"] = _scored(run, EvaluationConfig())
-    if config.model.hears_returns:
+    if config.model.uses_returns:
         row["plain"] = _scored(run, EvaluationConfig(calibration=False))
         row["auto"] = _scored(run, EvaluationConfig(target_return="auto"))
         row["calibration_steps"] = read_json(folder / "calibration-last.json")["steps"]

@@ -1,4 +1,4 @@
-"""Results of several runs as one Markdown table, and as one picture of asked against achieved.
+"""Results of several runs as one Markdown table, and as one picture of target against achieved return.
 
     python -m benchmarks.summarise runs/hopper-token-s* runs/hopper-decoupled-s* --plot docs/hopper.png
 

@@ -42,8 +42,8 @@ class ModelConfig(TransformerConfig):
     """Rows of the timestep table. None takes the longest of the data's episodes and the environment's limit."""
 
     @property
-    def hears_returns(self) -> bool:
-        """Whether it matters what return the model is asked for."""
+    def uses_returns(self) -> bool:
+        """Whether the model is conditioned on a target return."""
         return self.conditioning != "none"
 
     def __post_init__(self) -> None:
@@ -168,7 +168,7 @@ class Config:
         """
         rules = "--reward success or --reward last makes rewards"
         require(
-            rewards_from != "none" or not self.model.hears_returns,
+            rewards_from != "none" or not self.model.uses_returns,
             f"{dataset}: no rewards are recorded, so there is no return to condition on: --conditioning none clones "
             f"the behaviour; {rules}",
         )

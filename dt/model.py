@@ -155,7 +155,7 @@ class DecisionTransformer(nn.Module):
         try:
             scale = return_scale(dataset)
         except DataError:  # float32 does not hold the returns
-            if self.config.hears_returns:
+            if self.config.uses_returns:
                 raise
             scale = 1.0
         self.return_scale.fill_(self.config.return_scale or scale)

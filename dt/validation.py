@@ -108,7 +108,7 @@ class Validation:
         self.heads = dict(zip(model.action_leaves, model.heads, strict=True))
         self.episode_of = np.searchsorted(held_out.offsets, steps, side="right") - 1  # (N,)
         self.returns = held_out.returns  # (E,)
-        self.low_and_high = np.quantile(learned.returns, (0.05, 0.95)) if config.hears_returns else None
+        self.low_and_high = np.quantile(learned.returns, (0.05, 0.95)) if config.uses_returns else None
         self.constants = {name: head.constant(learned.actions[name]) for name, head in self.heads.items()}  # type: ignore[operator]
 
     @torch.no_grad()

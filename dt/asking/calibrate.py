@@ -120,7 +120,7 @@ def calibrate_after_training(run: "Run") -> None:
     """
     config = run.config.evaluation
     known = run.dataset.get("percentiles") or [0.0]
-    if not (config.calibration and run.environment and run.config.model.hears_returns and known[0] < known[-1]):
+    if not (config.calibration and run.environment and run.config.model.uses_returns and known[0] < known[-1]):
         return
     try:
         check_environment(run.environment, run.model, config.env_timeout)

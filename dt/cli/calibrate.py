@@ -34,7 +34,7 @@ def _calibrate(options: Calibrate, environment: EnvironmentSpec | None) -> None:
 
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
     run = run_in_environment(limited(run, options.env, environment), environment)
-    if not run.config.model.hears_returns:
+    if not run.config.model.uses_returns:
         raise ConfigError(f"{run.folder}: conditioning none does not depend on a target return")
     if not run.dataset.get("percentiles"):
         run = replace(run, dataset={**run.dataset, "percentiles": known_returns(run, options.dataset)})

@@ -57,8 +57,8 @@ def _check_places(options: Evaluate) -> None:
         check_folder(options.video)
 
 
-def _evaluate(options: Evaluate, asked: EnvironmentSpec | None) -> None:
-    """`dt evaluate`: a trained run's returns as table, JSON, picture and films. asked: the environment, if given."""
+def _evaluate(options: Evaluate, given: EnvironmentSpec | None) -> None:
+    """Score a run and write what the options ask for. given: the environment that they name."""
     from dt.asking.calibrate import policy_of
     from dt.cli.runs import limited, run_in_environment
     from dt.cli.scores import document_of, plot_scores, print_scores, score, warn_of_targets
@@ -68,11 +68,11 @@ def _evaluate(options: Evaluate, asked: EnvironmentSpec | None) -> None:
     from transformer.runs.setup import pick_device
 
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
-    run = limited(run, options.env, asked)
-    if asked is None and not _has_environment(run):
+    run = limited(run, options.env, given)
+    if given is None and not _has_environment(run):
         _measure_without_an_environment(options, run)
         return
-    run = run_in_environment(run, asked)
+    run = run_in_environment(run, given)
     assert run.environment is not None
     if options.dataset:
         raise ConfigError(

@@ -80,7 +80,7 @@ def learned_from(run: Run, sources: Sequence[str]) -> Dataset:
 
 def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
     """One of the datasets that a run learned from. source: where it lies now; None where it did then."""
-    asked, source = source, source or part["source"]
+    given, source = source, source or part["source"]
     if source is None:
         raise ConfigError(
             f"{run.folder}: dataset {part['name']} came from Python: measure it there (dt.validation), "
@@ -94,6 +94,6 @@ def _part(run: Run, part: Mapping[str, Any], source: str | None) -> Dataset:
         # whether training left bad episodes out is not kept: if it did not there are none, or the data is another now
         return load(source, spaces=spaces, skip_bad_episodes=True, **vars(reading))
     except DataError as error:
-        if asked is not None or Path(source).exists():
+        if given is not None or Path(source).exists():
             raise
         raise DataError(f"{error}; --dataset says where {part['name']} lies now") from None

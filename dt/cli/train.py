@@ -42,7 +42,7 @@ def training_data(options: Train) -> tuple[Dataset, EnvironmentSpec | None]:
         environment = with_step_limit(environment_in(read_description(resumed / "run.json")), options.env)
     recorded = recorded_parts(resumed, len(options.dataset)) if resumed else []
     fraction = options.fraction or tuple(share for share, _ in recorded)
-    cloning = not options.config.model.hears_returns
+    cloning = not options.config.model.uses_returns
     parts = [*load_each(options.dataset, options.reading, environment, resumed, without_rewards=cloning)]
     dataset = join(parts, fraction, options.config.training.seed)
     if environment is None:

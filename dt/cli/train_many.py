@@ -33,7 +33,7 @@ def _datasets(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | None
     require(config.training.seed == 0, f"seed {config.training.seed}: train-many has --seeds")
     require(limit is None or 0 <= limit < math.inf, f"minutes must be 0 or more and finite, not {limit}")
     environment = environment_to_play_in(options.env)
-    cloning = not config.model.hears_returns
+    cloning = not config.model.uses_returns
     datasets = [*load_each(options.dataset, options.reading, environment, without_rewards=cloning)]
     if environment is None:
         datasets = [with_limited_environment(dataset, options.env) for dataset in datasets]
@@ -85,6 +85,6 @@ def _score_seeds(folders: Sequence[Path], config: Config) -> list["TargetResult"
         results += scores.results
     seeds = f"{len(folders)} seed{'s' if len(folders) > 1 else ''}"
     show(f"{run.dataset['name']} in {documents[0]['environment']}, {seeds}\n{seeds_table(documents)}")
-    if all(document["guidance"] != "calibrated" for document in documents) and run.config.model.hears_returns:
+    if all(document["guidance"] != "calibrated" for document in documents) and run.config.model.uses_returns:
         tell("these runs are not calibrated; dt calibrate RUN measures what each request earns")
     return results

@@ -100,7 +100,7 @@ def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None 
         "parts": [part.to_json() for part in dataset.parts or (DatasetSource.of(dataset),)],
         "episodes": learned.num_episodes,
         "steps": learned.num_steps,
-        "targets": list(default_targets(learned.returns, conditioned=model.hears_returns)),
+        "targets": list(default_targets(learned.returns, conditioned=model.uses_returns)),
         "percentiles": percentiles(learned.returns),
         "maximum": float(learned.returns.max()),
         "histograms": {"returns": histogram(learned.returns), "lengths": histogram(learned.lengths)},

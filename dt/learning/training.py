@@ -145,10 +145,10 @@ def _settle_training(config: Config, previous: PreviousRun | None, device: torch
 
 
 def _environment_of(
-    dataset: Dataset, asked: EnvironmentSpec | None, previous: PreviousRun | None
+    dataset: Dataset, given: EnvironmentSpec | None, previous: PreviousRun | None
 ) -> EnvironmentSpec | None:
-    """Where to evaluate: as asked, as the run was begun, or where the data was recorded."""
-    environment = asked or (previous.environment if previous else None) or dataset.environment
+    """Where to evaluate: as given, as the run was begun, or where the data was recorded."""
+    environment = given or (previous.environment if previous else None) or dataset.environment
     return None if environment is None else environment.leaving_out(dataset.leave_out)
 
 
@@ -176,7 +176,7 @@ def _settle_data(config: Config, previous: PreviousRun | None, held_out: float) 
     held_out: the default share of held-out episodes; that of balanced windows depends on the model.
     """
     settled = config.data
-    defaults = {"held_out": held_out, "balanced": BALANCED if config.model.hears_returns else 0.0}
+    defaults = {"held_out": held_out, "balanced": BALANCED if config.model.uses_returns else 0.0}
     for name, default in defaults.items():
         if getattr(settled, name) is None:
             share = default if previous is None else previous.document["config"].get("data", {}).get(name) or 0.0

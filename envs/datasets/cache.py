@@ -189,14 +189,14 @@ class Entry:
         stands = {str(path): path.stat() for path in found}
         if sum(each.st_size for each in stands.values()) < SMALLEST:
             return None
-        asked = {
+        key = {
             "source": str(source.resolve()),
             "spaces": {name: space_to_json(space) for name, space in given.items()},
             "environment": environment and environment.to_json(),
             "skip_bad": skip_bad,
             "options": dict(options),
         }
-        name = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
         return Entry(cache_folder() / name, {path: [each.st_size, each.st_mtime_ns] for path, each in stands.items()})
 
     def read(self, *, verify: bool = False) -> tuple[dict[str, Any], str] | None:

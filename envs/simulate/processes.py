@@ -175,8 +175,8 @@ def _serve(
     with contextlib.suppress(EOFError, OSError):
         made = _answer(env, "info")
         connection.send((time.monotonic(), made if isinstance(made, EnvError) else None))
-        while (asked := connection.recv())[0] != "close":
-            answer = _answer(env, asked[0], *asked[1])
+        while (request := connection.recv())[0] != "close":
+            answer = _answer(env, request[0], *request[1])
             try:
                 connection.send(answer)
             except OSError:

@@ -16,7 +16,7 @@ class Group:
     """Runs of one training on one dataset, at several seeds."""
 
     label: str
-    """What tells it from the other groups: settings and dataset."""
+    """How it differs from the other groups: settings and dataset."""
     settings: str
     """The settings only: groups of the same settings are one method on several datasets."""
     runs: list[ReportedRun]
