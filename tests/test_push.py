@@ -190,6 +190,25 @@ def test_the_card_has_the_scores_the_picture_and_the_command(run):  # noqa: F811
     assert f'dt.load_run("{HF}", download=True)' in body
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"environment": "Hopper-v5"}, "in Hopper-v5, the run's environment is Payday-v0"),
+        ({"partial": {"signal": "SIGINT"}}, "the evaluation was stopped before its end"),
+        ({"checkpoint": "step-00000004"}, "of step-00000004, not of step-00000006"),
+        ({"results": [{"target_return": "<b>"}]}, "is missing"),
+    ],
+)
+def test_other_results_are_not_in_the_card(run, change, reason):  # noqa: F811
+    path = run / "results" / "last.json"
+    write_json(path, json.loads(path.read_text()) | change)
+    package = package_run(run, NAME)
+    assert reason in package.left_out[0]
+    assert f"scores: dt evaluate {run} --checkpoint last --json {path} writes them" in package.left_out
+    assert not [name for name in package.files if name.startswith("results/")]
+    assert "No scores are published" in package.files["README.md"].decode()
+
+
 def test_names_in_a_run_command_neither_card_nor_header(run):  # noqa: F811
     document = json.loads((run / "run.json").read_text())
     document["environment"]["id"] = 'a"\n---\nlicense: stolen\n<img src=x onerror=y>\x1b[2J'

@@ -23,8 +23,10 @@ class Results(TypedDict):
     """Results of `dt evaluate`, as far as a card shows them."""
 
     checkpoint: str
+    environment: str
     seed: int
     results: list[Result]
+    partial: NotRequired[Any]
     measures: NotRequired[dict[str, float]]
 
 

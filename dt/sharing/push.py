@@ -39,10 +39,14 @@ UNTOUCHED = (".gitattributes", ".gitignore", "LICENSE", "README.md")
 
 @dataclass
 class Package:
-    """What is sent. files: by name in the repository, a file or its content. left_out: what is not, and why."""
+    """What is sent. files: by name in the repository, a file or its content. left_out: what is not, and why.
+
+    environment: id of the run's.
+    """
 
     files: dict[str, Path | bytes] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    environment: str | None = None
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file."""
@@ -72,7 +76,7 @@ def package_run(run: Path, name: str, which: Literal["last", "best"] = "last") -
     check_run(run)
     checkpoint = (best_checkpoint if which == "best" else newest_checkpoint)(run, report=tell)
     document = without_places(read_description(checkpoint / "run.json"))
-    package = Package()
+    package = Package(environment=document["environment"] and document["environment"]["id"])
     package.files["README.md"] = b""  # the first of the list; written when the rest is known
     content = package.add_json("run.json", document)
     folder, model = f"checkpoints/{checkpoint.name}", read_json(checkpoint / "manifest.json")["sha256"]
@@ -121,15 +125,17 @@ def _add_results(package: Package, run: Path, which: str, checkpoint: Path) -> d
     """Add what the checkpoint has earned, its picture and a film; returns what the card says of them."""
     suffix = "" if which == "last" else f"-{which}"
     said: dict[str, Any] = {}
+    where = (package.environment, checkpoint.name)
     for key, kind, path, to in (
         ("results", Results, run / "results" / f"{which}.json", "results/last.json"),
         ("held_out", HeldOut, run / "results" / f"held-out{suffix}.json", "results/held-out.json"),
     ):
-        if (document := _results_of(package, path, checkpoint, kind)) is not None:
+        if (document := _results_of(package, path, kind, where)) is not None:
             package.add_json(to, document)
             said[key] = document
     if not said:
-        package.left_out.append(f"{run / 'results'}: no scores of {checkpoint.name}")
+        path = run / "results" / f"{which}.json"
+        package.left_out.append(f"scores: dt evaluate {run} --checkpoint {which} --json {path} writes them")
     picture = run / "results" / f"target-against-achieved{suffix}.png"
     if "results" in said and picture.is_file():
         package.files["results/target-against-achieved.png"] = picture
@@ -140,8 +146,8 @@ def _add_results(package: Package, run: Path, which: str, checkpoint: Path) -> d
     return said
 
 
-def _results_of(package: Package, path: Path, checkpoint: Path, kind: Any) -> Any:
-    """The JSON of an evaluation of this checkpoint; None, with the reason, where there is none."""
+def _results_of(package: Package, path: Path, kind: Any, where: tuple[str | None, str]) -> Any:
+    """The JSON of an evaluation, None, with the reason, where there is none. where: its environment and checkpoint."""
     if not path.is_file():
         return None
     try:
@@ -149,8 +155,15 @@ def _results_of(package: Package, path: Path, checkpoint: Path, kind: Any) -> An
     except CheckpointError as error:
         package.left_out.append(str(error))
         return None
-    if document["checkpoint"] != checkpoint.name:
-        package.left_out.append(f"{path}: of {document['checkpoint'][:40]}, not of {checkpoint.name}")
+    environment, checkpoint = where
+    if document["checkpoint"] != checkpoint:
+        package.left_out.append(f"{path}: of {document['checkpoint'][:40]}, not of {checkpoint}")
+        return None
+    if kind is Results and document["environment"] != environment:
+        package.left_out.append(f"{path}: in {document['environment'][:80]}, the run's environment is {environment}")
+        return None
+    if "partial" in document:
+        package.left_out.append(f"{path}: the evaluation was stopped before its end")
         return None
     return document
 
