@@ -17,7 +17,7 @@ import dt
 from dt.cli import main
 from dt.sharing.card import Card, escaped
 from dt.sharing.hub import find_run, run_files
-from dt.sharing.push import package_run
+from dt.sharing.push import package_run, without_places
 from transformer.errors import CheckpointError
 from transformer.files import write_json
 from transformer.runs.checkpoint import checkpoints
@@ -170,6 +170,20 @@ def test_a_place_on_this_machine_is_not_sent(hub, run, tmp_path):  # noqa: F811
     assert json.loads(sent["run.json"])["dataset"]["parts"][0]["source"] == "coins.npz"
     assert sent["replay.mp4"] == b"10"
     assert not [name for name, content in sent.items() if os.fsencode(tmp_path.parent) in content]
+
+
+def test_notes_on_the_data_name_no_folder_of_this_machine(run):  # noqa: F811
+    document = json.loads((run / "run.json").read_text())
+    (part,) = document["dataset"]["parts"]
+    known = [f"{part['source']}: as recorded", "/home/me/my logs/a.csv and ~/b/c.npz: no end", "m/s in a/b/c, 3/4/5"]
+    document["dataset"]["notes"] = known
+    document["dataset"]["parts"].append({**part, "source": "logs/secret.csv"})
+    document["imported"] = "/home/me/models/old"
+    sent = without_places(document)
+    assert sent["dataset"]["notes"] == ["coins.npz: as recorded", "my logs/a.csv and c.npz: no end", known[2]]
+    assert [each["source"] for each in sent["dataset"]["parts"]] == ["coins.npz", "secret.csv"]
+    assert sent["imported"] == "old"
+    assert document["dataset"]["notes"] == known
 
 
 def test_the_card_has_the_scores_the_picture_and_the_command(run):  # noqa: F811

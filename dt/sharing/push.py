@@ -24,6 +24,7 @@ from dt.learning.description import read_description
 from dt.sharing.card import Card, HeldOut, Results
 from dt.sharing.hub import RUN_FILE
 from envs.datasets.fetching import hub_reason, quiet_in_files
+from envs.reading.flat_files import is_flat
 from transformer.errors import CheckpointError
 from transformer.files import read_json
 from transformer.runs.checkpoint import best_checkpoint, manifest_text, newest_checkpoint, step_of
@@ -32,6 +33,9 @@ from transformer.runs.folder import check_run
 
 OURS = re.compile(rf"{RUN_FILE.pattern}|README\.md|replay\.mp4|results/target-against-achieved\.png", re.ASCII)
 """Files of a repository that `dt push` writes, and replaces or removes when it sends another checkpoint there."""
+
+FOLDERS = re.compile(r"(?<![\w.-])(?:~|[A-Za-z]:)?(?:[/\\][^/\\\s]+)+[/\\](?=[^/\\\s])")
+"""The folders of an absolute path inside a text."""
 
 UNTOUCHED = (".gitattributes", ".gitignore", "LICENSE", "README.md")
 """Files that a repository may hold before a run is sent there."""
@@ -93,16 +97,28 @@ def package_run(run: Path, name: str, which: Literal["last", "best"] = "last") -
 def without_places(document: Mapping[str, Any]) -> dict[str, Any]:
     """A run.json in which a place on this machine is its last name: it is of no use elsewhere, and may be private."""
     data = dict(document["dataset"])
-    if "parts" in data:
-        data["parts"] = [{**part, "source": _last_name(part["source"])} for part in data["parts"]]
-    known = {"imported": _last_name(document["imported"])} if "imported" in document else {}
+    parts = data.get("parts", [])
+    places = {part["source"]: last_name(part["source"]) for part in parts if part["source"] is not None}
+    if parts:
+        data["parts"] = [{**part, "source": places.get(part["source"])} for part in parts]
+    if "notes" in data:
+        data["notes"] = [_without_folders(note, places) for note in data["notes"]]
+    known = {"imported": last_name(document["imported"])} if "imported" in document else {}
     return {**document, "dataset": data, **known}
 
 
-def _last_name(source: str | None) -> str | None:
-    if source is None or "://" in source or not (Path(source).is_absolute() or Path(source).exists()):
-        return source  # a Minari id, or a name on the hub
-    return Path(source).name
+def last_name(source: str) -> str:
+    """The last name of a place on this machine; a Minari id, or a name on the hub, as it is."""
+    path = Path(source)
+    is_place = "://" not in source and (path.is_absolute() or path.exists() or is_flat(path))
+    return path.name if is_place else source
+
+
+def _without_folders(note: str, places: Mapping[str, str]) -> str:
+    """A text in which known places are their last names, and absolute paths have no folders."""
+    for place, name in places.items():
+        note = note.replace(place, name)
+    return FOLDERS.sub("", note)
 
 
 def _add_calibration(package: Package, path: Path, model: str) -> bool:
