@@ -97,7 +97,7 @@ def test_the_check_of_imports_can_fail():
 
 def test_envs_knows_no_torch_and_the_core_no_reward():
     assert all("torch" not in imported(file.read_text()) for file in sources("envs"))
-    for name in ("attention", "positions", "blocks", "language", "translation", "generation", "gpt2"):
+    for name in ("attention", "cache", "positions", "blocks", "language", "translation", "generation", "gpt2"):
         words = (ROOT / "transformer" / f"{name}.py").read_text().lower()
         assert not [word for word in ("reward", "return-to-go", "trajector", "gymnasium", "policy") if word in words]
 

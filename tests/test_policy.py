@@ -11,12 +11,13 @@ from gymnasium import spaces
 
 from dt.asking.alignment import rank_correlation
 from dt.asking.targets import default_targets
+from dt.cached_windows import CachedWindows
 from dt.config import ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.errors import PolicyError
 from dt.evaluation import TargetResult, best_target, check_environment, evaluate, labels
 from dt.model import DecisionTransformer
-from dt.policy import CachedWindows, ReturnConditionedPolicy
+from dt.policy import ReturnConditionedPolicy
 from dt.window import History
 from envs.errors import EnvError
 from envs.simulate.spec import EnvironmentSpec

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from transformer.attention import Dropout, KeyValueCache, MultiHeadAttention, take
+from transformer.attention import Dropout, MultiHeadAttention, take
+from transformer.cache import KeyValueCache
 from transformer.config import TransformerConfig
 
 M = TypeVar("M", bound=nn.Module)
