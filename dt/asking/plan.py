@@ -155,13 +155,13 @@ def make_plan(percentiles: Sequence[float], config: ModelConfig, longest: int, s
     minimum, maximum = float(percentiles[0]), float(percentiles[-1])
     require(maximum > minimum, f"every episode of the data returns {maximum:g}: there is nothing to calibrate")
     guidances: tuple[float, ...] = GUIDANCES if config.conditioning in MODULATED else (1.0,)
-    least = NUM_REQUESTS * longest
+    needed = NUM_REQUESTS * longest
     require(
-        steps >= least,
-        f"calibration_steps {steps}: an episode at each of {NUM_REQUESTS} requests may take {least} steps; "
-        f"give --calibration-steps {least} or more, or --no-calibration",
+        steps >= needed,
+        f"calibration_steps {steps}: an episode at each of {NUM_REQUESTS} requests may take {needed} steps; "
+        f"give --calibration-steps {needed} or more, or --no-calibration",
     )
-    while len(guidances) > 1 and steps < 2 * len(guidances) * least:
+    while len(guidances) > 1 and steps < 2 * len(guidances) * needed:
         guidances = guidances[:-1]
     even = np.linspace(minimum, maximum, NUM_REQUESTS)
     common = np.percentile(percentiles, np.linspace(0, 100, NUM_REQUESTS))

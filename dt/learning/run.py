@@ -167,10 +167,10 @@ def check_model_size(
 ) -> None:
     """Refuse a model of more weights than there are, and a window that no such model needs, before there is one."""
     leaves = [leaf for space in (seen, done) for leaf in leaf_spaces(space).values()]
-    least = config.width * (max_timesteps + sum(int(choices(leaf)[0].sum()) for leaf in leaves))  # rows of the tables
+    fewest = config.width * (max_timesteps + sum(int(choices(leaf)[0].sum()) for leaf in leaves))  # rows of the tables
     there = sum(tensor.numel() for tensor in weights.values())
-    if least > there:  # a list of all choices may be too long even where it holds nothing
-        raise ValueError(f"a model of its settings has more than {least} weights, here are {there}")
+    if fewest > there:  # a list of all choices may be too long even where it holds nothing
+        raise ValueError(f"a model of its settings has more than {fewest} weights, here are {there}")
     rows = [math.prod(leaf.shape or ()) * np.dtype(leaf.dtype).itemsize for leaf in leaves]
     step = config.frame_stack * sum(rows) + 24 * config.width * config.num_layers  # keys and values of three tokens
     check_size(

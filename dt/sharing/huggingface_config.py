@@ -107,12 +107,12 @@ def _read_normalizer(path: Path, size: int) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def _numbers(document: Any, path: Path, name: str, size: int, least: float) -> list[float]:
+def _numbers(document: Any, path: Path, name: str, size: int, minimum: float) -> list[float]:
     numbers = document.get(name) if isinstance(document, dict) else None
     if not isinstance(numbers, list) or len(numbers) != size:
         raise ConfigError(f"{path}: {name} must be a list of {size} numbers")
     for i, number in enumerate(numbers):
-        if type(number) not in (int, float) or not least < number < 1e30:
+        if type(number) not in (int, float) or not minimum < number < 1e30:
             expected = "a finite number above 0" if name == "std" else "a finite number"
             raise ConfigError(f"{path}: {name}[{i}] is {number!r}, expected {expected}")
     return numbers

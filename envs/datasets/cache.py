@@ -207,7 +207,7 @@ class Entry:
         """
         try:
             for path in (self.folder, *self.folder.iterdir()):
-                _require_own(path)
+                _check_own(path)
             document = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
             if (document["format"], document["version"], document["files"]) != (*_versions(), self.files):
                 return None
@@ -287,7 +287,7 @@ def _opened(folder: Path, stored: Mapping[str, Any], verify: bool) -> tuple[str,
     return stored["field"], stored["leaf"], array(path, kind, shape)
 
 
-def _require_own(path: Path) -> None:
+def _check_own(path: Path) -> None:
     """Raise `CacheError` where a path is another user's, and `ValueError` where it is no plain file or folder."""
     status = path.lstat()
     if hasattr(os, "geteuid") and status.st_uid not in (0, os.geteuid()):

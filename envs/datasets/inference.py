@@ -43,12 +43,12 @@ def infer(values: Sequence[Any], field: str) -> Space[Any]:
         reach = np.maximum(high, -low).max(initial=0)
         bound = 1.0 if 0.5 < reach <= 1 else np.inf  # as most environments have it
         return spaces.Box(-bound, bound, shape, kind.type)
-    few = int(high.max(initial=0)) - int(low.min(initial=0)) < MOST_VALUES
-    if few and shape in ((), (1,)):
+    few_values = int(high.max(initial=0)) - int(low.min(initial=0)) < MOST_VALUES
+    if few_values and shape in ((), (1,)):
         return spaces.Discrete(int(high.max()) - int(low.min()) + 1, start=int(low.min()))
     # A vector of small numbers is buttons where it is done. Where it is seen it may as well be counts or places on a
     # grid, whose order a table of choices would lose and whose unseen values it could not take: that stays a Box.
-    if few and field == "actions" and len(shape) == 1 and shape[0] and low.min() == 0:
+    if few_values and field == "actions" and len(shape) == 1 and shape[0] and low.min() == 0:
         return spaces.MultiDiscrete(high.astype(np.int64) + 1)
     return spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind.type)
 

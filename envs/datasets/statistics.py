@@ -88,10 +88,10 @@ def without_marks(data: NDArray[Any], found: Statistics) -> tuple[Statistics, ND
         for column in _maybe_marked(flat, columns, columns[end]):
             values = np.asarray(flat[:, column], np.float64)
             rest = values[values != columns[end][column]]
-            few = 2 <= len(values) - len(rest) <= len(values) / 2
+            are_marks = 2 <= len(values) - len(rest) <= len(values) / 2
             with np.errstate(over="ignore", invalid="ignore"):
                 mean, std = rest.mean(), rest.std()
-            if few and not never_varies(rest.min(), rest.max()) and abs(columns[end][column] - mean) > FAR * std:
+            if are_marks and not never_varies(rest.min(), rest.max()) and abs(columns[end][column] - mean) > FAR * std:
                 marks[column] = columns[end][column]
                 for name, value in (("low", rest.min()), ("high", rest.max()), ("mean", mean), ("std", std)):
                     columns[name][column] = value

@@ -127,13 +127,13 @@ def _fill(folder: Path, dataset: Dataset, dataset_id: str) -> None:
     with _FileForHDF5(storage._file_path, "r+") as file:
         storage._file_path = file  # what h5py opens instead of the path
         storage.update_episodes(_until(file, _episodes(dataset)))
-        file.require_written()
+        file.check_written()
 
 
 class _FileForHDF5(io.FileIO):
     """A file whose writes never fail: where one does, HDF5 crashes the process when it closes the file.
 
-    The first failure is kept, and `require_written` raises it. What could not be written is read back as zeros.
+    The first failure is kept, and `check_written` raises it. What could not be written is read back as zeros.
     """
 
     failure: OSError | None = None
@@ -165,7 +165,7 @@ class _FileForHDF5(io.FileIO):
             self.failure = self.failure or error
             return size or 0
 
-    def require_written(self) -> None:
+    def check_written(self) -> None:
         """Raise the first `OSError` of a write, or of what the disk says at last."""
         if self.failure is None:
             os.fsync(self.fileno())
