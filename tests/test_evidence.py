@@ -1,16 +1,20 @@
 """What a file shows of its episodes is used: steps, next observations, flags. What contradicts the reading stops it."""
 
 import csv
+import decimal
 import time
 
 import h5py
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from test_readers import problem
 
 from dt.cli import main
-from envs import DataError, from_arrays, load
+from envs import DataError, from_arrays, from_episodes, load
 from envs.reading.csv_files import lists_in_text
+from envs.reading.evidence import episode_lengths
 from envs.reading.fields import looks_like_a_step, looks_like_no_end, plain
 from envs.reading.options import ReadingOptions
 from transformer.files import read_json
@@ -81,9 +85,6 @@ def test_rows_of_several_environments_are_noted_where_nothing_shows_their_order(
     for each, noted in ((rows, True), (sorted(rows, key=lambda row: row[name]), False)):
         path = table(tmp_path / "log.csv", each)
         if suffix == "parquet":
-            pyarrow = pytest.importorskip("pyarrow")
-            from pyarrow import parquet
-
             path = tmp_path / "log.parquet"
             texts = [{**row, name: f"n{row[name]}"} for row in each]
             parquet.write_table(pyarrow.Table.from_pylist(texts), path)
@@ -257,6 +258,203 @@ def test_several_numbers_name_an_episode_together():
     problem(lambda: from_arrays(**arrays, episode=names[[0, 2, 1, 3, 4, 5]]), "[0, 0] begins again at step 2")
 
 
+# Ends of which a file's known names mark only some.
+
+UNEVEN = (5, 3, 4, 6)
+
+
+def half_marked(lengths=UNEVEN) -> dict:
+    """Episodes of which every other one is terminated, and the others are marked by no known name."""
+    steps, last = sum(lengths), np.cumsum(lengths) - 1
+    arrays = {"observations": np.arange(2.0 * steps).reshape(-1, 2) + 0.5, "actions": np.zeros(steps, int)}
+    return {**arrays, "rewards": np.arange(steps) + 0.5, "terminals": np.isin(np.arange(steps), last[::2])}
+
+
+def shown_by(kind: str, lengths=UNEVEN):
+    """A column that shows all episodes."""
+    steps, last = sum(lengths), np.cumsum(lengths) - 1
+    first, number = last + 1 - np.array(lengths), np.repeat(np.arange(len(lengths)), lengths)
+    return {
+        "done": np.isin(np.arange(steps), last),
+        "not_done": 1.0 - np.isin(np.arange(steps), last),
+        "truncated": np.isin(np.arange(steps), last[1::2]),
+        "episode_start": np.isin(np.arange(steps), first).astype(np.int8),
+        "count": 1 + np.arange(steps) - first[number],
+        "episode": 100 + 7 * number,
+        "names": np.array([f"game {i}" for i in number]),
+        "lengths": np.array(lengths),
+        "ends": last + 1,
+        "firsts": first,
+        "offsets": np.append(first, steps),
+    }[kind]
+
+
+def written(path, arrays):
+    """Flat arrays as .npz, or as .csv where all have a row each."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+        return path
+    seen = arrays.pop("observations")
+    columns = {f"observation_{i}": seen[:, i] for i in range(seen.shape[1])} | arrays
+    return table(path, [{name: column[i] for name, column in columns.items()} for i in range(len(seen))])
+
+
+ROWS_EACH = ("done", "not_done", "truncated", "episode_start", "count", "episode", "names")
+SHOWN = [(kind, suffix) for kind in ROWS_EACH for suffix in ("npz", "csv")]
+SHOWN += [(kind, "npz") for kind in ("lengths", "ends", "firsts", "offsets")]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), SHOWN)
+def test_a_column_of_any_name_that_shows_more_episodes_is_never_left_alone(tmp_path, kind, suffix):
+    name = {"truncated": "time limit hit", "episode": "match"}.get(kind, "xyz")  # what only cuts needs a name
+    path = written(tmp_path / f"log.{suffix}", {**half_marked((5, 3, 4, 6) * 3), name: shown_by(kind, UNEVEN * 3)})
+    error = str(problem(lambda: load(path), f"flags mark 7 episodes, {name!r} shows 12"))
+    field, _, column = error.partition("--columns ")[2].partition(" reads")[0].partition("=")
+    dataset = load(path, columns={field: column})
+    assert dataset.lengths.tolist() == list(UNEVEN * 3)
+    assert load(path, columns={"terminated": "terminals"}).num_episodes == 7
+    arrays = half_marked()
+    del arrays["terminals"]
+    path = written(tmp_path / f"unmarked.{suffix}", {**arrays, name: shown_by(kind)})
+    if kind not in ("truncated",):
+        error = str(problem(lambda: load(path), f"nothing that is read says where episodes end. {name!r} may"))
+        field, _, column = error.partition("--columns ")[2].partition(" reads")[0].partition("=")
+        assert load(path, columns={field: column}).lengths.tolist() == list(UNEVEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("collision", lambda rng, steps: rng.random(steps) < 0.3),
+        ("gear", lambda rng, steps: rng.integers(0, 5, steps)),
+        ("soc", lambda rng, steps: rng.random(steps)),
+        ("serial", lambda rng, steps: np.arange(steps)),
+        ("constant", lambda rng, steps: np.ones(steps)),
+        ("firmware", lambda rng, steps: np.repeat(["1.0", "1.1"], [steps // 2, steps - steps // 2])),
+        ("bins", lambda rng, steps: np.array([0, 2, 4, 7])),
+        ("mean", lambda rng, steps: np.array([1.5, 2.5])),
+        ("shape", lambda rng, steps: np.array([steps, 2])),
+        ("ends_too", lambda rng, steps: np.isin(np.arange(steps), np.cumsum(UNEVEN * 3) - 1)),
+    ],
+)
+def test_columns_that_show_no_other_episodes_are_left_alone(tmp_path, name, values):
+    for seed in range(20):
+        arrays = half_marked(UNEVEN * 3)
+        steps = len(arrays["rewards"])
+        arrays |= {"terminals": shown_by("done", UNEVEN * 3), name: values(np.random.default_rng(seed), steps)}
+        assert load(written(tmp_path / f"{seed}.npz", arrays)).lengths.tolist() == list(UNEVEN * 3)
+
+
+def test_hours_begin_again_without_an_episode(tmp_path):
+    hours = np.arange(24 * 14) % 24
+    arrays = {
+        "observations": np.zeros((len(hours), 1)),
+        "actions": np.zeros(len(hours)),
+        "rewards": np.ones(len(hours)),
+    }
+    ends = np.isin(np.arange(len(hours)), [24 * 7 - 1, 24 * 14 - 1])
+    path = written(
+        tmp_path / "building.csv", {**arrays, "done": ends, "hour": hours, "day": np.arange(len(hours)) // 24}
+    )
+    dataset = load(path)
+    assert dataset.lengths.tolist() == [24 * 7] * 2
+    assert any("'hour' changes within episodes" in note for note in dataset.notes)
+
+
+def test_a_count_of_any_name_shows_the_order_of_rows(tmp_path):
+    rows = [
+        {"k": 1 + t, "observation_0": t, "action": 0, "reward": 1, "done": int(t == 4)}
+        for _ in range(3)
+        for t in range(5)
+    ]
+    assert load(table(tmp_path / "log.csv", rows)).num_episodes == 3
+    rows[6], rows[8] = rows[8], rows[6]
+    error = problem(lambda: load(table(tmp_path / "log.csv", rows)), "'k' counts the steps of each episode, and row 7")
+    assert "--columns step=none" in str(error)
+    assert load(tmp_path / "log.csv", columns={"step": "none"}).num_episodes == 3
+
+
+@pytest.mark.parametrize("waves", [1, 2])
+def test_a_count_of_any_name_shows_rows_side_by_side(tmp_path, waves):
+    lengths = (5, 3, 4) if waves == 1 else (4, 4, 4)  # those of one wave stop writing as they end
+    rows = [
+        {"lane": lane, "k": t, "observation_0": t, "action": 0, "reward": 1, "done": int(t == lengths[lane] - 1)}
+        for _ in range(waves)
+        for t in range(5)
+        for lane in range(3)
+        if t < lengths[lane]
+    ]
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), "'k' counts the steps of 3 episodes side by side")
+    without = [{name: value for name, value in row.items() if name != "k"} for row in rows]
+    notes = load(table(tmp_path / "log.csv", without)).notes
+    assert any("'lane' goes round every 3 rows" in note for note in notes) == (waves == 2)
+
+
+def test_lengths_first_rows_and_ends_are_told_apart():
+    for steps in (1, 2, 5, 9):
+        for cuts in range(2 ** (steps - 1)):
+            inside = [i + 1 for i in range(steps - 1) if cuts >> i & 1]
+            lengths = np.diff([0, *inside, steps])
+            for given in (lengths, [0, *inside], [*inside, steps], [0, *inside, steps]):
+                if steps == 1 and list(given) == [0]:
+                    continue
+                found = episode_lengths(np.array(given), steps)
+                assert found is not None, (given, steps)
+                assert found.tolist() == lengths.tolist() or sum(given) == steps, (given, steps)
+    for wrong in ([1, 2], [3, 1, 9], [-1, 9], [0, 4, 4, 8], [2, 10]):
+        assert episode_lengths(np.array(wrong), 9) is None
+
+
+def test_a_count_that_begins_again_says_where_episodes_begin(tmp_path):
+    count = [0, 1, 2, 0, 1, 0, 1, 2, 3]
+    rows = [{"step": t, "observation_0": t, "action": 0, "reward": 1} for t in count]
+    path = table(tmp_path / "log.csv", rows)
+    assert load(path, columns={"episode_start": "step"}).lengths.tolist() == [3, 2, 4]
+    rows[3]["step"] = 1
+    path = table(tmp_path / "log.csv", rows)
+    problem(lambda: load(path, columns={"episode_start": "step"}), "episode_start: 1 at row 4, after 2")
+
+
+def test_times_in_nanoseconds_keep_their_digits(tmp_path):
+    times = 1_700_000_000_000_000_001 + np.arange(6)
+    rows = [
+        {"timestamp": time, "observation_0": i, "action": 0, "reward": 1, "done": int(i % 3 == 2)}
+        for i, time in enumerate(times.tolist())
+    ]
+    assert load(table(tmp_path / "log.csv", rows)).lengths.tolist() == [3, 3]
+    rows[1]["timestamp"], rows[2]["timestamp"] = rows[2]["timestamp"], rows[1]["timestamp"]
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), "'timestamp': episode 0, step 2 (row 3) does not rise")
+
+
+def jaxrl():
+    """Two episodes of three steps, of which the second was cut."""
+    ends = np.arange(6) % 3 == 2
+    arrays = {"observations": np.zeros((6, 1)), "actions": np.zeros((6, 1)), "rewards": np.ones(6)}
+    return {**arrays, "masks": 1.0 - (np.arange(6) == 2), "dones_float": ends.astype(np.float32)}
+
+
+def test_names_of_jaxrl_and_dm_env(tmp_path):
+    np.savez(tmp_path / "jaxrl.npz", **jaxrl())
+    dataset = load(tmp_path / "jaxrl.npz")
+    assert (dataset.terminated.tolist(), dataset.truncated.tolist()) == ([True, False], [False, True])
+    rows = [{"observation_0": i, "action": 0, "reward": 1, "step_type": i % 3, "discount": 1} for i in range(6)]
+    problem(lambda: load(table(tmp_path / "dm.csv", rows)), "'step_type' is dm_env's", "is_first, is_last")
+
+
+def test_dreamers_rows_are_not_rlds(tmp_path):
+    arrays = {"observations": np.arange(8.0)[:, None], "actions": np.ones((8, 1)), "rewards": np.eye(8)[2]}
+    arrays["actions"][[0, 4]] = 0
+    ends = np.arange(8) % 4 == 3
+    flags = {"is_first": np.roll(ends, 1), "is_last": ends, "is_terminal": ends}
+    np.savez(tmp_path / "dreamer.npz", **arrays, **flags)
+    problem(lambda: load(tmp_path / "dreamer.npz"), "as Dreamer writes them", "--columns truncated=is_last")
+    as_steps = load(tmp_path / "dreamer.npz", columns={"truncated": "is_last", "terminated": "is_terminal"})
+    assert as_steps.lengths.tolist() == [4, 4]
+    arrays["actions"] = arrays["actions"][::-1]
+    np.savez(tmp_path / "rlds.npz", **arrays, **flags)
+    assert load(tmp_path / "rlds.npz").lengths.tolist() == [3, 3]
+
+
 def test_a_run_remembers_how_its_episodes_were_cut(tmp_path, capsys):
     path, run = str(maze(tmp_path / "maze.hdf5")), str(tmp_path / "run")
     assert main(["train", path, *SMALL, "--output", run]) == 2
@@ -367,6 +565,14 @@ TEXTS = {
     "tabs": "\n".join(lines(delimiter="\t")).encode(),
     "blanks after commas": "\n".join(lines(delimiter=", ")).encode(),
     "blank lines": "\n\n".join(lines()).encode(),
+    "bars": "\n".join(lines(delimiter="|")).encode(),
+    "blanks": "\n".join(lines(delimiter=" ")).encode(),
+    "decimal commas": "\n".join(line.replace(".", ",") for line in lines(delimiter=";")).encode(),
+    "decimal commas in quotes": "\n".join(
+        ",".join(f'"{cell.replace(".", ",")}"' for cell in line.split(",")) for line in lines()
+    ).encode(),
+    "empty columns at the right": "\n".join(f"{line},,," for line in lines()).encode(),
+    "blanks around names": "\n".join([lines()[0].replace(",", " , "), *lines()[1:]]).encode(),
 }
 
 
@@ -388,6 +594,8 @@ LISTS = (
     "({}, {},)",
     "array([{}, {}])",
     "[np.float64({}), np.float64({})]",
+    "tensor([{}, {}])",
+    "array([{}, {}], dtype=float32)",
 )
 
 
@@ -399,9 +607,6 @@ def test_lists_in_text_are_numbers(tmp_path, form, suffix):
     ]
     path = table(tmp_path / "log.csv", rows)
     if suffix == "parquet":
-        import pyarrow
-        from pyarrow import parquet
-
         path = tmp_path / "log.parquet"
         parquet.write_table(pyarrow.table({name: [row[name] for row in rows] for name in rows[0]}), path)
     seen = load(path).observations["value"]
@@ -431,6 +636,111 @@ def test_lists_in_text_that_are_none_are_refused(tmp_path, cell, words):
     problem(lambda: load(table(tmp_path / "log.csv", rows)), words)
 
 
+def test_a_row_of_units_is_named(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([lines()[0], "-,s,m,-,EUR", *lines()[1:]]) + "\n")
+    problem(
+        lambda: load(path), "row 1, column 'observation_0': 'm'", "if this row holds units or descriptions, delete it"
+    )
+    path.write_text("\n".join(["My log", *lines()]) + "\n")
+    problem(lambda: load(path), "each line must have as many cells as the first")
+
+
+@pytest.mark.parametrize("words", ["yes no", "Y N", "T F", "on off", "TRUE FALSE", "[True] [False]", "1.0 0.0"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_words_for_true_and_false(tmp_path, words, suffix):
+    yes, no = words.split()
+    rows = [{"observation_0": i, "action": 0, "reward": 1, "done": no if i % 3 < 2 else yes} for i in range(6)]
+    if suffix == "csv":
+        path = table(tmp_path / "log.csv", rows)
+    else:
+        path = tmp_path / "log.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert load(path).lengths.tolist() == [3, 3]
+    rows[1]["done"] = "maybe"
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), "row 2, column 'done': 'maybe', expected true or false")
+    rows[1]["done"] = ""
+    problem(
+        lambda: load(table(tmp_path / "log.csv", [{**row, "done": "1" * (i % 3 == 2)} for i, row in enumerate(rows)])),
+        "write 0 (or false)",
+    )
+
+
+PARQUET_CELLS = {
+    "decimals": lambda i: (decimal.Decimal(i) / 2, [i / 2]),
+    "long lists": lambda i: ([i / 2, 1], [i / 2, 1]),
+    "matrices": lambda i: ([[i, 1], [2, 3]], [i, 1, 2, 3]),
+    "records": lambda i: ({"x": i / 2, "y": {"z": 1}}, [i / 2, 1]),
+    "tensors": lambda i: (np.array([[i, 1.0]]), [i, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", PARQUET_CELLS)
+def test_cells_of_parquet(tmp_path, kind):
+    cells, expected = zip(*(PARQUET_CELLS[kind](i) for i in range(6)), strict=True)
+    if kind == "tensors":
+        column = pyarrow.FixedShapeTensorArray.from_numpy_ndarray(np.stack(cells))
+    elif kind == "long lists":
+        column = pyarrow.array(cells, pyarrow.large_list(pyarrow.float64()))
+    else:
+        column = pyarrow.array(cells)
+    path, ends = tmp_path / "log.parquet", [i % 3 == 2 for i in range(6)]
+    parquet.write_table(
+        pyarrow.table({"observation": column, "action": [0] * 6, "reward": [1] * 6, "done": ends}), path
+    )
+    if kind == "records":
+        error = problem(lambda: load(path), "--columns observations=observation.x,observation.y.z says which")
+        assert "observation.y.z" in str(error)
+        seen = load(path, columns={"observations": ["observation.x", "observation.y.z"]}).observations["value"]
+    else:
+        seen = load(path).observations["value"]
+    np.testing.assert_array_equal(seen.reshape(6, -1), expected)
+
+
+def test_steps_of_a_table_with_a_row_for_each_episode_show_its_order(tmp_path):
+    rows = {
+        "observations": [[[0.5], [1.5]], [[2.5], [3.5]]],
+        "actions": [[[0.0], [1.0]]] * 2,
+        "rewards": [[1.0, 2.0]] * 2,
+    }
+    for steps, fine in (([[0, 1], [0, 1]], True), ([[0, 1], [1, 0]], False), ([2, 2], True)):
+        parquet.write_table(pyarrow.table({**rows, "timesteps": steps}), tmp_path / "rows.parquet")
+        if fine:
+            assert load(tmp_path / "rows.parquet").lengths.tolist() == [2, 2]
+        else:
+            problem(lambda: load(tmp_path / "rows.parquet"), "step: episode 1, step 1")
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_an_index_of_pandas_shows_that_rows_were_shuffled(tmp_path, name):
+    rows = [{name: i, "observation_0": i, "action": 0, "reward": 1, "done": int(i % 3 == 2)} for i in range(6)]
+    assert load(table(tmp_path / "log.csv", rows)).lengths.tolist() == [3, 3]
+    rows[0], rows[4] = rows[4], rows[0]
+    problem(lambda: load(table(tmp_path / "log.csv", rows)), f"{name!r}: episode 0, step 1 (row 2) does not rise")
+    assert load(tmp_path / "log.csv", columns={"step": "none"}).num_episodes == 2
+
+
+def test_all_names_that_are_missing_are_asked_for_at_once(tmp_path):
+    rows = [{"s0": i, "s1": 1, "a": 0, "r": 1, "done": int(i == 2)} for i in range(3)]
+    words = "--columns observations=s0,s1 actions=a rewards=r says which"
+    problem(
+        lambda: load(table(tmp_path / "log.csv", rows)),
+        "no 'observations' in it, no 'actions', no 'rewards', only",
+        words,
+    )
+    columns = {"observations": ["s0", "s1"], "actions": "a", "rewards": "r"}
+    assert load(tmp_path / "log.csv", columns=columns).lengths.tolist() == [3]
+
+
+def test_an_axis_too_many_is_named(tmp_path):
+    square = {"observations": np.zeros((4, 5, 3)), "actions": np.zeros((4, 5, 2)), "rewards": np.zeros((4, 5))}
+    np.savez(tmp_path / "square.npz", **square, dones=np.zeros((4, 5)))
+    problem(lambda: load(tmp_path / "square.npz"), "rewards: shape (4, 5)", "envs.from_episodes({'observations': o")
+    zipped = zip(square["observations"], square["actions"], square["rewards"], strict=True)
+    dataset = from_episodes({"observations": o, "actions": a, "rewards": r} for o, a, r in zipped)
+    assert dataset.lengths.tolist() == [5] * 4
+
+
 def test_an_empty_list_is_a_row_without_numbers():
     values, nothing = lists_in_text("{row}", np.array(["[1, 2]", "", " "], object))
     assert (values.tolist(), nothing.tolist()) == ([[1, 2], [0, 0], [0, 0]], [1, 2])
@@ -442,9 +752,15 @@ def test_an_empty_list_is_a_row_without_numbers():
         (lines()[1], "0.5", "line 1 holds numbers only, so no column has a name"),
         (lines()[0], "0,5", "write decimals with a point, and no sign for thousands"),
         (lines()[0], "1,000.5", "write decimals with a point"),
-        (lines()[0].replace("observation_0", "observation[0]"), "0.5", "--columns observations=observation[0] says"),
+        (lines()[0].replace("observation_0", "observation[0]"), "0.5", "--columns 'observations=observation[0]' says"),
         (lines()[0].replace("observation_0", "obs0"), "0.5", "--columns observations=obs0 says which"),
-        (lines()[0].replace("observation_0", "observation_1"), "0.5", "only observation_1; numbers are expected"),
+        (lines()[0].replace("observation_0", "observation_1"), "0.5", "--columns observations=observation_1 says"),
+        (lines()[0], "observation_0", "the line of names again: delete it"),
+        (lines()[0], "#DIV/0!", "--skip-bad-episodes leaves its episode out"),
+        (lines()[0], "12 %", "write numbers without a unit"),
+        (lines()[0], "\u22120.5", "write the sign of negative numbers as -"),
+        (lines()[0], "{'x': 1}", "write each of its parts as a column"),
+        (lines()[0], "0.5 1.5", "write a list as [0.5, 1.5, ...], or as columns observation_0_0, observation_0_1"),
     ],
 )
 def test_every_refusal_of_a_table_has_a_way_out(tmp_path, header, cell, words):

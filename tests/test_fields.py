@@ -111,7 +111,7 @@ def test_what_looks_like_the_episodes_is_never_left_alone_in_silence(tmp_path, s
     of = np.repeat(np.arange(3), LENGTHS)
     alone = {"terminated": terminated, "truncated": None, "episode": None, "trajectory_id": of}
     path = write(tmp_path, suffix, **alone)
-    problem(lambda: load(path), f"{path}: 'trajectory_id' looks like the episodes' numbers", "'episode=trajectory_id'")
+    problem(lambda: load(path), f"{path}: flags mark 2 episodes, 'trajectory_id' shows 3", "episode=trajectory_id")
     assert load(path, columns={"episode": "trajectory_id"}).lengths.tolist() == list(LENGTHS)
     end = "terminals" if suffix == "hdf5" else "terminated"
     told = load(path, columns={"terminated": end})  # the user says that it ends there and nowhere else
@@ -119,6 +119,13 @@ def test_what_looks_like_the_episodes_is_never_left_alone_in_silence(tmp_path, s
     for more in ({"truncated": truncated}, {"terminated": None, "done": done}):
         known = load(write(tmp_path, suffix, **{**alone, **more}))
         assert (known.lengths.tolist(), "not read: trajectory_id" in known.notes) == (list(LENGTHS), True)
+
+
+def test_what_looks_like_the_episodes_is_refused_whatever_its_numbers_are(tmp_path):
+    terminated, _, _ = flags()
+    changing = np.arange(sum(LENGTHS)) // 2 % 2
+    path = write(tmp_path, "npz", terminated=terminated, truncated=None, episode=None, trajectory_id=changing)
+    problem(lambda: load(path), f"{path}: 'trajectory_id' looks like the episodes' numbers", "'episode=trajectory_id'")
 
 
 def test_names_that_look_like_the_episodes():
@@ -192,7 +199,7 @@ def test_what_a_step_leads_to_is_what_the_next_one_observes(kind):
         narrower = {**arrays, "next_observations": arrays["next_observations"].astype(np.float16)}
         assert from_arrays(**narrower).num_episodes == 3
     arrays["next_observations"][3, 1] += 1
-    words = "arrays: next_observations: episode 1, step 0 (row 4): not what the next row observes; these rows are no"
+    words = "arrays: next_observations: episode 1, step 0 (row 4): not what the next row observes; rows are"
     problem(lambda: from_arrays(**arrays), words)
 
 
@@ -215,7 +222,7 @@ def test_the_comparison_goes_piece_by_piece(monkeypatch):
     for row in (0, 1, 3, 6, 8):
         arrays = followed()
         arrays["next_observations"][row, 3] = -7
-        problem(lambda arrays=arrays: from_arrays(**arrays), f"(row {row + 1}): not what the next row observes; these")
+        problem(lambda arrays=arrays: from_arrays(**arrays), f"(row {row + 1}): not what the next row observes; rows")
     whole = {**numbers(), "observations": np.insert(numbers()["observations"], ENDS + 1, 7.0, axis=0)}
     whole["next_observations"] = followed()["next_observations"]
     assert (from_arrays(**whole).final_observations["value"] == 7).all()

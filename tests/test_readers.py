@@ -711,10 +711,10 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
         ("episode,observation,action,reward\n", "no row in it"),
         ("episode,reward\n1,2\n3\n", "Expected 2 columns, got 1"),
         ("1,2,3\n4,5,6\n", "line 1 holds numbers only, so no column has a name"),
-        ("episode;observation;action;reward\n0;0,5;1;1\n", "row 1, column 'observation': '0,5', expected a number"),
+        ("episode;observation;action;reward\n0;1,500;1;1\n", "row 1, column 'observation': '1,500', expected a number"),
         (
-            "episode,observation,action,reward,done\n0,1,1,1,no\n",
-            "column 'done': 'no', expected true or false, or 1 or 0",
+            "episode,observation,action,reward,done\n0,1,1,1,maybe\n",
+            "column 'done': 'maybe', expected true or false, or 1 or 0",
         ),
         (
             "episode,observation,action,reward\n0,1,left,1\n",

@@ -13,6 +13,13 @@ from envs.errors import DataError
 from envs.reading.readers import as_numbers
 from envs.spaces import Leaves, choices, reason
 
+SQUARE = (
+    "; name one of several columns; where each row of the array is an episode, from Python: envs.from_episodes("
+    "{'observations': o, 'actions': a, 'rewards': r} for o, a, r in zip(...)), and where each column is one, swap the "
+    "axes before"
+)
+"""What to do about numbers that have an axis too many."""
+
 
 def as_array(where: str, value: Any) -> NDArray[Any]:
     """The value as an array. where: what an error names."""
@@ -39,7 +46,7 @@ def one_column(where: str, value: Any, names: bool = False) -> NDArray[Any]:
     array = as_array(where, value)
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim != 1 or len(array) == 0:
-        raise DataError(f"{where}: shape {array.shape}, expected (N,) with N at least 1")
+        raise DataError(f"{where}: shape {array.shape}, expected (N,) with N at least 1{SQUARE * (array.ndim > 1)}")
     return array if names else as_numbers(array, where)
 
 

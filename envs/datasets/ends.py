@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from envs.datasets.arrays import as_array, as_flags, not_finite, offsets_of, one_column, place
 from envs.errors import DataError
+from envs.reading.evidence import episode_lengths, restarts
 from envs.reading.fields import ENDS
 from envs.reading.readers import as_numbers
 
@@ -115,22 +116,32 @@ def _given_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
     lengths = as_numbers(as_array(f"{where}: lengths", given), f"{where}: lengths")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
         raise DataError(f"{where}: lengths: {lengths.dtype} of shape {lengths.shape}, expected (E,) integers")
-    if len(lengths) == 0 or (lengths < 1).any():
+    if len(lengths) == 0 or (lengths[1:] < 1).any() or lengths[0] < 0 or (len(lengths) == 1 and lengths[0] < 1):
         found = f"found {lengths.min()}" if len(lengths) else "found none"
         raise DataError(f"{where}: lengths: expected at least one episode of at least one step, {found}")
     if (longest := int(lengths.max())) > steps:  # so that the sum cannot run over either
         raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {longest} of one episode")
-    lengths = lengths.astype(np.int64)  # 127 + 1 is -128 in a type as narrow as int8
-    if lengths.sum() != steps:
-        raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {(int(lengths.sum()),)}")
-    return lengths
+    of_each = episode_lengths(lengths, steps)
+    if of_each is None:
+        raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {(int(lengths.sum(dtype=np.int64)),)}")
+    return of_each
 
 
 def _started_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
-    """Lengths of what begins at each flag: (E,)."""
+    """Lengths of what begins at each flag, or where a count of steps begins again: (E,)."""
+    values = one_column(f"{where}: episode_start", given)
+    if len(values) != steps:
+        raise DataError(f"{where}: episode_start: shape {values.shape}, expected {(steps,)}")
+    if values.dtype.kind in "iuf" and ((values != 0) & (values != 1)).any():
+        starts = restarts(values)
+        if (values[starts] != values[0]).any():
+            row = int(starts[(values[starts] != values[0]).argmax()])
+            raise DataError(
+                f"{where}: episode_start: {values[row]} at row {row + 1}, after {values[row - 1]}: expected true or "
+                f"false, or a count that begins again at {values[0]} where an episode does"
+            )
+        return np.diff(starts, append=steps)
     flags = as_flags(f"{where}: episode_start", given)
-    if len(flags) != steps:
-        raise DataError(f"{where}: episode_start: shape {flags.shape}, expected {(steps,)}")
     if not flags[0]:
         raise DataError(f"{where}: episode_start: false at the first row, expected true where each episode begins")
     return np.diff(np.flatnonzero(flags), append=steps)

@@ -34,7 +34,9 @@ def _ways_out(step: NDArray[Any]) -> str:
     starts = np.concatenate([[0], np.flatnonzero(~(step[1:] > step[:-1])) + 1, [len(step)]])
     lengths = np.diff(starts)
     even = (lengths[:-1] == lengths[0]).all() and 1 < lengths[0] >= lengths[-1]
-    return f"give --columns episode=NAME or --episode-length {int(lengths[0]) if even else 'N'}"
+    again = step[starts[:-1]] == step[0]
+    counted = "--columns episode_start=NAME with the name of that step, " if again.all() and len(starts) > 2 else ""
+    return f"give --columns episode=NAME, {counted}or --episode-length {int(lengths[0]) if even else 'N'}"
 
 
 def noting_sources(header: Header, sources: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]) -> Header:
@@ -66,7 +68,8 @@ def check_clock(
         raise DataError(
             f"{where}: {place(offsets, row)} (row {in_file(row, rows)}) does not rise{how_many(wrong)}: are these rows "
             f"in order, and is each end of an episode marked? Sort them by episode, then by {name}, or give "
-            "--columns episode=NAME; if it is no time or count of steps, give --columns step=none."
+            f"--columns episode=NAME (or episode_start={name} if {name} begins again with each); if it is no time or "
+            "count of steps, give --columns step=none."
         )
 
 

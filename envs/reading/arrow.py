@@ -36,6 +36,26 @@ def is_numeric(kind: Any) -> bool:
     return bool(types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner))
 
 
+def flat_schema(file: Any) -> Any:
+    """The columns of a Parquet file; a record's parts are columns of their own, such as observation.position."""
+    import pyarrow
+    from pyarrow import types
+
+    fields = list(file.schema_arrow)
+    while any(types.is_struct(field.type) for field in fields):
+        fields = [part for field in fields for part in (field.flatten() if types.is_struct(field.type) else [field])]
+    return pyarrow.schema(fields)
+
+
+def flat(table: Any) -> Any:
+    """The table with the parts of its records as columns of their own."""
+    from pyarrow import types
+
+    while any(types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    return table
+
+
 def read_columns(path: Path, names: Sequence[str], budget: Budget) -> Any:
     """These columns of a Parquet file as a table, unless their numbers would fill the memory.
 
@@ -45,12 +65,13 @@ def read_columns(path: Path, names: Sequence[str], budget: Budget) -> Any:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path)
-    schema = pyarrow.schema([file.schema_arrow.field(name) for name in names])
+    whole = flat_schema(file)
+    schema = pyarrow.schema([whole.field(name) for name in names])
     batches = []
     for batch in file.iter_batches(ROWS, columns=list(names)):
         budget.take(path.name, batch.nbytes)
-        batches.append(batch.select(list(names)))
-    return pyarrow.Table.from_batches(batches, schema)
+        batches.append(batch)
+    return flat(pyarrow.Table.from_batches(batches)).select(list(names)) if batches else schema.empty_table()
 
 
 def column_of(table: Any, name: str) -> Any:

@@ -1,14 +1,15 @@
 """Libraries whose flat files have names of their own: which name holds which field, known by all names together."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import DataError
-from envs.reading.fields import ENDS, Columns
+from envs.reading.fields import ABSENT, ENDS, Columns, choose
 from envs.reading.options import ReadingOptions
 
 RLDS = {"is_first", "is_last", "is_terminal"}
@@ -19,6 +20,9 @@ OGBENCH = {"observations", "actions", "terminals", "qpos", "qvel"}
 
 NEORL = {"obs", "next_obs", "action", "reward", "done", "index"}
 """The arrays of NeoRL (Qin et al. 2022): `index` (E,) is the first row of each episode."""
+
+JAXRL = {"observations", "actions", "rewards", "masks", "dones_float"}
+"""The arrays of jaxrl and implicit_q_learning (Kostrikov et al. 2022): `masks` is 0 where an episode terminated."""
 
 SAYS_EPISODES = {"episode", "lengths", "truncated"}
 """Fields by which a user says that the rows of RLDS's names are steps all the same."""
@@ -33,6 +37,7 @@ class Convention:
     last_row_is_final: bool = False
     no_rewards: bool = False
     first_rows: str | None = None  # the name of an array (E,) of the row at which each episode begins
+    not_terminated: str | None = None  # the name of a flag that is false where an episode terminated
     check: Callable[[str, Mapping[str, Any]], None] | None = None  # refuses what contradicts the convention
     note: str | None = None
 
@@ -51,7 +56,7 @@ def convention_of(
             columns={"done": ("is_last",), "terminated": ("is_terminal",), **columns},
             last_row_is_final=True,
             no_rewards=True,
-            check=None if options.last_row_is_final else _check_no_last_rewards,
+            check=None if options.last_row_is_final else _check_last_rows,
             note="is_first, is_last and is_terminal are RLDS's: a row with is_last holds an observation only",
         )
     if there >= OGBENCH and not there & {"timeouts", "next_observations"} and not columns.keys() & {*ENDS, "episode"}:
@@ -77,24 +82,40 @@ def convention_of(
             "done": ("done",),
         }
         return Convention(name="NeoRL", columns={**usual, **columns}, first_rows="index")
+    if there >= JAXRL and not columns.keys() & {*ENDS, "episode", "not_done"}:
+        return Convention(name="jaxrl", columns={"done": ("dones_float",), **columns}, not_terminated="masks")
     if there >= {"terminals", "episode_terminals"} and not columns.keys() & {*ENDS}:
         flags: Columns = {"done": ("episode_terminals",), "terminated": ("terminals",)}
         return Convention(name="d3rlpy 1", columns={**flags, **columns})
     return None
 
 
-def _check_no_last_rewards(where: str, arrays: Mapping[str, Any]) -> None:
-    """Refuse a reward in a row that RLDS says has none. Other libraries put the last step's reward there."""
-    if "rewards" not in arrays:
-        return
-    rewards, last = np.asarray(arrays["rewards"]), np.asarray(arrays["done"])
-    if rewards.dtype.kind not in "fiu" or rewards.size != last.size:
-        return  # which is refused later
-    earned = np.nan_to_num(rewards.ravel()) * (last.ravel() == 1)
+def _check_last_rows(where: str, arrays: Mapping[str, Any]) -> None:
+    """Refuse rows that RLDS says are observations only, and that hold more. Other libraries have the flags too."""
+    last = np.asarray(arrays["done"]).ravel() == 1
+    if "rewards" in arrays:
+        rewards = np.asarray(arrays["rewards"])
+        if rewards.dtype.kind in "fiu" and rewards.size == last.size:  # else it is refused later
+            _check_no_rewards(where, rewards.ravel(), last)
+    actions = np.asarray(arrays["actions"])
+    if actions.dtype.kind in "fiu" and len(actions) == len(last) > 1:
+        first = np.concatenate([[True], last[:-1]])
+        nothing = (actions.reshape(len(actions), -1) == 0).all(axis=1)
+        if nothing[first].all() and not nothing[last].any():
+            raise DataError(
+                f"{where}: actions are 0 in each first row and not in the last ones, as Dreamer writes them: each row "
+                "holds the action that led to it. Shift actions and rewards by a row in each episode, or, if each "
+                "row's action follows its observation, give --columns truncated=is_last terminated=is_terminal"
+            )
+
+
+def _check_no_rewards(where: str, rewards: NDArray[Any], last: NDArray[np.bool_]) -> None:
+    """rewards, last: (N,)."""
+    earned = np.nan_to_num(rewards) * last
     if earned.any():
         row = int((earned != 0).argmax())
         raise DataError(
-            f"{where}: row {row + 1}: reward {rewards.ravel()[row]} where is_last is true, which in RLDS is a row of "
+            f"{where}: row {row + 1}: reward {rewards[row]} where is_last is true, which in RLDS is a row of "
             "an observation only: --last-row-is-final leaves that reward out, --columns truncated=is_last "
             "terminated=is_terminal reads every row as a step"
         )
@@ -112,3 +133,22 @@ def lengths_from_first_rows(where: str, first: NDArray[Any], steps: int) -> NDAr
             f"got {bounds[:-1].min()} to {bounds[:-1].max()} ({len(first)} numbers)"
         )
     return lengths
+
+
+def chosen_fields(
+    path: Path, names: Sequence[str], fields: Sequence[str], options: ReadingOptions, tables: bool = False
+) -> tuple[dict[str, tuple[str, ...]], Convention | None]:
+    """By field the names that hold it: as the user says, as a library has them, or the usual ones."""
+    convention = convention_of(str(path), names, options, tables=tables)
+    columns = convention.columns if convention else options.columns
+    if options.reward == "success":
+        fields = (*fields, "success")
+    optional = ("rewards",) if options.reward or (convention and convention.no_rewards) else ()
+    usual = choose(str(path), names, fields, columns, optional)
+    chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
+    there = {field: each for field, each in chosen.items() if each != (ABSENT,) or ABSENT in names}
+    if convention and convention.first_rows:
+        there["first_rows"] = (convention.first_rows,)
+    if convention and convention.not_terminated:
+        there["not_terminated"] = (convention.not_terminated,)
+    return there, convention

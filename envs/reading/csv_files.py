@@ -4,6 +4,7 @@ A line `sep=;` (Excel) and lines of comments (`#`) before the header are passed 
 what is not UTF-8 is read as Latin-1. A cell such as `[1, 2]`, `(1, 2)` or `[1 2]` is a list of numbers.
 """
 
+import csv
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ class CsvFile:
     """A CSV file's layout, and its columns by name.
 
     skipped: lines before the header. header: the columns' names where they are in a comment, else None.
+    decimal: what separates the decimals of a number.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class CsvFile:
     skipped: int
     header: tuple[str, ...] | None
     encoding: str
+    decimal: str = "."
     notes: tuple[str, ...] = ()
 
     def schema(self) -> Any:
@@ -43,7 +46,8 @@ class CsvFile:
         from pyarrow import csv
 
         read, parse = self._options()
-        with csv.open_csv(self.path, read_options=read, parse_options=parse) as reader:
+        convert = csv.ConvertOptions(decimal_point=self.decimal)
+        with csv.open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert) as reader:
             return reader.schema
 
     def read(self, columns: Collection[str], as_text: Iterable[str]) -> Any:
@@ -53,7 +57,9 @@ class CsvFile:
 
         read, parse = self._options()
         convert = csv.ConvertOptions(
-            include_columns=list(columns), column_types={name: pyarrow.string() for name in as_text}
+            include_columns=list(columns),
+            column_types={name: pyarrow.string() for name in as_text},
+            decimal_point=self.decimal,
         )
         return csv.read_csv(self.path, read_options=read, parse_options=parse, convert_options=convert)
 
@@ -82,7 +88,12 @@ def open_csv(path: Path) -> CsvFile:
     first = lines[skipped] if skipped < len(lines) else ""
     delimiter = separator[1] if separator else _delimiter(first)
     found = CsvFile(path=path, delimiter=delimiter, skipped=skipped, header=None, encoding=encoding, notes=notes)
+    if _has_decimal_commas(lines[skipped + 1 :], delimiter):
+        found = replace(found, decimal=",", notes=(*notes, "numbers are written with a decimal comma"))
     if not _is_numbers(first, delimiter):
+        names = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+        if any(name != name.strip() for name in first.split(delimiter)) and delimiter != " ":
+            return replace(found, header=tuple(name.strip() for name in names), skipped=skipped + 1)
         return found
     names = [name.strip() for name in lines[skipped - 1].lstrip("# ").split(delimiter)] if skipped else []
     if len(names) == len(first.split(delimiter)) and not _is_numbers(delimiter.join(names), delimiter):
@@ -110,9 +121,19 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _delimiter(header: str) -> str:
-    """What separates the columns: commas, semicolons or tabs, whichever the header has most of."""
+    """What separates the columns: commas, semicolons, tabs or bars, whichever the header has most of; else blanks."""
     bare = re.sub(r'"[^"]*"', "", header)  # a name in quotes may hold any of them
-    return max(",;\t", key=bare.count)
+    found = max(",;\t|", key=bare.count)
+    return found if found in bare or " " not in bare.strip() else " "
+
+
+def _has_decimal_commas(lines: list[str], delimiter: str) -> bool:
+    """Whether numbers have a comma before their decimals: some do, which can be no sign for thousands, and no point."""
+    cells = [cell.strip() for row in csv.reader(lines[:1000], delimiter=delimiter) for cell in row]
+    comma = [cell for cell in cells if re.fullmatch(r"[-+]?\d*,\d+([eE][-+]?\d+)?", cell)]
+    if any(re.fullmatch(r"[-+]?\d*\.\d+([eE][-+]?\d+)?", cell) for cell in cells):
+        return False
+    return any(not re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", cell) for cell in comma)
 
 
 def _is_numbers(line: str, delimiter: str) -> bool:
@@ -122,11 +143,12 @@ def _is_numbers(line: str, delimiter: str) -> bool:
 
 
 _SCALAR = re.compile(r"(?:np|numpy|jnp|torch)?\.?(?:float|int|uint|bool|tensor)\d*_?\(([^()\[\]]*)\)")
+_ARRAY = r"(?:(?:np|numpy|jnp|torch)\.)?(?:array|Array|tensor)\("
 
 
 def is_list(text: str) -> bool:
     """Whether a cell's text is a list: `[1, 2]`, `(1, 2)`, `[1 2]`, `array([1, 2])`."""
-    return bool(re.match(r"\s*(?:(?:np\.|numpy\.)?array\()?[\[(]", text))
+    return bool(re.match(rf"\s*(?:{_ARRAY})?[\[(]", text))
 
 
 def lists_in_text(where: str, texts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -149,7 +171,7 @@ def lists_in_text(where: str, texts: NDArray[Any]) -> tuple[NDArray[Any], NDArra
 def _numbers(where: str, text: str) -> list[str]:
     """The numbers of one cell, as text; none where it is empty."""
     inner = _SCALAR.sub(r"\1", text.strip())
-    inner = re.sub(r"^(?:np\.|numpy\.)?array\(|(?<=[\])]),?\s*(?:dtype=[\w.]+)?\)$", "", inner)
+    inner = re.sub(rf"^{_ARRAY}|(?<=[\])]),?\s*(?:dtype=[\w.]+)?\)$", "", inner)
     if not inner:
         return []
     if "..." in inner:

@@ -18,7 +18,7 @@ from envs.reading.arrow import column_of, is_list, lengths_of, numbers_of, read_
 from envs.reading.fields import ENDS
 from envs.reading.found import Budget, Found, side_by_side
 
-PER_STEP = ("observations", "actions", "rewards", "next_observations", "success")
+PER_STEP = ("observations", "actions", "rewards", "next_observations", "success", "step")
 """The fields that a row has lists of."""
 
 
@@ -54,6 +54,8 @@ def read_episode_rows(path: Path, schema: Any, chosen: Mapping[str, str | list[s
     for name, wanted in columns.items():
         if name not in (*PER_STEP, *ENDS):
             continue
+        if name == "step" and not is_list(schema.field(wanted[0]).type):
+            continue  # a number for each episode, such as how many steps it has
         parts = [_per_step(path, table, each, name, lengths, clock) for each in wanted]
         arrays[name] = side_by_side(f"{path}: {name}", parts)
     return Found(arrays={**arrays, "lengths": lengths}, unread=[name for name in schema.names if name not in names])

@@ -7,16 +7,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import DataError
+from envs.reading.evidence import check_witnesses
 from envs.reading.fields import (
     ENDS,
+    PROOFS,
     looks_like_an_end,
     looks_like_an_episode,
     looks_like_no_end,
+    shell_name,
 )
+from envs.reading.found import Found
 from envs.reading.options import ReadingOptions
 
 TELLING = ("lengths", "episode", "episode_start")
 """Fields that say of each step which episode it belongs to."""
+
+DM_ENV = (
+    "'step_type' is dm_env's: 0 is an episode's first row, 1 any other, 2 its last. Write it as three columns of true "
+    "and false: is_first, is_last and is_terminal (its last, where discount is 0)"
+)
+"""What to do about the rows of dm_env."""
 
 
 def with_done(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,27 +79,46 @@ def _truncations(ended: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     return np.asarray(((step + 1) % length == 0) & ~ended)
 
 
-def check_names(where: str, unread: Sequence[str], arrays: Mapping[str, Any], options: ReadingOptions) -> list[str]:
-    """Refuse a file with unread names that may say where episodes end, unless that is known; notes of the others."""
+def check_unread(where: str, found: Found, arrays: Mapping[str, Any], options: ReadingOptions) -> list[str]:
+    """Refuse a file in which unread columns may say where episodes end, unless that is known; notes of the others.
+
+    arrays: those of `found`, with the episodes that the user says.
+    """
+    ends = [name for name in found.unread if looks_like_an_end(name)]
+    said = options.columns.keys() & ENDS or options.file_is_episode or options.episode_length is not None
+    notes = list[str]()
+    if not said and not arrays.keys() & set(TELLING):
+        if "step_type" in found.unread:
+            raise DataError(f"{where}: {DM_ENV}")
+        if not arrays.keys() & set(PROOFS):
+            flags = [arrays[name] for name in ENDS if name in arrays]
+            steps = len(np.asarray(arrays["rewards" if "rewards" in arrays else "actions"]))
+            others = {name: each for name, each in found.witnesses.items() if name not in arrays.get("clocks", {})}
+            notes = check_witnesses(where, others, flags, steps, no_count="step" in options.columns)
+        _check_names(where, found.unread, arrays, options)
+    return notes + [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
+
+
+def _check_names(where: str, unread: Sequence[str], arrays: Mapping[str, Any], options: ReadingOptions) -> None:
+    """Refuse unread names that may say where episodes end."""
     ends = [name for name in unread if looks_like_an_end(name)]
     opposites = [name for name in unread if looks_like_no_end(name)]
     episodes = [name for name in unread if looks_like_an_episode(name)]
-    said = options.columns.keys() & ENDS or options.file_is_episode or options.episode_length is not None
-    known = bool(said or arrays.keys() & set(TELLING))
     both = "done" in arrays or {"terminated", "truncated"} <= arrays.keys()
-    if episodes and not known and not both and "episode" not in options.columns:  # one that is cut would run on
+    if episodes and not both and "episode" not in options.columns:  # one that is cut would run on
         raise DataError(
             f"{where}: {episodes[0]!r} looks like the episodes' numbers and is not read: --columns "
-            f"'episode={episodes[0]}' says that it is, --columns terminated=NAME that only flags mark the ends"
+            f"'episode={shell_name(episodes[0])}' says that it is, --columns terminated=NAME that only flags mark the "
+            "ends"
         )
-    if ends and not known:  # two episodes might be taken for one
+    if ends:  # two episodes might be taken for one
         raise DataError(
             f"{where}: {ends[0]!r} looks like an end of episodes and is not read: "
             "--columns says which are terminated, truncated or done"
         )
-    if opposites and not known and not both:
+    if opposites and not both:
         raise DataError(
             f"{where}: {opposites[0]!r} looks like the opposite of an end of episodes and is not read: --columns "
-            f"'not_done={opposites[0]}' says that it is 0 at each end, --columns terminated=NAME that it is not"
+            f"'not_done={shell_name(opposites[0])}' says that it is 0 at each end, --columns terminated=NAME that it "
+            "is not"
         )
-    return [f"{name!r} looks like an end of episodes; it is not read" for name in ends]

@@ -1,6 +1,7 @@
 """What the fields of a recording are called, in files and in Python, and which name holds which of them."""
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 
 from envs.errors import DataError
@@ -68,12 +69,16 @@ _END = re.compile(
 )
 
 
-_WEAK_STEP = re.compile(r"(^|_)(time|timestamp|time_stamp|date|datetime|date_time|index|idx|clock|tick)s?$")
+_WEAK_STEP = re.compile(
+    r"(^|_)(time|timestamp|time_stamp|date|datetime|date_time|index|idx|clock|tick)s?$"
+    r"|^$|^unnamed:_0$|^__index_level_0__$"  # of rows, as pandas writes it
+)
 
 _NOT_AN_END = re.compile(r"^(is_)?(mask|continue|alive|not_(done|terminal|end|over)|non_?terminal)s?(_flags?)?$")
 
 _SOURCE = re.compile(
-    r"^(env|environment|world|worker|agent|robot|actor|player|user|session|advertiser|vehicle|machine|sensor)s?"
+    r"^(env|environment|world|worker|agent|robot|actor|player|user|session|advertiser|vehicle|machine|sensor|rank|lane|car"
+    r"|instance|slot|thread|process|replica|ticker|tic|symbol|asset|zone|building|device|station|store|sku|item)s?"
     r"(_(id|ids|idx|index|no|nr|num|number|name))?$"
 )
 
@@ -120,7 +125,7 @@ def choose(
     """
     in_file, columns = columns is not None, columns or {}
     taken = {name for each in columns.values() for name in each}
-    chosen = {}
+    chosen, missing = {}, list[str]()
     for wanted in fields:
         if wanted in columns:
             continue
@@ -133,11 +138,15 @@ def choose(
         if found:
             chosen[wanted] = found[0]
         elif wanted in NEEDED and wanted not in optional:
-            remedy = f"; --columns {wanted}={suggested(wanted, names)} says which" if in_file and names else ""
-            remedy += NO_REWARDS if in_file and wanted == "rewards" else ""
-            raise DataError(
-                f"{where}: no {wanted!r} in it, only {listed(sorted(names), MOST_NAMES) or 'nothing'}{remedy}"
-            )
+            missing.append(wanted)
+    if missing:
+        ways = [f"{wanted}={suggested(wanted, names)}" for wanted in missing]
+        remedy = f"; --columns {' '.join(map(shlex.quote, ways))} says which" if in_file and names else ""
+        remedy += NO_REWARDS if in_file and "rewards" in missing else ""
+        raise DataError(
+            f"{where}: no {missing[0]!r} in it{''.join(f', no {each!r}' for each in missing[1:])}, only "
+            f"{listed(sorted(names), MOST_NAMES) or 'nothing'}{remedy}"
+        )
     return chosen
 
 
@@ -181,15 +190,36 @@ def looks_like_an_episode(name: str) -> bool:
     return bool(_EPISODE.search(name.strip()))
 
 
+_BOUNDARY = re.compile(
+    r"(^|_)(dones?|over|ends?|ended|finish(ed)?|last|trunc\w*|time_?(out|limit)\w*|resets?|first|starts?|starting|begins?"
+    r"|beginning|new_episode|initial|boundary|stop(ped)?|cut|expired|max_steps\w*|horizon|episodes?|traj(ectory)?)(_|$)"
+    r"|(id|idx|num|number|#|(^|_)(no|nr|uuid|guid|hash|seed|game|match|session|trial|demo|sequence|seq|run|lap|flight"
+    r"|trip|visit|stay|patient|subject|case|segment|rollout|path))$"
+)
+
+
+def looks_like_a_boundary(name: str) -> bool:
+    """Whether a name may say in any way where episodes are: a flag at their ends or starts, or what numbers them.
+
+    It matches far too much to be used without the column's numbers.
+    """
+    return bool(_BOUNDARY.search(plain(name)))
+
+
+def shell_name(name: str) -> str:
+    """A name as an argument of --columns: in quotes where a comma is in it."""
+    return f'"{name}"' if "," in name else name
+
+
 def listed(names: list[str], most: int = 12) -> str:
     """Names, and how many more there are than are listed."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 GUESSES = {
-    "observations": ("obs", "state", "states", "observation_state", "features"),
-    "actions": ("act", "acts", "control", "controls"),
-    "rewards": ("rew", "rews", "next_reward"),
+    "observations": ("obs", "state", "states", "observation_state", "features", "image", "s", "o"),
+    "actions": ("act", "acts", "control", "controls", "a", "u"),
+    "rewards": ("rew", "rews", "next_reward", "r"),
 }
 """Names that are likely a needed field's, and are not taken for it unasked."""
 
@@ -199,7 +229,13 @@ def suggested(wanted: str, names: Collection[str]) -> str:
     by_plain = {plain(name): name for name in names}
     for guess in (*FIELDS[wanted], *GUESSES.get(wanted, ())):
         if guess in by_plain:
-            return by_plain[guess]
+            return shell_name(by_plain[guess])
         if numbered := [name for name in names if re.fullmatch(rf"{guess}\W*\d+\W*", name, re.IGNORECASE)]:
-            return ",".join(sorted(numbered, key=lambda name: int(re.sub(r"\D", "", name[len(guess) :])))[:20])
+            in_order = sorted(numbered, key=lambda name: int(re.sub(r"\D", "", name[len(guess) :])))
+            return ",".join(map(shell_name, in_order[:20]))
+        if parts := [name for name in names if name.lower().startswith(f"{guess}.")]:
+            return (
+                ",".join(shell_name(part) for part in parts[:20] if not part.endswith((".bytes", ".path")))
+                or "NAME,..."
+            )
     return "NAME,..."

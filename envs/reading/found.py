@@ -1,7 +1,7 @@
 """What the readers of recordings share: what they found, how much may be read, arrays put one after the other."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Found:
     metadata: the text of an array of that name; None where there is none.
     missing: by field and column the rows of a table in which nothing is.
     rows: of a table whose rows were put in another order, the row of each step.
+    witnesses: numbers or names of columns that were ignored, for `envs.reading.evidence`.
     """
 
     arrays: dict[str, Any]
@@ -36,6 +37,7 @@ class Found:
     metadata: str | None = None
     missing: Mapping[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
+    witnesses: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Budget:
@@ -82,3 +84,10 @@ def chosen_names(where: str, names: Sequence[str], columns: Columns, usual: Mapp
 def size_of(shape: Sequence[int], kind: np.dtype[Any]) -> int:
     """Bytes of an array."""
     return math.prod(shape) * kind.itemsize
+
+
+def unread_names(names: Iterable[str], read: Iterable[str]) -> list[str]:
+    """Names that were not read; of a group of arrays, all but those that were."""
+    read = set(read)
+    inside = {name: sorted(each for each in read if each.startswith(f"{name}/")) for name in set(names) - read}
+    return sorted(name + (f" (but for {', '.join(parts)})" if parts else "") for name, parts in inside.items())

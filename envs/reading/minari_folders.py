@@ -16,8 +16,9 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from envs.errors import DataError
+from envs.reading.arrow import ROWS
 from envs.reading.fields import listed
-from envs.reading.flat_files import ROWS, flat_files
+from envs.reading.flat_files import flat_files
 from envs.reading.hdf5 import node_at, numbers_at, open_hdf5, values_of
 from envs.reading.readers import (
     SPACES,

@@ -1,0 +1,251 @@
+"""What the numbers of unread columns show of episodes, whatever the columns are called.
+
+A file may mark only some ends of its episodes where its known names say so: `terminals` without time limits. Another
+column often shows the rest: a flag, the number of each step's episode, a count of steps, the episodes' lengths. If its
+numbers agree with every end that is read and show more of them, the reading is wrong.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import DataError
+from envs.reading.fields import looks_like_a_boundary, looks_like_an_episode, plain, shell_name
+
+MOST_WITNESSES = 24
+"""Unread columns that are looked at."""
+
+MOST_CHANCE = 0.1
+"""A column whose agreement with the ends that are read has at least this probability by chance shows nothing."""
+
+_CALENDAR = re.compile(
+    r"(^|_)(second|minute|hour|weekday|day|dow|week|month|quarter|season|year|phase)s?(_of_\w+)?(_|$)"
+)
+"""Counts that begin again without any episode: of the hour of a day."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """What a column may mark.
+
+    columns: the argument of --columns that reads it so.
+    starts: the first row of each episode then, 0 first: (E,).
+    certain: whether its numbers are enough to show it, such as lengths whose sum is the number of rows.
+    is_calendar: whether it may count hours or days, which begin again without any episode.
+    """
+
+    columns: str
+    starts: NDArray[np.int64]
+    certain: bool = False
+    is_calendar: bool = False
+
+
+def check_witnesses(
+    where: str, witnesses: Mapping[str, NDArray[Any]], ends: Sequence[Any], steps: int, no_count: bool = False
+) -> list[str]:
+    """Refuse ends that an unread column contradicts, and say how it is read; notes of columns that may contradict them.
+
+    witnesses: unread columns by name, (N,), or (E,) of arrays.
+    ends: the flags that say where episodes end, (N,) each.
+    no_count: whether the user says that no column counts steps.
+    """
+    flags = [np.asarray(flag).reshape(-1) for flag in ends]
+    if any(len(flag) != steps for flag in flags):
+        return []  # which is refused later
+    ended = np.any([flag == 1 for flag in flags], axis=0) if flags else np.zeros(steps, np.bool_)
+    read = np.flatnonzero(ended[:-1]) + 1
+    notes = list[str]()
+    for name, values in witnesses.items():
+        if ended.any() and len(values) == steps and not no_count:
+            _check_count(where, name, values, ended)
+        for boundary in boundaries(name, values, steps):
+            chance = _contradiction(boundary, ended, looks_like_a_boundary(name))
+            if chance is None:
+                continue
+            is_cut = boundary.columns.startswith("truncated=")
+            count = len(boundary.starts) + (len(read) if is_cut else 0)  # a cut is none of the ends that are read
+            if not ended.any():
+                raise DataError(
+                    f"{where}: nothing that is read says where episodes end. {name!r} may: "
+                    f"--columns {boundary.columns} reads {count} episodes"
+                )
+            row = next(iter(np.setdiff1d(boundary.starts[1:], read)), steps - 1) + 1
+            if chance < MOST_CHANCE:
+                raise DataError(
+                    f"{where}: flags mark {len(read) + 1} episodes, {name!r} shows {count}; one of them begins at row "
+                    f"{row}. --columns {boundary.columns} reads them; --columns terminated=NAME (or done=NAME) says "
+                    "that only that flag marks the ends"
+                )
+            notes.append(
+                f"{name!r} changes within episodes, first at row {row}. If it shows where they begin or end, give "
+                f"--columns {boundary.columns}"
+            )
+            break
+        if ended.any() and (number := _cycle(values, steps)) > 1 and not _CALENDAR.search(plain(name)):
+            notes.append(
+                f"{name!r} goes round every {number} rows. If it names environments that were recorded side by side, "
+                f"these episodes are wrong: sort the rows by {name} and time"
+            )
+    return notes
+
+
+def _cycle(values: NDArray[Any], steps: int) -> int:
+    """After how many rows the same different numbers or names come again, to the end; 1 if they do not."""
+    again = np.flatnonzero(values[1:] == values[0])
+    number = int(again[0]) + 1 if len(again) else 1
+    if len(values) != steps or values.dtype.kind not in "biuOU" or number < 2 or steps < 3 * number:
+        return 1
+    is_cycle = np.array_equal(values[number:], values[:-number]) and len(set(values[:number].tolist())) == number
+    return number if is_cycle else 1
+
+
+def _contradiction(boundary: Boundary, ended: NDArray[np.bool_], named: bool) -> float | None:
+    """How probable it is that a column shows other episodes than those that are read by chance; None if it does not.
+
+    ended: the steps that end an episode as it is read, (N,). named: whether its name says so too.
+    """
+    starts, read, steps = boundary.starts[1:], np.flatnonzero(ended[:-1]) + 1, len(ended)
+    if boundary.certain:
+        return None if np.array_equal(starts, read) else 0.0
+    if 2 * len(boundary.starts) > steps or not len(np.setdiff1d(starts, read)):
+        return None
+    if boundary.columns.startswith("truncated="):
+        return 0.0 if named and ended.any() and not np.isin(starts, read).any() else None
+    if not np.isin(read, starts).all():
+        return None
+    if not ended.any() or (boundary.is_calendar and not named):
+        return 1.0
+    return 0.0 if named else float((len(boundary.starts) / steps) ** (len(read) + ended[-1]))
+
+
+def boundaries(name: str, values: NDArray[Any], steps: int) -> Iterator[Boundary]:
+    """What a column may mark, the surest first."""
+    said, is_calendar = shell_name(name), bool(_CALENDAR.search(plain(name)))
+    if values.ndim != 1 or values.dtype.kind not in "biufOU":
+        return
+    if len(values) != steps:
+        lengths = episode_lengths(values, steps) if values.dtype.kind in "iu" and len(values) > 1 else None
+        if lengths is not None:
+            certain = values[0] > 0 and int(values.sum()) == steps
+            yield Boundary(f"lengths={said}", np.cumsum([0, *lengths[:-1]]), bool(certain))
+        return
+    if values.dtype.kind in "OU" or looks_like_an_episode(name):
+        yield from _runs(said, values, is_calendar)
+        return
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+        return
+    if ((values == 0) | (values == 1)).all():
+        yield from _flags(said, values == 1)
+    else:
+        if (counted := _counted(values)) is not None:
+            yield Boundary(f"episode_start={said}", counted, is_calendar=is_calendar)
+        yield from _runs(said, values, is_calendar)
+
+
+def _flags(said: str, flag: NDArray[np.bool_]) -> Iterator[Boundary]:
+    """A flag at each first row, at each last one, at those that are cut, or at all others."""
+    for field, starts in (
+        ("episode_start", np.flatnonzero(flag) if flag[0] else np.empty(0, np.int64)),
+        ("done", np.concatenate([[0], np.flatnonzero(flag[:-1]) + 1])),
+        ("truncated", np.concatenate([[0], np.flatnonzero(flag[:-1]) + 1])),
+        ("not_done", np.concatenate([[0], np.flatnonzero(~flag[:-1]) + 1])),
+    ):
+        if len(starts) > 1:
+            yield Boundary(f"{field}={said}", starts)
+
+
+def _runs(said: str, values: NDArray[Any], is_calendar: bool) -> Iterator[Boundary]:
+    """Numbers or names, if each is in one run of rows only."""
+    starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
+    if 1 < len(starts) == len(set(values[starts].tolist())):
+        yield Boundary(f"episode={said}", starts, is_calendar=is_calendar)
+
+
+def _counted(values: NDArray[Any]) -> NDArray[np.int64] | None:
+    """The rows at which a count begins again, of one that goes up by the same amount everywhere else."""
+    starts = restarts(values)
+    inside = np.delete(np.diff(values), starts[1:] - 1)
+    even = len(inside) > 0 and (inside == inside[0]).all() and (values[starts] == values[0]).all()
+    return starts if even and len(starts) > 1 else None
+
+
+def restarts(values: NDArray[Any]) -> NDArray[np.int64]:
+    """The rows at which a count does not go on rising, 0 first."""
+    return np.concatenate([[0], np.flatnonzero(~(values[1:] > values[:-1])) + 1])
+
+
+def episode_lengths(values: NDArray[Any], steps: int) -> NDArray[np.int64] | None:
+    """The lengths of episodes, (E,), from numbers that are lengths, first rows, ends or both; None if they are not.
+
+    Lengths have the sum `steps`. First rows begin with 0, ends (each the first row after an episode) end with `steps`.
+    """
+    if values.dtype.kind not in "iu" or not len(values) or int(values.min()) < 0 or int(values.max()) > steps:
+        return None
+    numbers = values.astype(np.int64)
+    if int(numbers.sum()) == steps and numbers.min() > 0:
+        return numbers
+    if numbers[0] != 0 and numbers[-1] != steps:
+        return None
+    bounds = numbers if numbers[0] == 0 else np.concatenate([[0], numbers])
+    bounds = bounds if bounds[-1] == steps else np.append(bounds, steps)
+    lengths = np.diff(bounds)
+    return lengths if len(lengths) and lengths.min() > 0 else None
+
+
+def _check_count(where: str, name: str, values: NDArray[Any], ended: NDArray[np.bool_]) -> None:
+    """Refuse rows whose order a count of steps contradicts. values, ended: (N,)."""
+    if values.dtype.kind not in "iu":
+        return
+    otherwise = f"or give --columns step=none if {name!r} does not count steps"
+    if (number := _side_by_side(values, ended)) > 1:
+        raise DataError(
+            f"{where}: {name!r} counts the steps of {number} episodes side by side: rows 1 to {number} are the first "
+            f"step of each. Sort the rows so that those of an episode stand together, {otherwise}"
+        )
+    if (row := _unsorted(values, ended)) is not None:
+        raise DataError(
+            f"{where}: {name!r} counts the steps of each episode, and row {row + 1} is not in its place. Sort the "
+            f"rows, {otherwise}"
+        )
+
+
+def _side_by_side(values: NDArray[Any], ended: NDArray[np.bool_]) -> int:
+    """How many environments wrote a row each in turn, if a count begins again exactly where the flags of one end."""
+    steps, wave = len(values), _in_one_wave(values, ended)
+    if wave > 1:
+        return wave
+    first_other = int((values != values[0]).argmax()) or steps
+    for number in (count for count in range(2, min(first_other, steps // 2) + 1) if steps % count == 0):
+        count, end = values.reshape(-1, number), ended.reshape(-1, number)
+        if np.array_equal(count[1:], np.where(end[:-1], values[0], count[:-1] + 1)):
+            return number
+    return 1
+
+
+def _in_one_wave(values: NDArray[Any], ended: NDArray[np.bool_]) -> int:
+    """The same of environments that each play one episode, and write no row once it has ended."""
+    if (values[1:] < values[:-1]).any() or int(values[-1]) - int(values[0]) >= len(values):
+        return 1
+    step = (values - values[0]).astype(np.int64)
+    there, over = np.bincount(step), np.bincount(step, ended).astype(np.int64)
+    return int(there[0]) if np.array_equal(there[1:], (there - over)[:-1]) else 1
+
+
+def _unsorted(values: NDArray[Any], ended: NDArray[np.bool_]) -> int | None:
+    """The first row out of its place, where each episode has the same numbers in a row, but not in their order."""
+    steps, starts = len(values), np.concatenate([[0], np.flatnonzero(ended[:-1]) + 1])
+    if 2 * len(starts) > steps:
+        return None
+    least = np.minimum.reduceat(values, starts)
+    if (least != least[0]).any() or int(values.max()) - int(least[0]) >= steps:
+        return None
+    lengths = np.diff(starts, append=steps)
+    there, expected = values.astype(np.int64) - int(least[0]), np.arange(steps) - starts.repeat(lengths)
+    number = np.arange(len(starts)).repeat(lengths)
+    if np.array_equal(there, expected) or not np.array_equal(there[np.lexsort((there, number))], expected):
+        return None
+    return int((there != expected).argmax())

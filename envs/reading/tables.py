@@ -1,0 +1,228 @@
+"""Tables: CSV and Parquet with a row for each step, or for each episode."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import DataError
+from envs.reading.arrow import ROWS, flat, flat_schema, innermost, is_list, is_numeric
+from envs.reading.conventions import chosen_fields
+from envs.reading.csv_files import open_csv
+from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
+from envs.reading.episodes import TELLING
+from envs.reading.evidence import MOST_WITNESSES
+from envs.reading.fields import ENDS, IN_FILES, PROOFS, looks_like_a_source, looks_like_a_step
+from envs.reading.found import Found, unread_names
+from envs.reading.lerobot import is_lerobot_table, read_lerobot_table
+from envs.reading.options import ReadingOptions
+from envs.reading.readers import most_bytes, too_much
+from envs.reading.table_columns import column_values, columns_named, columns_of, rising, values_of
+from envs.spaces import reason
+
+MOST_CLOCKS = 8
+"""Columns of times or counts that are looked at for the order of the rows."""
+EQUAL_ROWS = (
+    "; each line must have as many cells as the first, which holds the names: delete titles, comments and lines that "
+    "were cut short, and put a cell that has the separator in it in quotes"
+)
+"""What to do about a CSV file whose lines differ."""
+
+
+def read_table(path: Path, options: ReadingOptions) -> Found:
+    """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists.
+
+    Parquet of LeRobot's frames, and with a row for each episode, has readers of its own.
+    """
+    is_csv = path.suffix.lower() != ".parquet"
+    try:
+        import pyarrow
+        from pyarrow import parquet
+
+        file: Any = open_csv(path) if is_csv else parquet.ParquetFile(path)
+        schema = file.schema() if is_csv else flat_schema(file)
+        names = list(schema.names)
+        if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
+            raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
+        stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
+        if not is_csv and is_lerobot_table(names):
+            return read_lerobot_table(path, options)
+        chosen, convention = chosen_fields(path, stems, IN_FILES, options, tables=True)
+        said = convention.columns if convention else options.columns
+        if "step" in chosen and "step" not in said and not _may_be_steps(schema, chosen["step"][0]):
+            del chosen["step"]  # a text, which says nothing of the rows' order that could be relied on
+        found = {
+            field: columns_named(path, names, each) if field in said else columns_of(path, names, each[0], field)
+            for field, each in chosen.items()
+        }
+        if not is_csv and is_row_an_episode(path, schema, found):
+            return read_episode_rows(path, schema, found)
+        each_of = {field: [each] if isinstance(each, str) else each for field, each in found.items()}
+        read = list(chain.from_iterable(each_of.values()))
+        clocks = _clocks(schema, read, chosen, said)
+        sources = [] if clocks else _sources(schema, read, chosen)
+        witnesses = _witnesses(schema, read, chosen, said)
+        wanted = list(dict.fromkeys([*read, *clocks, *sources, *witnesses]))
+        if is_csv:
+            table = file.read(wanted, [*each_of.get("episode", ()), *sources])
+        else:
+            table = _read_parquet(path, file, wanted)
+    except ImportError:
+        raise DataError(
+            f"{path}: reading CSV and Parquet needs pyarrow: pip install 'decision-transformer[arrow]'"
+        ) from None
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        way = EQUAL_ROWS if re.search(r"Expected \d+ columns, got", str(error)) else ""
+        raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)}){way}") from None
+    if table.num_rows == 0:
+        raise DataError(f"{path}: no row in it")
+    missing: dict[tuple[str, str], NDArray[np.int64]] = {}
+    arrays: dict[str, Any] = {field: values_of(path, table, each, field, missing) for field, each in found.items()}
+    if "not_terminated" in arrays:
+        arrays["terminated"] = np.asarray(arrays.pop("not_terminated")) == 0
+    if convention and convention.check:
+        convention.check(str(path), arrays)
+    rows = _together(path, arrays, clocks)
+    if rows is not None:
+        arrays = {field: values[rows] for field, values in arrays.items()}
+        missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
+    if clocks:
+        shown = {name: rising(table.column(name)) for name in clocks}
+        arrays["clocks"] = {name: values if rows is None else values[rows] for name, values in shown.items()}
+    if sources:  # there is no episode to sort the rows by
+        arrays["sources"] = {name: column_values(path, table.column(name), name, "episode")[0] for name in sources}
+    notes = [*(file.notes if is_csv else ()), *([convention.note] if convention and convention.note else [])]
+    return Found(
+        arrays=arrays,
+        unread=unread_names(names, read),
+        notes=notes,
+        last_row_is_final=convention is not None and convention.last_row_is_final,
+        missing=missing,
+        rows=rows,
+        witnesses=_whole_columns(path, table, witnesses),
+    )
+
+
+def _witnesses(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """Columns that are not read, of numbers, flags, times or names, where only flags mark episodes."""
+    from pyarrow import types
+
+    if chosen.keys() & {*PROOFS, *TELLING} or said.keys() & set(ENDS):
+        return []
+    kinds = {name: schema.field(name).type for name in _unread(schema, read)}
+    text = (types.is_string, types.is_large_string)
+    usable = (*text, types.is_integer, types.is_floating, types.is_boolean, types.is_timestamp, types.is_date)
+    return [name for name, kind in kinds.items() if any(is_kind(kind) for is_kind in usable)][:MOST_WITNESSES]
+
+
+def _whole_columns(path: Path, table: Any, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Those of these columns in which no cell is empty: (N,) each."""
+    from pyarrow import types
+
+    found = dict[str, NDArray[Any]]()
+    for name in names:
+        column = table.column(name)
+        if column.null_count == 0:
+            is_time = types.is_temporal(column.type)
+            found[name] = rising(column) if is_time else column_values(path, column, name, "episode")[0]
+    return found
+
+
+def _clocks(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """Columns that are not read and may be times or counts: where nothing better shows the order, they do."""
+    if "step" in said or chosen.keys() & set(PROOFS):
+        return []
+    named = [name for name in _unread(schema, read) if looks_like_a_step(name)]
+    return [name for name in named[:MOST_CLOCKS] if _is_rising_kind(schema, name)]
+
+
+def _sources(schema: Any, read: Sequence[str], chosen: Mapping[str, Any]) -> list[str]:
+    """Columns that are not read and may say which environment a row is from, where only flags mark episodes."""
+    if chosen.keys() & {*PROOFS, *TELLING}:
+        return []
+    return [name for name in _unread(schema, read) if looks_like_a_source(name)][:MOST_CLOCKS]
+
+
+def _unread(schema: Any, read: Sequence[str]) -> list[str]:
+    """Names of the other columns, in order; columns that share a name cannot be read."""
+    done = set(read)
+    return [name for name, count in Counter(schema.names).items() if count == 1 and name not in done]
+
+
+def _together(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Sequence[str]) -> NDArray[np.int64] | None:
+    """The rows in an order in which those of an episode stand together; None where they do.
+
+    That the rows of each were written in the order of time must be seen: in next_observations, which are compared
+    later, or in steps that are evenly counted. Shuffled rows look the same otherwise.
+    clocks: columns that may be steps, for the words of a refusal.
+    """
+    episode = arrays.get("episode")
+    if episode is None:
+        return None
+    starts = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
+    names, first = np.unique(episode[starts], return_index=True)
+    if len(names) == len(starts):
+        return None
+    place = np.argsort(np.argsort(first))  # of each name, in the order of their first rows
+    number = place[np.searchsorted(names, episode)]
+    rows = np.argsort(number, kind="stable")
+    if "next_observations" not in arrays and not _counted(arrays.get("step"), rows, number[rows]):
+        again = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
+        raise DataError(
+            f"{path}: episode: {episode[again]} begins again at row {again + 1}, and neither a column step that counts "
+            "evenly nor next_observations shows the order of its rows: "
+            f"{f'--columns step={clocks[0]} says that {clocks[0]} is that step, or ' if clocks else ''}"
+            "sort them by episode, then by time (where several columns name an episode, --columns episode=ONE,OTHER)"
+        )
+    return rows
+
+
+def _counted(step: NDArray[Any] | None, rows: NDArray[np.int64], number: NDArray[np.int64]) -> bool:
+    """Whether the steps of each episode, in this order of the rows, go up by the same amount everywhere."""
+    if step is None:
+        return False
+    gaps = np.diff(step[rows].astype(np.float64))[number[1:] == number[:-1]]
+    return bool(len(gaps) and gaps.min() > 0 and np.allclose(gaps, gaps[0]))
+
+
+def _may_be_steps(schema: Any, name: str) -> bool:
+    """The same, or lists of numbers, as in a table with a row for each episode."""
+    numbered = name in schema.names and is_list(schema.field(name).type) and is_numeric(schema.field(name).type)
+    return numbered or _is_rising_kind(schema, name)
+
+
+def _is_rising_kind(schema: Any, name: str) -> bool:
+    """Whether a column of this name is there and holds numbers, times or dates."""
+    from pyarrow import types
+
+    if name not in schema.names:
+        return False
+    kind = schema.field(name).type
+    dated = types.is_timestamp(kind) or types.is_date(kind) or types.is_duration(kind)
+    return types.is_integer(kind) or types.is_floating(kind) or dated
+
+
+def _read_parquet(path: Path, file: Any, names: list[str]) -> Any:
+    """These columns, unless their numbers would fill the memory; of a text that stands in it often, one copy."""
+    import pyarrow
+    from pyarrow import parquet, types
+
+    whole = flat_schema(file)
+    kinds = {name: whole.field(name).type for name in names}
+    for name, kind in kinds.items():
+        if types.is_nested(innermost(kind)) or (is_list(kind) and not is_numeric(kind)):
+            raise DataError(f"{path}: column {name!r}: type {kind}, expected numbers")
+    texts = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    batches, bytes_left = [], most_bytes(path)
+    for batch in parquet.ParquetFile(path, read_dictionary=texts).iter_batches(ROWS, columns=names):
+        bytes_left -= batch.nbytes
+        if bytes_left < 0:  # not asked of the file's metadata: where that is damaged, to ask ends the process
+            raise DataError(f"{path}: {too_much(path)}")
+        batches.append(batch)
+    schema = batches[0].schema if batches else pyarrow.schema(list(kinds.items()))
+    return flat(pyarrow.Table.from_batches(batches, schema))
