@@ -18,6 +18,7 @@ from dt.cli import main
 from dt.sharing.card import Card, escaped
 from dt.sharing.hub import find_run, run_files
 from dt.sharing.push import package_run, without_places
+from envs.datasets.fetching import hub_reason
 from transformer.errors import CheckpointError
 from transformer.files import write_json
 from transformer.runs.checkpoint import checkpoints
@@ -269,6 +270,17 @@ def test_a_token_that_no_header_can_hold_is_not_printed(hub, run, capsys, monkey
     assert "cannot be sent" in one_line(capsys)
     assert main(["evaluate", HF, "--download"]) == 2
     assert "cannot be fetched" in one_line(capsys)
+
+
+@pytest.mark.parametrize("shown", [f"Bearer {TOKEN}", TOKEN, repr(f"{TOKEN}\x01")])
+def test_a_reason_that_shows_the_token_is_not_printed(hub, monkeypatch, shown):
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\x01" if "x01" in shown else TOKEN)
+    error = RuntimeError("while it was sent")
+    error.__cause__ = ValueError(f"Illegal header value {shown}")
+    reason = hub_reason(error)
+    assert reason.startswith("ValueError; the access token may hold a character that none has; log in")
+    assert TOKEN not in reason
+    assert hub_reason(OSError("the disk is full\nmore")) == "the disk is full"
 
 
 def test_an_interrupted_upload_publishes_nothing_and_the_next_one_all(hub, run, capsys, monkeypatch):  # noqa: F811
