@@ -223,7 +223,7 @@ CASES = {
     "discrete": (
         set_config(state_dim=4),
         ["--environment", "CartPole-v1"],
-        "config.json: act_dim is 3, and Discrete(2) is no Box",
+        "config.json: act_dim is 3, and Discrete(2) is not a Box",
     ),
     "a dataset of another environment": (
         nothing,
