@@ -364,6 +364,7 @@ WRITTEN = {
     "tianshou-2.0.1-vector.hdf5": ("both", True),
     "datasets-5.2.0.parquet": ("done", False),
     "lerobot-0.4.0": ("done", False),
+    "lerobot-0.3.3": ("done", False),
 }
 
 
@@ -381,7 +382,114 @@ def test_files_of_the_libraries_themselves_are_read(name):
 def test_the_libraries_files_are_small():
     folder = Path(__file__).parent / "written"
     sizes = {name: (folder / name).stat().st_size for name in WRITTEN if (folder / name).is_file()}
-    sizes["lerobot-0.4.0"] = sum(
-        path.stat().st_size for path in (folder / "lerobot-0.4.0").rglob("*") if path.is_file()
-    )
+    for name in WRITTEN.keys() - sizes.keys():
+        sizes[name] = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
     assert max(sizes.values()) < 100_000
+
+
+# A group for each episode.
+
+
+def maniskill(path, names=("traj_0", "traj_1", "traj_10", "traj_2"), final=1, observations="obs", **more):
+    """Episodes of 3 to 6 steps, which count the steps of all; some arrays are left to `more`."""
+    at = 0
+    with h5py.File(path, "w") as file:
+        for number, name in enumerate(names):
+            steps = 3 + number
+            rows = np.arange(at, at + steps + final, dtype=np.float32)
+            group = file.create_group(name)
+            group[observations] = np.stack([rows, -rows], axis=1)
+            group["actions"], group["rewards"] = np.full((steps, 1), number, np.float32), np.ones(steps, np.float32)
+            group["success"] = np.arange(steps) >= steps - 2
+            group["terminated"] = np.arange(steps) >= steps - 2
+            group["truncated"] = np.arange(steps) == steps - 1
+            group["env_states/actors/cube"] = np.zeros((steps + 1, 13))
+            for key, value in more.items():
+                group[key.replace("__", "/")] = value(steps)
+            at += steps
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["traj_", "episode_", "data/", "data/episode_", ""])
+@pytest.mark.parametrize("final", [0, 1])
+def test_a_group_for_each_episode_is_read_in_the_order_of_its_numbers(tmp_path, prefix, final):
+    names = [f"{prefix}{number}" for number in (0, 1, 10, 2)]
+    path = maniskill(tmp_path / "demos.h5", names, final, "obs" if prefix == "traj_" else "observations")
+    dataset = load(path)
+    starts = {0: 0, 1: 3, 10: 7, 2: 12}
+    expected = [
+        start + i
+        for number, steps in ((0, 3), (1, 4), (2, 6), (10, 5))
+        for i in range(steps)
+        for start in [starts[number]]
+    ]
+    assert dataset.lengths.tolist() == [3, 4, 6, 5]
+    assert dataset.observations["value"][:, 0].tolist() == expected
+    assert dataset.terminated.all()
+    assert (dataset.final_observations is not None) == final
+    assert "terminated is true at 4 steps before the last of their episodes" in dataset.notes
+    assert any("not read: env_states, success" in note for note in dataset.notes)
+    by_rule = load(path, reward="success")
+    assert by_rule.returns.tolist() == [1] * 4
+
+
+def test_a_group_for_each_episode_may_hold_groups_of_observations(tmp_path):
+    parts = {
+        "obs__agent__qpos": lambda steps: np.zeros((steps + 1, 9)),
+        "obs__extra": lambda steps: np.ones((steps + 1, 7)),
+        "obs__language": lambda steps: [b"lift"] * (steps + 1),
+    }
+    path = maniskill(tmp_path / "demos.h5", observations="pos", **parts)
+    problem(
+        lambda: load(path), "traj_0/obs/language: type object, expected numbers; --leave-out language reads the rest"
+    )
+    dataset = load(path, leave_out="language")
+    assert {name: array.shape for name, array in dataset.observations.items()} == {
+        "agent/qpos": (18, 9),
+        "extra": (18, 7),
+    }
+    assert list(load(path, leave_out=["language", "agent"]).observations) == ["extra"]
+    chosen = {"observations": ["obs/extra", "pos"]}
+    assert load(path, columns=chosen).observations["value"].shape == (18, 9)
+
+
+HOSTILE_GROUPS = {
+    "an episode of another shape": (
+        lambda g: (g["traj_1"].pop("actions"), g["traj_1"].create_dataset("actions", data=np.zeros((4, 2)))),
+        "traj_1/actions: float64 of shape (4, 2), expected float32",
+    ),
+    "an episode without an array": (lambda g: g["traj_1"].pop("rewards"), "traj_1/rewards: missing"),
+    "no step": (
+        lambda g: (g["traj_1"].pop("actions"), g["traj_1"].create_dataset("actions", data=np.zeros((0, 1)))),
+        "traj_1: no step in it",
+    ),
+    "a link": (
+        lambda g: (g["traj_1"].pop("actions"), g["traj_1"].__setitem__("actions", h5py.SoftLink("/traj_0/actions"))),
+        "is a link elsewhere",
+    ),
+    "text": (
+        lambda g: (g["traj_0"].pop("actions"), g["traj_0"].create_dataset("actions", data=[b"x"] * 3)),
+        "traj_0/actions: type object, expected numbers",
+    ),
+    "not a number": (lambda g: g["traj_1/rewards"].__setitem__(1, np.nan), "rewards: nan is not finite"),
+    "no observations": (lambda g: [g[name].pop("obs") for name in g], "no 'observations' in it"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_GROUPS)
+def test_broken_groups_of_episodes_are_refused(tmp_path, case):
+    path = maniskill(tmp_path / "demos.h5")
+    change, words = HOSTILE_GROUPS[case]
+    with h5py.File(path, "r+") as file:
+        change(file)
+    problem(lambda: load(path), words)
+
+
+def test_a_group_of_observations_is_named_with_what_reads_it(tmp_path):
+    with h5py.File(tmp_path / "aloha.hdf5", "w") as file:
+        file["observations/qpos"], file["observations/qvel"] = np.zeros((4, 2)), np.ones((4, 2))
+        file["action"], file["reward"] = np.zeros((4, 2)), np.ones(4)
+    words = "--columns FIELD=observations/qpos,observations/qvel makes one vector of them"
+    problem(lambda: load(tmp_path / "aloha.hdf5"), words)
+    columns = {"observations": ["observations/qpos", "observations/qvel"]}
+    assert load(tmp_path / "aloha.hdf5", columns=columns, file_is_episode=True).observations["value"].shape == (4, 4)

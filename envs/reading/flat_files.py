@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from envs.errors import DataError
 from envs.reading.conventions import Convention, chosen_fields, lengths_from_first_rows
 from envs.reading.d3rlpy import is_version_2, read_version_2
+from envs.reading.episode_groups import episode_groups, read_episode_groups
 from envs.reading.episodes import check_unread, split_as_asked
 from envs.reading.evidence import MOST_WITNESSES
 from envs.reading.fields import IN_FILES, MOST_NAMES, listed
@@ -180,13 +181,15 @@ def _read_hdf5(path: Path, options: ReadingOptions) -> Found:
     """
     with open_hdf5(path) as file:
         names = [str(name) for name in file]  # one that is no UTF-8 comes as bytes
-        by_path = any("/" in name for wanted in options.columns.values() for name in wanted if name.startswith("data/"))
+        by_path = any(name.partition("/")[0] in names for each in options.columns.values() for name in each)
         if is_robomimic(file, path) and not by_path:
             return read_robomimic(file, path, options)
         if is_version_2(names) and not options.columns:
             return read_version_2(file, path, names)
         if is_tianshou(file, path):
             return read_tianshou(file, path, options.columns)
+        if (groups := episode_groups(file, path)) and not by_path:
+            return read_episode_groups(file, path, groups, options)
         chosen, convention = chosen_fields(path, names, IN_FILES, options)
         arrays = {
             field: side_by_side(f"{path}: {field}", [numbers_at(file, path, name) for name in each])

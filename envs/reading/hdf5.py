@@ -113,7 +113,11 @@ def node_at(file: Any, path: Path, name: str) -> Any:
             raise DataError(f"{path}: {name}: {part!r} is a link elsewhere, expected the data itself")
     if not isinstance(node, h5py.Dataset):
         inside = listed(sorted(map(str, node))) if isinstance(node, h5py.Group) else ""
-        raise DataError(f"{path}: {name}: a group of {inside or 'nothing'}, expected an array")
+        paths = (
+            ",".join(f"{name}/{part}" for part in inside.split(", ")) if "more" not in inside else f"{name}/NAME,..."
+        )
+        way = f"; --columns FIELD={paths} makes one vector of them" if inside else ""
+        raise DataError(f"{path}: {name}: a group of {inside or 'nothing'}, expected an array{way}")
     if node.external or node.is_virtual:
         raise DataError(f"{path}: {name}: its numbers are in another file, expected the data itself")
     return node

@@ -9,6 +9,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from envs.errors import DataError
 from envs.reading.episode_arrays import EpisodeArrays, group_names
 from envs.reading.fields import listed
 from envs.reading.found import Found, side_by_side
+from envs.reading.hdf5 import node_at
 from envs.reading.options import ReadingOptions
 
 DEMO = re.compile(r"demo_(\d{1,9})")
@@ -50,6 +52,7 @@ def read_robomimic(file: Any, path: Path, options: ReadingOptions) -> Found:
     if "actions" not in chosen or not kept:
         missing = "observation" if "actions" in chosen else "actions"
         raise DataError(f"{path}: {demos[0]}: no {missing} in it to read, only {listed(sorted([*inside, *seen]))}")
+    _check_kinds(file, path, demos[0], kept)
     read = _Demonstrations(file, path, demos, chosen["actions"][0])
     arrays: dict[str, Any] = {
         field: side_by_side(f"{path}: {field}", [read(name) for name in names])
@@ -80,6 +83,16 @@ def read_robomimic(file: Any, path: Path, options: ReadingOptions) -> Found:
         notes=notes,
         left_out=[name[4:] for name in left_out],
     )
+
+
+def _check_kinds(file: Any, path: Path, demo: str, names: Sequence[str]) -> None:
+    """Refuse observations that are no numbers, and say how the rest is read."""
+    kinds = {name: node_at(file, path, f"{demo}/{name}").dtype for name in names}
+    if odd := [name for name, kind in kinds.items() if kind.kind not in "biuf"]:
+        left = " ".join(name.removeprefix("obs/") for name in odd)
+        raise DataError(
+            f"{path}: {demo}/{odd[0]}: type {kinds[odd[0]]}, expected numbers; --leave-out {left} reads the rest"
+        )
 
 
 class _Demonstrations:

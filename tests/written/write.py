@@ -7,6 +7,7 @@ recording of tests/formats.py.
     pip install tianshou==2.0.1      tianshou-2.0.1.hdf5, tianshou-2.0.1-vector.hdf5
     pip install datasets==5.2.0      datasets-5.2.0.parquet
     pip install lerobot==0.4.0       lerobot-0.4.0/; it needs numpy below 2.4 and the torchvision of torch's version
+    pip install lerobot==0.3.3       lerobot-0.3.3/, format v2.1: `python write.py lerobot_2`
 """
 
 import shutil
@@ -71,31 +72,39 @@ def write_datasets() -> None:
     Dataset.from_dict(rows).to_parquet(str(HERE / "datasets-5.2.0.parquet"))
 
 
-def write_lerobot() -> None:
+FEATURES = {
+    "observation.state": {"dtype": "float32", "shape": (3,), "names": None},
+    "action": {"dtype": "float32", "shape": (1,), "names": None},
+    "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
+    "next.done": {"dtype": "bool", "shape": (1,), "names": None},
+}
+
+
+def write_lerobot(version: str = "0.4.0") -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    folder = HERE / "lerobot-0.4.0"
+    folder = HERE / f"lerobot-{version}"
     shutil.rmtree(folder, ignore_errors=True)
-    features = {
-        "observation.state": {"dtype": "float32", "shape": (3,), "names": None},
-        "action": {"dtype": "float32", "shape": (1,), "names": None},
-        "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
-        "next.done": {"dtype": "bool", "shape": (1,), "names": None},
-    }
-    made = LeRobotDataset.create("someone/numbers", fps=10, features=features, root=folder, use_videos=False)
+    made = LeRobotDataset.create("someone/numbers", fps=10, features=FEATURES, root=folder, use_videos=False)
     for each in recording():
         for i in range(len(each.rewards)):
-            made.add_frame(
-                {
-                    "observation.state": each.observations[i],
-                    "action": each.actions[i],
-                    "next.reward": each.rewards[i : i + 1],
-                    "next.done": np.array([i == len(each.rewards) - 1]),
-                    "task": "swing up",
-                }
-            )
+            frame = {
+                "observation.state": each.observations[i],
+                "action": each.actions[i],
+                "next.reward": each.rewards[i : i + 1],
+                "next.done": np.array([i == len(each.rewards) - 1]),
+            }
+            if version.startswith("0.3"):
+                made.add_frame(frame, "swing up")
+            else:
+                made.add_frame({**frame, "task": "swing up"})
         made.save_episode()
-    made.finalize()
+    if not version.startswith("0.3"):
+        made.finalize()
+
+
+def write_lerobot_2() -> None:
+    write_lerobot("0.3.3")
 
 
 if __name__ == "__main__":
