@@ -15,7 +15,7 @@ from dt.cli import main
 from envs import DataError, from_arrays, from_episodes, load
 from envs.reading.csv_files import lists_in_text
 from envs.reading.evidence import episode_lengths
-from envs.reading.fields import looks_like_a_step, looks_like_no_end, plain
+from envs.reading.fields import looks_like_a_step, looks_like_no_end, plain, split_names
 from envs.reading.options import ReadingOptions
 from transformer.files import read_json
 
@@ -718,6 +718,18 @@ def test_an_index_of_pandas_shows_that_rows_were_shuffled(tmp_path, name):
     rows[0], rows[4] = rows[4], rows[0]
     problem(lambda: load(table(tmp_path / "log.csv", rows)), f"{name!r}: episode 0, step 1 (row 2) does not rise")
     assert load(tmp_path / "log.csv", columns={"step": "none"}).num_episodes == 2
+
+
+def test_names_with_a_comma_in_them(tmp_path, capsys):
+    rows = [{"pos, x": i, "pos, y": 1, "action": 0, "reward": 1, "done": int(i == 2)} for i in range(3)]
+    path = str(table(tmp_path / "log.csv", rows))
+    assert main(["inspect", path, "--columns", "observations=pos, x,pos, y"]) == 2
+    assert "no column 'pos'" in (error := capsys.readouterr().err)
+    assert """a name with a comma goes in double quotes, such as 'observations="pos, x"'""" in error
+    assert main(["inspect", path, "--columns", 'observations="pos, x","pos, y"']) == 0
+    assert "Box(-9223372036854775808, 9223372036854775807, (2,), int64)" in capsys.readouterr().out
+    assert split_names('"a,b", c') == ["a,b", "c"]
+    assert split_names("a, b") == ["a", " b"]
 
 
 def test_all_names_that_are_missing_are_asked_for_at_once(tmp_path):

@@ -10,6 +10,7 @@ from dt.learning.description import read_description, reading_in
 from envs.datasets.dataset import Dataset
 from envs.datasets.hub import on_hub
 from envs.datasets.loading import load
+from envs.reading.fields import split_names
 from envs.reading.flat_files import READERS, is_flat
 from envs.reading.lerobot import is_lerobot
 from envs.reading.options import ReadingOptions
@@ -61,7 +62,7 @@ def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions
     if twice := [field for field, _, _ in pairs if [other for other, _, _ in pairs].count(field) > 1]:
         raise ConfigError(f"--columns: {twice[0]} twice; several columns are FIELD=COLUMN,COLUMN,...")
     said = ReadingOptions.of(
-        columns={field: names.split(",") for field, _, names in pairs},
+        columns={field: split_names(names) for field, _, names in pairs},
         episode_length=reading.episode_length,
         file_is_episode=reading.file_is_episode,
         last_row_is_final=reading.last_row_is_final,

@@ -1,5 +1,6 @@
 """What the fields of a recording are called, in files and in Python, and which name holds which of them."""
 
+import csv
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
@@ -209,6 +210,18 @@ def looks_like_a_boundary(name: str) -> bool:
 def shell_name(name: str) -> str:
     """A name as an argument of --columns: in quotes where a comma is in it."""
     return f'"{name}"' if "," in name else name
+
+
+def split_names(text: str) -> list[str]:
+    """The names of an argument of --columns, with commas between them; one with a comma in it is in double quotes."""
+    return next(csv.reader([text], skipinitialspace=True)) if '"' in text else text.split(",")
+
+
+def no_column(name: str, names: Collection[str]) -> str:
+    """What a refusal says of a name that is not among a file's."""
+    with_comma = next((each for each in sorted(names) if "," in each), None)
+    way = f"; a name with a comma goes in double quotes, such as 'observations=\"{with_comma}\"'" if with_comma else ""
+    return f"no column {name!r}, only {listed(sorted(names), MOST_NAMES)}{way}"
 
 
 def listed(names: list[str], most: int = 12) -> str:

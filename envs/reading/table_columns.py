@@ -11,7 +11,7 @@ from envs.errors import DataError
 from envs.reading.arrow import is_list, numbers_of
 from envs.reading.csv_files import is_list as is_list_text
 from envs.reading.csv_files import lists_in_text
-from envs.reading.fields import ENDS, MOST_NAMES, NEEDED, listed, shell_name
+from envs.reading.fields import ENDS, NEEDED, listed, no_column, shell_name
 from envs.reading.readers import as_numbers
 
 FLAGS = (*ENDS, "not_done", "episode_start", "success", "not_terminated")
@@ -58,7 +58,7 @@ def columns_named(path: Path, names: list[str], wanted: tuple[str, ...]) -> str 
     for name in wanted:
         numbered = [] if name in names else columns_of(path, names, name, name)
         if name not in names and not numbered:
-            raise DataError(f"{path}: no column {name!r}, only {listed(sorted(names), MOST_NAMES)}")
+            raise DataError(f"{path}: {no_column(name, names)}")
         found += numbered or [name]
     return found
 
