@@ -18,7 +18,8 @@ from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
 from dt.units import Units, observation_units
 from dt.validation import Validation, choose_episodes
-from envs.datasets.statistics import never_varies, statistics, without_marks
+from envs import load
+from envs.datasets.statistics import is_rounded, never_varies, statistics, without_marks
 from envs.errors import DataError
 from transformer.config import TrainingConfig
 
@@ -228,6 +229,17 @@ def test_there_and_back_is_the_recording():
     assert np.abs(units.decode(units.encode(values)) - values).max() < 1e-5
     again = Units.from_json(json.loads(json.dumps(units.to_json())), (1,))
     assert np.array_equal(again.encode(values), units.encode(values))
+
+
+def test_whole_numbers_that_float64_rounds_are_found(tmp_path):
+    ids = 2**53 + np.arange(6)
+    assert is_rounded(ids)
+    assert is_rounded(np.stack([ids.astype(np.float64), np.arange(6) / 7], axis=1))
+    for fine in (np.arange(6) + 2**52, np.arange(6) / 7, np.arange(6) * 1e30, (ids + 0.5) / 4, ids.astype(np.float32)):
+        assert not is_rounded(fine), fine
+    rows = [f"{i // 3},{2**63 + 977 * i},0.5,1" for i in range(6)]
+    (tmp_path / "hashes.csv").write_text("\n".join(["episode,action,observation,reward", *rows]) + "\n")
+    assert any(note.startswith("actions: whole numbers beyond 2^53") for note in load(tmp_path / "hashes.csv").notes)
 
 
 def test_statistics_are_numpys_own():

@@ -134,7 +134,8 @@ def _leaving_out(where: str, arrays: Mapping[str, Any], leave_out: tuple[str, ..
                 if not isinstance(part, Mapping) or key not in part:
                     named = isinstance(arrays[field], Mapping)
                     there = ", ".join(map(str, arrays[field])) if named else "one array without names"
-                    raise DataError(f"{where}: {field}: no {name!r} in it to leave out, only {there}")
+                    way = "" if named else f"; --columns {field}=NAME,NAME,... names the columns that are read"
+                    raise DataError(f"{where}: {field}: no {name!r} in it to leave out, only {there}{way}")
                 part = part[key]
         found[field] = pruned(arrays[field], leave_out)
     return found

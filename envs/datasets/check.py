@@ -14,6 +14,7 @@ from envs.datasets.assemble import Fields
 from envs.datasets.dataset import Dataset
 from envs.datasets.episodes import left_out_notes
 from envs.datasets.selection import take
+from envs.datasets.statistics import is_rounded
 from envs.errors import DataError
 from envs.reading.readers import Header, Missing
 from envs.spaces import leaf_spaces
@@ -88,7 +89,8 @@ def _fields(dataset: Dataset) -> Iterator[tuple[str, NDArray[Any], Space[Any]]]:
 
 def _type_problems(dataset: Dataset) -> Iterator[str]:
     if dataset.rewards.dtype.kind not in "fiu":
-        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers"
+        way = "; --columns success=NAME --reward success makes 1 of true" if dataset.rewards.dtype.kind == "b" else ""
+        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers{way}"
     elif dataset.rewards.dtype.itemsize > 8:
         yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, at most float64 is taken"
     for label, array, leaf in _fields(dataset):
@@ -155,6 +157,11 @@ def _oddities(dataset: Dataset) -> Iterator[str]:
     for label, array, leaf in _fields(dataset):
         if not isinstance(leaf, spaces.Box):
             continue
+        if is_rounded(array):
+            yield (
+                f"{label}: whole numbers beyond 2^53, which float64 rounds, so ids may fall together: write them as "
+                "numbers from 0 on"
+            )
         if array.dtype != leaf.dtype:
             yield f"{label} are recorded as {array.dtype}, the space says {leaf.dtype}"
         if (far := beyond(array, leaf)).any():

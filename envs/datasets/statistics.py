@@ -109,3 +109,16 @@ def _maybe_marked(flat: NDArray[Any], columns: dict[str, NDArray[Any]], marks: N
     mean = scaled.sum(axis=0) / count
     std = np.sqrt((np.where(others, scaled - mean, 0) ** 2).sum(axis=0) / count) * reach
     return [int(column) for column in np.flatnonzero(~columns["constant"] & (std < columns["std"] / 10))]
+
+
+def is_rounded(data: NDArray[Any]) -> bool:
+    """Whether an array (N, *shape) has a column of whole numbers, some of them beyond what float64 holds exactly."""
+    if data.dtype.kind not in "iuf" or data.dtype.itemsize < 8 or not data.size:
+        return False
+    whole, reach = np.ones(data.shape[1:], np.bool_), np.zeros(data.shape[1:])
+    for rows in chunks(data):
+        reach = np.maximum(reach, np.abs(rows.astype(np.float64)).max(axis=0))
+        whole &= (rows == np.floor(rows)).all(axis=0) if data.dtype.kind == "f" else True
+        if not whole.any():
+            return False
+    return bool((whole & (reach > 2.0**53) & (reach < 2.0**64)).any())
