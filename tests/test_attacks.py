@@ -551,9 +551,12 @@ def installed(program, target):
 ENTRIES_OF_PROGRAMS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]
 
 
-def test_the_text_programs_import_nothing_from_the_run_that_they_are_started_in(text_run, trap, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("as_module", [False, True])
+def test_the_text_programs_import_nothing_from_the_run_that_they_are_started_in(text_run, trap, tmp_path, as_module):  # noqa: F811
     mark = trap(text_run)
-    command = installed(tmp_path / "dt-text", ENTRIES_OF_PROGRAMS["dt-text"])
+    command = [sys.executable, "-m", "transformer"]
+    if not as_module:
+        command = installed(tmp_path / "dt-text", ENTRIES_OF_PROGRAMS["dt-text"])
     done = subprocess.run([*command, "generate", ".", "--prompt", "a", "--new-tokens", "3"], cwd=text_run, check=False)
     assert done.returncode == 0
     assert not mark.exists()
