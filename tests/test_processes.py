@@ -69,7 +69,7 @@ def put(place, value):
     return lambda answer: answer.__setitem__(place, value)
 
 
-BEGOTTEN = "1000.0625"  # seconds that nobody else sleeps
+BEGOTTEN = os.environ.setdefault("BEGOTTEN_SECONDS", f"1000.{os.getpid():07d}")  # which only this run's processes sleep
 HARMS = {
     "raises": burn,
     "observation": put(0, np.array([0.0, np.nan])),
