@@ -326,6 +326,8 @@ def test_a_column_of_any_name_that_shows_more_episodes_is_never_left_alone(tmp_p
     ("name", "values"),
     [
         ("collision", lambda rng, steps: rng.random(steps) < 0.3),
+        ("success", lambda rng, steps: shown_by("count", UNEVEN * 3) > 2),
+        ("held", lambda rng, steps: np.convolve(shown_by("done", UNEVEN * 3), [1, 1, 1])[2:] > 0),
         ("gear", lambda rng, steps: rng.integers(0, 5, steps)),
         ("soc", lambda rng, steps: rng.random(steps)),
         ("serial", lambda rng, steps: np.arange(steps)),

@@ -22,6 +22,9 @@ MOST_WITNESSES = 24
 MOST_CHANCE = 0.1
 """A column whose agreement with the ends that are read has at least this probability by chance shows nothing."""
 
+MOST_OF_ONE_STEP = 0.1
+"""Episodes of one step are rare: a flag that is true in many rows on end, such as success, marks something else."""
+
 _CALENDAR = re.compile(
     r"(^|_)(second|minute|hour|weekday|day|dow|week|month|quarter|season|year|phase)s?(_of_\w+)?(_|$)"
 )
@@ -112,6 +115,8 @@ def _contradiction(boundary: Boundary, ended: NDArray[np.bool_], named: bool) ->
     if boundary.certain:
         return None if np.array_equal(starts, read) else 0.0
     if 2 * len(boundary.starts) > steps or not len(np.setdiff1d(starts, read)):
+        return None
+    if np.mean(np.diff(boundary.starts, append=steps) == 1) > MOST_OF_ONE_STEP:
         return None
     if boundary.columns.startswith("truncated="):
         return 0.0 if named and ended.any() and not np.isin(starts, read).any() else None
