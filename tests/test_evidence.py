@@ -417,6 +417,49 @@ def test_a_count_that_begins_again_says_where_episodes_begin(tmp_path):
     problem(lambda: load(path, columns={"episode_start": "step"}), "episode_start: 1 at row 4, after 2")
 
 
+@pytest.mark.parametrize("suffix", ["npz", "csv", "hdf5", "parquet"])
+@pytest.mark.parametrize("flagged", [True, False])
+def test_episodes_begin_where_next_observations_have_a_gap_if_the_user_says_so(tmp_path, suffix, flagged):
+    seen = [np.random.default_rng(i).normal(size=(length + 1, 2)) for i, length in enumerate(UNEVEN)]
+    steps = sum(UNEVEN)
+    now, then = np.concatenate([rows[:-1] for rows in seen]), np.concatenate([rows[1:] for rows in seen])
+    arrays = {"actions": np.zeros(steps), "rewards": np.ones(steps)}
+    if flagged:
+        arrays["terminals"] = np.arange(steps) == 4  # of the first episode
+    path = tmp_path / f"log.{suffix}"
+    if suffix in ("npz", "hdf5"):
+        whole = {"observations": now, "next_observations": then, **arrays}
+        if suffix == "npz":
+            np.savez(path, **whole)
+        else:
+            with h5py.File(path, "w") as file:
+                file.update(whole)
+    else:
+        columns = {
+            f"{name}_{i}": rows[:, i] for name, rows in (("observation", now), ("next_obs", then)) for i in (0, 1)
+        }
+        rows = [{name: float(column[i]) for name, column in {**columns, **arrays}.items()} for i in range(steps)]
+        if suffix == "csv":
+            table(path, rows)
+        else:
+            parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    problem(lambda: load(path), "--columns episode_start=next_observations")
+    dataset = load(path, columns={"episode_start": "next_observations"})
+    assert dataset.lengths.tolist() == list(UNEVEN)
+    np.testing.assert_array_equal(dataset.final_observations["value"], [rows[-1] for rows in seen])
+    assert dataset.terminated.tolist() == [flagged, False, False, False]
+
+
+def test_shuffled_transitions_have_no_episodes(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"observations": rng.normal(size=(9, 2)), "next_observations": rng.normal(size=(9, 2))}
+    np.savez(tmp_path / "log.npz", **arrays, actions=np.zeros(9), rewards=np.ones(9))
+    columns = {"episode_start": "next_observations"}
+    problem(lambda: load(tmp_path / "log.npz", columns=columns), "these are single transitions in no order")
+    np.savez(tmp_path / "none.npz", observations=np.zeros((9, 2)), actions=np.zeros(9), rewards=np.ones(9))
+    problem(lambda: load(tmp_path / "none.npz", columns=columns), "--columns next_observations=NAME names them")
+
+
 def test_times_in_nanoseconds_keep_their_digits(tmp_path):
     times = 1_700_000_000_000_000_001 + np.arange(6)
     rows = [

@@ -18,12 +18,19 @@ EPISODES_MAY_BE_GIVEN = (
 )
 """What to do where nothing says where episodes end."""
 
+GAPS_MAY_SHOW_ENDS = (
+    " Or --columns episode_start=next_observations: an episode begins where a row does not observe what the row before "
+    "leads to."
+)
+"""The same where there are next observations."""
+
 
 def episode_ends(
     where: str, arrays: Mapping[str, Any], steps: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Where episodes end and how: offsets (E + 1,), terminated (E,), truncated (E,)."""
     flags = {name: as_flags(f"{where}: {name}", arrays[name]) for name in ENDS if name in arrays}
+    gaps = GAPS_MAY_SHOW_ENDS if "next_observations" in arrays else ""
     marked = any(flag.any() for flag in flags.values())
     if "lengths" in arrays:
         offsets = offsets_of(_given_lengths(where, arrays["lengths"], steps))
@@ -36,12 +43,12 @@ def episode_ends(
     elif flags:
         raise DataError(
             f"{where}: {' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} false in all {steps} rows, so "
-            f"nothing says where episodes end. {EPISODES_MAY_BE_GIVEN}"
+            f"nothing says where episodes end. {EPISODES_MAY_BE_GIVEN}{gaps}"
         )
     else:
         raise DataError(
             f"{where}: nothing says where episodes end: terminated, truncated, done, episode or lengths. "
-            f"{EPISODES_MAY_BE_GIVEN}"
+            f"{EPISODES_MAY_BE_GIVEN}{gaps}"
         )
     episodes = len(offsets) - 1
     ends = {name: _at_ends(f"{where}: {name}", flag, offsets) for name, flag in flags.items()}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from envs.datasets.arrays import how_many, in_file, place
 from envs.datasets.cache import chunks
 from envs.errors import DataError
+from envs.reading.evidence import GAPS_MAY_BE_ENDS, differ
 from envs.reading.readers import Header
 from envs.spaces import Leaves
 
@@ -88,7 +89,7 @@ def check_followed(
     for name, array in seen.items():
         at = 0
         for rows in chunks(after[name][:-1]):
-            wrong[at : at + len(rows)] |= _differ(rows, array[at + 1 : at + 1 + len(rows)])
+            wrong[at : at + len(rows)] |= differ(rows, array[at + 1 : at + 1 + len(rows)])
             at += len(rows)
     for rows in header.missing.values():
         wrong[rows] = wrong[np.maximum(rows, 1) - 1] = False
@@ -98,18 +99,5 @@ def check_followed(
         raise DataError(
             f"{where}: {place(offsets, row)} (row {in_file(row, header.rows)}): not what the next row observes"
             f"{how_many(wrong)}; rows are out of order, or an episode boundary is missing. Add a terminated, "
-            "truncated or episode column."
+            f"truncated or episode column{GAPS_MAY_BE_ENDS}."
         )
-
-
-def _differ(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows (n, ...) differ by more than the coarser type's rounding: (n,)."""
-    kinds = [np.finfo(each.dtype) for each in (some, others) if each.dtype.kind == "f"]
-    if kinds:
-        coarsest = max(kinds, key=lambda kind: float(kind.eps))
-        a, b = some.astype(np.float64), others.astype(np.float64)
-        close = np.isclose(a, b, rtol=8 * float(coarsest.eps), atol=float(coarsest.tiny))
-        same = np.asarray(close | ~np.isfinite(a) | ~np.isfinite(b))
-    else:
-        same = np.asarray(some == others)
-    return np.asarray(~same.reshape(len(some), -1).all(1))

@@ -135,12 +135,19 @@ def lengths_from_first_rows(where: str, first: NDArray[Any], steps: int) -> NDAr
     return lengths
 
 
+def starts_at_gaps(options: ReadingOptions) -> bool:
+    """Whether the user says that an episode begins where next_observations do not lead to the next row."""
+    return options.columns.get("episode_start") == ("next_observations",)
+
+
 def chosen_fields(
     path: Path, names: Sequence[str], fields: Sequence[str], options: ReadingOptions, tables: bool = False
 ) -> tuple[dict[str, tuple[str, ...]], Convention | None]:
     """By field the names that hold it: as the user says, as a library has them, or the usual ones."""
     convention = convention_of(str(path), names, options, tables=tables)
     columns = convention.columns if convention else options.columns
+    if starts_at_gaps(options):
+        columns = {field: each for field, each in columns.items() if field != "episode_start"}
     if options.reward == "success":
         fields = (*fields, "success")
     optional = ("rewards",) if options.reward or (convention and convention.no_rewards) else ()

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import DataError
-from envs.reading.evidence import check_witnesses
+from envs.reading.conventions import starts_at_gaps
+from envs.reading.evidence import check_witnesses, gaps
 from envs.reading.fields import (
     ENDS,
     PROOFS,
@@ -45,6 +46,12 @@ def with_done(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 def split_as_asked(where: str, arrays: Mapping[str, Any], options: ReadingOptions) -> dict[str, Any]:
     """The arrays with the episodes that the user says: the file is one, or each lasts so many steps at most."""
     found = with_done(where, arrays)
+    if starts_at_gaps(options):
+        if "next_observations" not in found:
+            raise DataError(
+                f"{where}: no next_observations are read of it; --columns next_observations=NAME names them"
+            )
+        found["episode_start"] = gaps(where, found, [found[name] for name in ENDS if name in found])
     if not options.file_is_episode and options.episode_length is None:
         return found
     flag = "--file-is-episode" if options.file_is_episode else "--episode-length"

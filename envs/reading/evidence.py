@@ -22,6 +22,9 @@ MOST_WITNESSES = 24
 MOST_CHANCE = 0.1
 """A column whose agreement with the ends that are read has at least this probability by chance shows nothing."""
 
+GAPS_MAY_BE_ENDS = "; if an episode begins at each such row, give --columns episode_start=next_observations"
+"""What to do about rows that do not observe what the row before leads to."""
+
 MOST_OF_ONE_STEP = 0.1
 """Episodes of one step are rare: a flag that is true in many rows on end, such as success, marks something else."""
 
@@ -254,3 +257,39 @@ def _unsorted(values: NDArray[Any], ended: NDArray[np.bool_]) -> int | None:
     if np.array_equal(there, expected) or not np.array_equal(there[np.lexsort((there, number))], expected):
         return None
     return int((there != expected).argmax())
+
+
+def differ(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows (n, ...) differ by more than the coarser type's rounding: (n,)."""
+    kinds = [np.finfo(each.dtype) for each in (some, others) if each.dtype.kind == "f"]
+    if kinds:
+        coarsest = max(kinds, key=lambda kind: float(kind.eps))
+        a, b = some.astype(np.float64), others.astype(np.float64)
+        close = np.isclose(a, b, rtol=8 * float(coarsest.eps), atol=float(coarsest.tiny))
+        same = np.asarray(close | ~np.isfinite(a) | ~np.isfinite(b))
+    else:
+        same = np.asarray(some == others)
+    return np.asarray(~same.reshape(len(some), -1).all(1))
+
+
+def gaps(where: str, arrays: Mapping[str, Any], ends: Sequence[Any]) -> NDArray[np.bool_]:
+    """Where an episode begins, (N,): at rows that do not observe what the row before leads to, and after each end.
+
+    arrays: with observations and next_observations, an array each. ends: flags, (N,) each.
+    """
+    seen, after = (np.asarray(arrays[name]) for name in ("observations", "next_observations"))
+    if seen.shape != after.shape or seen.dtype.kind not in "biuf" or after.dtype.kind not in "biuf" or not len(seen):
+        raise DataError(
+            f"{where}: next_observations: shape {after.shape}, expected {seen.shape} as observations have it"
+        )
+    starts = np.concatenate([[True], differ(after[:-1], seen[1:])])
+    for flag in ends:
+        ended = np.asarray(flag).reshape(-1) == 1
+        if len(ended) == len(starts):
+            starts[1:] |= ended[:-1]
+    if 2 * np.count_nonzero(starts) > len(starts) > 1:
+        raise DataError(
+            f"{where}: next_observations: {np.count_nonzero(starts)} of {len(starts)} rows do not follow the last: "
+            "these are single transitions in no order, not episodes"
+        )
+    return starts

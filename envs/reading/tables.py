@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from envs.errors import DataError
 from envs.reading.arrow import ROWS, flat, flat_schema, innermost, is_list, is_numeric
-from envs.reading.conventions import chosen_fields
+from envs.reading.conventions import chosen_fields, starts_at_gaps
 from envs.reading.csv_files import open_csv
 from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
 from envs.reading.episodes import TELLING
@@ -53,7 +53,9 @@ def read_table(path: Path, options: ReadingOptions) -> Found:
         if not is_csv and is_lerobot_table(names):
             return read_lerobot_table(path, options)
         chosen, convention = chosen_fields(path, stems, IN_FILES, options, tables=True)
-        said = convention.columns if convention else options.columns
+        said = dict(convention.columns if convention else options.columns)
+        if starts_at_gaps(options):
+            said.pop("episode_start")
         if "step" in chosen and "step" not in said and not _may_be_steps(schema, chosen["step"][0]):
             del chosen["step"]  # a text, which says nothing of the rows' order that could be relied on
         found = {
