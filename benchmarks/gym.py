@@ -138,7 +138,9 @@ def recipe(cell: Cell, maximum: float) -> Config:
     """What every cell is trained with. The checkpoint is chosen on the way by what the data's best return earns."""
     method = METHODS[cell.method]
     return Config(
-        model=ModelConfig(conditioning=method.conditioning, context_length=method.context_length),
+        model=ModelConfig(
+            conditioning=method.conditioning, positions="timesteps", rotary=False, context_length=method.context_length
+        ),
         data=DataConfig(top_fraction=method.top_fraction, balanced=0.0),
         training=TrainingConfig(
             steps=method.steps,

@@ -88,6 +88,8 @@ def recipe(method: Method, seed: int, options: Options) -> Config:
         data=DataConfig(balanced=0.0),
         evaluation=EvaluationConfig(calibration=False),
         model=ModelConfig(
+            positions="timesteps",
+            rotary=False,
             conditioning=CONDITIONING[method],
             width=options.width,
             num_layers=2,

@@ -57,6 +57,8 @@ class Method:
     top_fraction: float = 1.0
     balanced: float | None = None  # None is the default's
     context_length: int = 20
+    positions: Literal["none", "timesteps"] = "none"
+    rotary: bool = True
 
     def steps(self, minutes: int) -> int:
         """Gradient steps of a cell that may take so long."""
@@ -67,7 +69,8 @@ METHODS = {
     "default": Method(),
     "unbalanced": Method(balanced=0.0),
     "k5": Method(context_length=5),
-    "token": Method("token", context_length=5),
+    "timesteps": Method(positions="timesteps", rotary=False),
+    "token": Method("token", context_length=5, positions="timesteps", rotary=False),
     "bc-10": Method("none", top_fraction=0.1),
     "bc-25": Method("none", top_fraction=0.25),
     "bc-40": Method("none", top_fraction=0.4),
@@ -82,8 +85,14 @@ def grid() -> list[Cell]:
     """Every cell, the most useful first."""
     cells = [Cell(dataset, "default", seed) for seed in range(3) for dataset in DATASETS]
     cells += [Cell(dataset, method, 0) for method in ("bc-10", "bc-25", "bc-40") for dataset in DATASETS]
-    cells += [Cell(dataset, method, seed) for seed in range(3) for method in ("unbalanced", "token") for dataset in TWO]
+    cells += [
+        Cell(dataset, method, seed)
+        for seed in range(3)
+        for method in ("unbalanced", "timesteps", "token")
+        for dataset in TWO
+    ]
     cells += [Cell(dataset, "token", 0) for dataset in DATASETS if dataset not in TWO]
+    cells += [Cell("hopper/mixed-v0", "timesteps", 0)]
     return cells + [Cell(dataset, "k5", seed) for seed in range(3) for dataset in TWO]
 
 
@@ -92,10 +101,15 @@ def recipe(cell: Cell) -> Config:
     method = METHODS[cell.method]
     steps = method.steps(DATASETS[cell.dataset])
     return Config(
-        model=ModelConfig(conditioning=method.conditioning, context_length=method.context_length),
+        model=ModelConfig(
+            conditioning=method.conditioning,
+            context_length=method.context_length,
+            positions=method.positions,
+            rotary=method.rotary,
+        ),
         data=DataConfig(top_fraction=method.top_fraction, balanced=method.balanced),
         training=TrainingConfig(
-            steps=steps, precision="bf16", threads=1, evaluate_every=0, checkpoint_every=500, seed=cell.seed
+            steps=steps, precision="auto", threads=1, evaluate_every=0, checkpoint_every=500, seed=cell.seed
         ),
     )
 

@@ -140,7 +140,15 @@ def recipe(conditioning: Any, steps: int) -> Config:
     return Config(
         data=DataConfig(balanced=0.0),
         evaluation=EvaluationConfig(calibration=False),
-        model=ModelConfig(conditioning=conditioning, width=32, num_layers=2, activation="gelu", context_length=STEPS),
+        model=ModelConfig(
+            conditioning=conditioning,
+            positions="timesteps",
+            rotary=False,
+            width=32,
+            num_layers=2,
+            activation="gelu",
+            context_length=STEPS,
+        ),
         training=TrainingConfig(
             precision="float32", steps=steps, learning_rate=2e-3, warmup_steps=100, gradient_clip=1.0, evaluate_every=0
         ),

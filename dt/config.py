@@ -38,6 +38,12 @@ class ModelConfig(TransformerConfig):
     return_scale: float | None = None
     """Returns are divided by this before the model sees them. None takes the standard deviation of the data's
     returns-to-go."""
+    positions: Literal["none", "timesteps"] = "none"
+    """What is added to a step's tokens for its position in the episode. none: nothing; --rotary gives the
+    order of the window. timesteps, the paper: a learned row for each step; only for data in which the
+    right action depends on the time, since steps that few episodes reach teach their rows little."""
+    rotary: bool = True
+    """Turn queries and keys by their position (RoFormer), so that attention knows how far apart two steps are."""
     max_timesteps: int | None = None
     """Rows of the timestep table. None takes the longest of the data's episodes and the environment's limit."""
 
@@ -53,6 +59,10 @@ class ModelConfig(TransformerConfig):
         scale, rows = self.return_scale, self.max_timesteps
         require(scale is None or scale > 0, f"return_scale must be above 0, not {scale}")
         require(rows is None or rows >= 1, f"max_timesteps must be at least 1, not {rows}")
+        require(
+            rows is None or self.positions == "timesteps",
+            f"max_timesteps {rows}: rows of a timestep table, which only --positions timesteps has",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +201,11 @@ class Config:
             evaluation = {RENAMED.get(name, name): value for name, value in document["evaluation"].items()}
             if isinstance(evaluation["target_return"], list):
                 evaluation["target_return"] = tuple(evaluation["target_return"])
+            model = {"positions": "timesteps", **document["model"]}  # a run of before there was a choice
             data = {"balanced": 0.0, **document.get("data", {})}  # a run of before there was a choice has neither
             return Config(
                 data=DataConfig(**data),
-                model=ModelConfig(**document["model"]),
+                model=ModelConfig(**model),
                 training=TrainingConfig(**document["training"]),
                 evaluation=EvaluationConfig(**evaluation),
                 calibration=CalibrationConfig(**document.get("calibration", {})),

@@ -78,8 +78,8 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, env_tim
     with Environments(spec.maker(), 1, env_timeout) as environments:
         info = environments.info
     check_spaces(spec, (model.observation_space, model.action_space), (info.observation_space, info.action_space))
-    limit, rows = spec.step_limit, model.max_timesteps
-    if limit is not None and limit > rows:
+    limit, rows = spec.step_limit, model.timestep_limit
+    if limit is not None and rows is not None and limit > rows:
         raise EnvError(
             f"environment {spec.id}: its episodes last up to {limit} steps, the model knows {rows} timesteps; "
             f"train with --max-timesteps {limit}"

@@ -116,7 +116,7 @@ class DecisionTransformer(nn.Module):
         config: shape and conditioning.
         observation_space: of the states.
         action_space: of the actions.
-        max_timesteps: rows of the timestep table; a step at or past it has no encoding.
+        max_timesteps: rows of the timestep table; see `timestep_limit`.
     """
 
     def __init__(self, config: ModelConfig, observation_space: Space, action_space: Space, max_timesteps: int):  # type: ignore[type-arg]
@@ -131,7 +131,8 @@ class DecisionTransformer(nn.Module):
         self.action_encoders = nn.ModuleList(make_action_encoder(s, config.width) for s in actions.values())
         self.heads = nn.ModuleList(make_head(s, config.width) for s in actions.values())
         self.state_leaves, self.action_leaves = tuple(states), tuple(actions)
-        self.timestep_encoder = LearnedPositions(max_timesteps, config.width)
+        if config.positions == "timesteps":
+            self.timestep_encoder = LearnedPositions(max_timesteps, config.width)
         self.embedding_norm = nn.LayerNorm(config.width)
         self.register_buffer("return_scale", torch.tensor(float(config.return_scale or 1.0)))
         self.return_scale: Tensor
@@ -256,6 +257,11 @@ class DecisionTransformer(nn.Module):
         return self.read(x, batch, every, guidance)
 
     @property
+    def timestep_limit(self) -> int | None:
+        """Steps of an episode that the model has an encoding for; None where it needs none."""
+        return self.max_timesteps if self.config.positions == "timesteps" else None
+
+    @property
     def tokens_a_step(self) -> int:
         """P: return-to-go, state and action; the last two; or one for both."""
         if self.config.conditioning == "token":
@@ -268,7 +274,8 @@ class DecisionTransformer(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """The tokens of a batch of windows, in the order of their steps: (B, T P, D)."""
-        time = self.timestep_encoder(_masked(batch.timesteps, batch.mask))  # (B, T, D)
+        timed = self.config.positions == "timesteps"
+        time = self.timestep_encoder(_masked(batch.timesteps, batch.mask)) if timed else 0.0  # (B, T, D)
         state = _encode(self.state_encoders, self.state_leaves, batch.states, batch.mask) + time
         action = _encode(self.action_encoders, self.action_leaves, batch.actions, batch.mask)
         if self.config.conditioning == "single":

@@ -75,7 +75,7 @@ class ReturnConditionedPolicy:
             raise PolicyError(f"context_length must be 1 to {trained}, as the model was trained, not {context_length}")
         self.guidance, self.calibration, self.context_length = guidance, calibration, context_length
         self.model, self.rows, self.temperature = fast_view(model.eval()), rows, temperature
-        self.device = model.return_scale.device
+        self.device, self._limit = model.return_scale.device, model.timestep_limit
         leaves = leaf_spaces(model.observation_space)
         self._observation_spaces, self._images = leaves, {name for name, leaf in leaves.items() if is_image(leaf)}
         self._units = model.units
@@ -226,10 +226,8 @@ class ReturnConditionedPolicy:
         """The leaves of an observation and what may be chosen now. `SpaceError` where the model cannot act there."""
         if env not in self._histories:
             raise PolicyError("act before reset: call reset(target_return) at the start of each episode")
-        if self._histories[env].elapsed >= self.model.max_timesteps:
-            raise SpaceError(
-                f"past the model's table of {self.model.max_timesteps} timesteps; train with a larger --max-timesteps"
-            )
+        if self._limit is not None and self._histories[env].elapsed >= self._limit:
+            raise SpaceError(f"past the model's table of {self._limit} timesteps; train with a larger --max-timesteps")
         state = to_leaves(self.model.observation_space, observation)
         for name, row in state.items():
             if row.shape != self._observations[name].shape:

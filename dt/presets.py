@@ -23,7 +23,7 @@ def demo() -> Config:
 def _paper(targets: tuple[float, ...], return_scale: float = 1000.0) -> Config:
     """The paper's Gym recipe (Chen et al. 2021, table 8 and its published code)."""
     return Config(
-        model=ModelConfig(conditioning="token", return_scale=return_scale),
+        model=ModelConfig(conditioning="token", positions="timesteps", rotary=False, return_scale=return_scale),
         training=TrainingConfig(
             steps=100_000,
             precision="float32",
@@ -60,6 +60,8 @@ def paper_breakout() -> Config:
     return Config(
         model=ModelConfig(
             conditioning="token",
+            positions="timesteps",
+            rotary=False,
             width=128,
             num_layers=6,
             num_heads=8,

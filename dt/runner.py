@@ -64,8 +64,9 @@ class Policy:
         action_mask: what may be chosen, as Gymnasium's `space.sample(mask)` takes it; None allows everything.
         """
         history = self._started("act")
-        if history.elapsed >= self.about["max_timesteps"]:
-            raise ValueError(f"the model knows {self.about['max_timesteps']} timesteps, and this step is past them")
+        limit = self.about["max_timesteps"]
+        if limit is not None and history.elapsed >= limit:
+            raise ValueError(f"the model knows {limit} timesteps, and this step is past them")
         given = _leaves(self.about["observation"], observation)
         state = {name: _encode(leaf, _checked(name, leaf, given[name])) for name, leaf in self._observations.items()}
         masks = _leaves(self.about["action"], action_mask)

@@ -287,7 +287,15 @@ def pictures(dataset) -> Dataset:
 
 def small_model(conditioning: str, dataset: Dataset, **changes: Any) -> DecisionTransformer:
     """A model with several heads and layers, and every parameter away from zero and one."""
-    shape = {"width": 16, "num_layers": 2, "num_heads": 2, "context_length": CONTEXT, "dropout": 0.0}
+    shape = {
+        "width": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "context_length": CONTEXT,
+        "dropout": 0.0,
+        "positions": "timesteps",
+        "rotary": False,
+    }
     shape |= {"activation": "gelu"} | changes  # no ReLU unit is dead by chance
     config = ModelConfig(conditioning=conditioning, **shape)
     model = DecisionTransformer(config, dataset.observation_space, dataset.action_space, max_timesteps=13)

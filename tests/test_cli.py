@@ -34,6 +34,9 @@ from transformer.text.cli import main as text_main
 from transformer.weights import read_tensors
 
 QUICK = [
+    "--positions",
+    "timesteps",
+    "--no-rotary",
     "--precision",
     "float32",
     "--no-calibration",
@@ -350,7 +353,7 @@ def watch_pictures(monkeypatch) -> list[int]:
         (["train-many", "{recorded}", "--seeds", "1", "9" * 20], "seeds[1] must be a whole number of 64 bits, not 999"),
         (["train", "{recorded}", "--learning-rate", "nan"], "learning_rate must be a finite number, not nan"),
         (
-            ["train", "{recorded}", "--max-timesteps", "5"],
+            ["train", "{recorded}", "--positions", "timesteps", "--max-timesteps", "5"],
             "max_timesteps 5 is less than the data's longest episode, 10",
         ),
         (["train", "{recorded}", "--environment", "CartPole-v1"], "its observation space does not fit the data's"),
@@ -359,7 +362,14 @@ def watch_pictures(monkeypatch) -> list[int]:
         (["train", "{recorded}", "--environment-kwargs", "{{"], "--environment-kwargs: not JSON"),
         (["train", "{recorded}", "--environment-kwargs", "{{}}x"], "--environment-kwargs: not JSON"),
         (["train", "{recorded}", "--resume"], "--resume needs --output"),
-        (["train", "{recorded}", "--max-timesteps", "15"], "up to 20 steps, the model knows 15 timesteps"),
+        (
+            ["train", "{recorded}", "--positions", "timesteps", "--max-timesteps", "15"],
+            "up to 20 steps, the model knows 15 timesteps",
+        ),
+        (
+            ["train", "{recorded}", "--max-timesteps", "15"],
+            "rows of a timestep table, which only --positions timesteps",
+        ),
         (["inspect", "{recorded}.missing"], "no such file or folder"),
         (["evaluate", "no-such-run"], "no-such-run: no such run"),
         (["train", "{recorded}", "--environment-kwargs", "[" * 60_000], "--environment-kwargs: not JSON: [["),

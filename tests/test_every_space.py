@@ -195,7 +195,11 @@ def learn_by_heart(dataset, folder, **changes):
         device="cpu",
         precision="float32",
     )
-    config = Config(data=DataConfig(balanced=0.0), model=ModelConfig(**{**SMALL, **changes}), training=training)
+    config = Config(
+        data=DataConfig(balanced=0.0),
+        model=ModelConfig(**{"positions": "timesteps", "rotary": False, **SMALL, **changes}),
+        training=training,
+    )
     trainer = prepare(dataset, config, folder)
     trainer.start()
     trainer.train()

@@ -63,7 +63,8 @@ def in_environment(name: str, conditioning: str, **changes) -> tuple[DecisionTra
     """A model for a registered environment, with weights away from zero."""
     spec = EnvironmentSpec(name)
     with spec.make() as env:
-        config = ModelConfig(conditioning=conditioning, width=32, num_layers=2, context_length=7, **changes)
+        shape = {"positions": "timesteps", "rotary": False, "width": 32, "num_layers": 2, "context_length": 7} | changes
+        config = ModelConfig(conditioning=conditioning, **shape)
         model = DecisionTransformer(config, env.observation_space, env.action_space, 1000)
     with torch.no_grad():
         for parameter in model.parameters():

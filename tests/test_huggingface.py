@@ -42,6 +42,8 @@ def make_models(activation: str, dtype: torch.dtype) -> tuple[DecisionTransforme
             parameter.add_(torch.randn_like(parameter) * 0.2)
     config = ModelConfig(
         conditioning="token",
+        positions="timesteps",
+        rotary=False,
         width=WIDTH,
         num_layers=LAYERS,
         num_heads=HEADS,

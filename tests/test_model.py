@@ -9,7 +9,7 @@ from conftest import ACTION, CONTEXT, STATE, small_model
 from gymnasium import spaces
 from torch.nn import functional as F
 
-from dt.config import ModelConfig
+from dt.config import Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.encoders import ContinuousHead, DiscreteHead, Normalizer, make_action_encoder, make_head, make_state_encoder
 from dt.model import DecisionTransformer, ReturnModulation, interleave
@@ -257,3 +257,32 @@ def test_modulation_is_adaptive_layer_norm_and_none_at_first(dataset):
     scale, shift = modulation.output(F.gelu(modulation.input(returns[..., None]))).split(8, dim=-1)
     normal = (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True)
     torch.testing.assert_close(modulation(x, returns), normal * (1 + scale) + shift, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("conditioning", ["single", "token", "decoupled", "none"])
+def test_the_time_of_a_step_counts_only_with_a_table_of_timesteps(dataset, full, conditioning):
+    later = replace(full, timesteps=full.timesteps + 4)
+    timed, free = (small_model(conditioning, dataset, positions=positions) for positions in ("timesteps", "none"))
+    assert not torch.equal(timed.predict(full)["value"], timed.predict(later)["value"])
+    assert torch.equal(free.predict(full)["value"], free.predict(later)["value"])
+    assert (timed.timestep_limit, free.timestep_limit) == (13, None)
+    assert {name for name, _ in timed.named_parameters()} - {name for name, _ in free.named_parameters()} == {
+        "timestep_encoder.weight"
+    }
+
+
+@pytest.mark.parametrize("conditioning", ["single", "token", "decoupled", "none"])
+def test_without_a_table_the_order_of_the_history_still_counts(dataset, full, conditioning):
+    """A causal mask tells the order to a stack of two blocks (Haviv et al. 2022)."""
+    model = small_model(conditioning, dataset, positions="none")
+    swapped = full.states["value"].clone()
+    swapped[:, [0, 1]] = swapped[:, [1, 0]]
+    outputs = (model.predict(each)["value"][:, -1] for each in (full, replace(full, states={"value": swapped})))
+    assert not torch.equal(*outputs)
+
+
+def test_a_configuration_of_before_there_was_a_choice_has_a_table_of_timesteps():
+    document = Config(model=ModelConfig(positions="none")).to_json()
+    assert Config.from_json(document).model.positions == "none"
+    del document["model"]["positions"]
+    assert Config.from_json(document).model.positions == "timesteps"

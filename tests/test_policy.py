@@ -248,7 +248,7 @@ def test_a_loop_of_ones_own_earns_what_evaluate_reports(payday, temperature):
     assert (total,) == evaluate(policy, payday.environment, [6.0], episodes=1, seed=7)[0].returns
 
 
-def test_what_a_policy_cannot_do_is_said(model):
+def test_what_a_policy_cannot_do_is_said(model, dataset):
     policy = ReturnConditionedPolicy(model)
     with pytest.raises(PolicyError, match="act before reset: call reset"):
         policy.act(np.zeros(5))
@@ -270,6 +270,10 @@ def test_what_a_policy_cannot_do_is_said(model):
         PolicyError, match=r"environment 0, step 13: past the model's table of 13 timesteps; .*--max-timesteps"
     ):
         policy.act(np.zeros(5))
+    endless = ReturnConditionedPolicy(small_model("single", dataset, positions="none"))
+    endless.reset(1.0)
+    for _ in range(2 * model.max_timesteps):
+        endless.act(np.zeros(5))
 
 
 @pytest.mark.parametrize("seen", [[3, 0], [-1, 0], [0, 9], [0.5, 0.0]])
@@ -292,7 +296,8 @@ def test_an_environment_that_does_not_fit_is_refused(model):
 
 
 def test_an_environment_whose_episodes_are_longer_than_the_models_table_is_refused():
-    model = DecisionTransformer(ModelConfig(width=8, num_layers=1), Payday.observation_space, Payday.action_space, 15)
+    config = ModelConfig(width=8, num_layers=1, positions="timesteps", rotary=False)
+    model = DecisionTransformer(config, Payday.observation_space, Payday.action_space, 15)
     check_environment(EnvironmentSpec("Payday-v0", max_episode_steps=15), model)
     for spec in (EnvironmentSpec("Payday-v0"), EnvironmentSpec("Payday-v0", max_episode_steps=20)):
         with pytest.raises(EnvError, match=r"up to 20 steps, the model knows 15 timesteps; .*--max-timesteps 20"):

@@ -53,7 +53,12 @@ def curve(replay, folder: Path, conditioning: Any = "single", **changes) -> list
         "weight_decay": 0.1,
     }
     config = Config(
-        model=ModelConfig(conditioning=conditioning, **{key: changes.get(key, value) for key, value in model.items()}),
+        model=ModelConfig(
+            conditioning=conditioning,
+            positions="timesteps",
+            rotary=False,
+            **{key: changes.get(key, value) for key, value in model.items()},
+        ),
         data=DataConfig(balanced=0.0),
         evaluation=EvaluationConfig(calibration=False),
         training=TrainingConfig(**recipe | {key: value for key, value in changes.items() if key not in model}),

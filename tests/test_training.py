@@ -34,7 +34,15 @@ from transformer.weights import read_tensors
 
 def small(steps=12, conditioning="single", **training) -> Config:
     return Config(
-        model=ModelConfig(conditioning=conditioning, width=16, num_layers=2, context_length=5, dropout=0.3),
+        model=ModelConfig(
+            conditioning=conditioning,
+            positions="timesteps",
+            rotary=False,
+            width=16,
+            num_layers=2,
+            context_length=5,
+            dropout=0.3,
+        ),
         training=TrainingConfig(
             **{
                 "steps": steps,

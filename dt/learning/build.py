@@ -33,7 +33,7 @@ def timestep_rows(dataset: Dataset, config: Config, environment: EnvironmentSpec
         ConfigError: fewer than the longest episode has steps, or more than the data can teach.
     """
     rows, longest = table_rows(config.model, replace(dataset, environment=environment)), int(dataset.lengths.max())
-    if rows < longest:
+    if rows < longest:  # only where it was configured
         raise ConfigError(f"max_timesteps {rows} is less than the data's longest episode, {longest} steps")
     _check_tables(dataset, config, rows)
     return rows
@@ -42,7 +42,7 @@ def timestep_rows(dataset: Dataset, config: Config, environment: EnvironmentSpec
 def _check_tables(dataset: Dataset, config: Config, rows: int) -> None:
     """Refuse more rows of weights than there are steps to learn them from, if only a file asks for so many."""
     most = max(MOST_ROWS, dataset.num_steps)
-    if config.model.max_timesteps is None and rows > most:
+    if config.model.positions == "timesteps" and config.model.max_timesteps is None and rows > most:
         raise ConfigError(
             f"an episode of the data's environment may last {rows} steps, the longest recorded one has "
             f"{int(dataset.lengths.max())}: --max-timesteps N says how many the model is to know"

@@ -59,7 +59,7 @@ class PreviousRun:
                 "without the state that training goes on from"
             )
         rows = timestep_rows(dataset, config, environment)
-        if self.document["max_timesteps"] != rows:
+        if config.model.positions == "timesteps" and self.document["max_timesteps"] != rows:
             raise CheckpointError(f"{self.folder}: max_timesteps was {self.document['max_timesteps']}, now {rows}")
         check_same_recipe(self.document["config"], config.to_json(), self.folder)
         if self.checkpoint is not None:

@@ -167,7 +167,8 @@ def check_model_size(
 ) -> None:
     """Refuse a model of more weights than there are, and a window that no such model needs, before there is one."""
     leaves = [leaf for space in (seen, done) for leaf in leaf_spaces(space).values()]
-    fewest = config.width * (max_timesteps + sum(int(choices(leaf)[0].sum()) for leaf in leaves))  # rows of the tables
+    timesteps = max_timesteps if config.positions == "timesteps" else 0
+    fewest = config.width * (timesteps + sum(int(choices(leaf)[0].sum()) for leaf in leaves))  # weights of all tables
     there = sum(tensor.numel() for tensor in weights.values())
     if fewest > there:  # a list of all choices may be too long even where it holds nothing
         raise ValueError(f"a model of its settings has more than {fewest} weights, here are {there}")

@@ -184,7 +184,7 @@ def _describe(
         "inputs": list(inputs),
         "outputs": list(outputs),
         "context_length": policy.context_length,
-        "max_timesteps": model.max_timesteps,
+        "max_timesteps": model.timestep_limit,
         "guided": model.config.conditioning in MODULATED,
         "guidance": policy.guidance,
         "temperature": policy.temperature,

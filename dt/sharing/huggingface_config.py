@@ -58,7 +58,15 @@ def read_published(
     )
     rows, tanh = integer(theirs, "max_ep_len", config_path), theirs["action_tanh"]
     settings = transformer_settings(theirs, "hidden_size", config_path)
-    config = make_config(ModelConfig, config_path, conditioning="token", max_timesteps=rows, **settings)
+    config = make_config(
+        ModelConfig,
+        config_path,
+        conditioning="token",
+        positions="timesteps",
+        rotary=False,
+        max_timesteps=rows,
+        **settings,
+    )
     config = replace(config, context_length=context_length, return_scale=return_scale)
     require(isinstance(tanh, bool), f"{config_path}: action_tanh is {tanh!r}, expected true or false")
     observation_space, action_space = _spaces(dataset, environment)
