@@ -87,8 +87,9 @@ class Policy:
     def request_for(self, target_return: float) -> tuple[float, float]:
         """What the model is conditioned on for a target return: a return and a guidance.
 
-        On each curve of the calibration this is the request that earned the target, or came closest to it. The curve
-        is chosen by that distance and by how far single episodes are from their mean.
+        On each curve of the calibration this is the request that earned the target, or came closest to it, unless a
+        request that was played is surer. The curve is chosen by that distance and by how far single episodes are from
+        their mean.
         """
         target, best = float(target_return), (np.inf, float(target_return), float(self.about["guidance"]))
         for curve in self.about["calibration"] or ():
@@ -100,8 +101,11 @@ class Policy:
             else:
                 share = (answer - achieved[right]) / (achieved[left] - achieved[right])
                 request = float(requests[right] + share * (requests[left] - requests[right]))
-            spread = np.interp(request, requests, curve["spreads"])
-            distance = abs(answer - target) + curve["spread_weight"] * spread
+            unsure = curve["spread_weight"] * np.array(curve["spreads"])
+            distance = abs(answer - target) + np.interp(request, requests, unsure)
+            played = np.abs(achieved - target) + unsure
+            if played.min() < distance - curve["surer"] * (achieved[-1] - achieved[0]):
+                distance, request = played.min(), float(requests[played.argmin()])
             if distance < best[0]:
                 best = (distance, request, float(curve["guidance"]))
         return best[1:]

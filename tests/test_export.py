@@ -160,14 +160,15 @@ def test_the_folder_holds_our_own_window_and_a_pinned_opset(robot):
 def test_a_calibration_gives_the_same_requests(robot):
     _, folder, _ = robot
     rng = np.random.default_rng(0)
+    requests = np.array([0, 10, 20, 30, 40, 40.1, 60, 70, 80])  # with a jump in the middle
     curves = tuple(
-        Curve(w, np.arange(9.0) * 10, tuple(np.minimum(60.0, i * 8) + rng.normal(0, 9, 3) for i in range(9)))
+        Curve(w, requests, tuple(np.minimum(60.0, i * 8) + 50 * (i > 4) + rng.normal(0, 9, 3) for i in range(9)))
         for w in (1.0, 1.5, 2.5)
     )
     calibration = Calibration({}, curves, 0)
     theirs = runner.Policy(folder)
     theirs.about["calibration"] = json.loads(json.dumps(curves_in_json(calibration)))
-    targets = [*np.linspace(-20, 120, 57), *curves[0].achieved, *curves[1].achieved]
+    targets = [*np.linspace(-20, 170, 57), *curves[0].achieved, *curves[1].achieved]
     ours = [calibration.request_for(float(target)) for target in targets]
     assert [(each.target_return, each.guidance) for each in ours] == [theirs.request_for(target) for target in targets]
     assert len({each.guidance for each in ours}) > 1

@@ -21,6 +21,12 @@ SPREAD_WEIGHT = 0.25
 """Weight of the spread of single episodes against the distance of their mean: what it adds to the error of the mean of
 20 episodes, roughly."""
 
+NEAR = 0.05
+"""Requests that are so close to each other, as a share of what the curve covers, tell of each other's spread."""
+
+SURER = 0.005
+"""By how much a request that was played has to be better than one between two, as a share of what the curve spans."""
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -115,10 +121,19 @@ class Curve:
 
     @cached_property
     def spreads(self) -> Floats:
-        """Mean distance of a return from what its request earns, with the neighbours' episodes: (peak + 1,)."""
+        """Mean distance of a return from what its request earns, with episodes of near requests: (peak + 1,).
+
+        Near are the neighbours and all within `NEAR`. So a request next to a jump has the spread of both its sides.
+        """
         distances = [np.abs(returns - now) for returns, now in zip(self.returns, self.achieved, strict=False)]
-        windows = (distances[max(0, i - 1) : i + 2] for i in range(len(distances)))
-        return np.array([np.concatenate(window).mean() for window in windows])
+        requests = self.requests[: len(distances)]
+        reach = NEAR * (requests[-1] - requests[0])
+        found = []
+        for i, request in enumerate(requests):
+            first = min(max(0, i - 1), int(np.searchsorted(requests, request - reach, side="left")))
+            last = max(i + 1, int(np.searchsorted(requests, request + reach, side="right")) - 1)
+            found.append(np.concatenate(distances[first : last + 1]).mean())
+        return np.array(found)
 
     @property
     def best_request(self) -> float:
@@ -126,10 +141,19 @@ class Curve:
         return float(self.requests[self.peak])
 
     def ask(self, target: float) -> tuple[Request, float, float]:
-        """The request for a target return, what it earns, and how far single episodes are from that."""
+        """The request for a target return, what it earns, and how far single episodes are from that.
+
+        It is the inverse, unless a request that was played is surer: at the edge where a policy begins to stay upright,
+        some episodes fall and others do not.
+        """
         requests = self.requests[: self.peak + 1]
         request, answer = inverse(requests, self.achieved, target)
-        return Request(request, self.guidance), answer, float(np.interp(request, requests, self.spreads))
+        spread = float(np.interp(request, requests, self.spreads))
+        played = np.abs(self.achieved - target) + SPREAD_WEIGHT * self.spreads  # (peak + 1,)
+        best, span = int(played.argmin()), self.achieved[-1] - self.achieved[0]
+        if played[best] < abs(answer - target) + SPREAD_WEIGHT * spread - SURER * span:
+            request, answer, spread = (float(of[best]) for of in (requests, self.achieved, self.spreads))
+        return Request(request, self.guidance), answer, spread
 
 
 @dataclass(frozen=True)

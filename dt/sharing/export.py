@@ -19,7 +19,7 @@ from gymnasium.spaces import Space
 from torch import Tensor, nn
 
 from dt import runner, window
-from dt.asking.calibration import SPREAD_WEIGHT, Calibration
+from dt.asking.calibration import SPREAD_WEIGHT, SURER, Calibration
 from dt.asking.guidance import MODULATED
 from dt.data import Batch, TensorLeaves
 from dt.encoders import ContinuousHead, is_image
@@ -241,6 +241,7 @@ def _curves(calibration: Calibration) -> list[dict[str, Any]]:
             "achieved": curve.achieved.tolist(),
             "spreads": curve.spreads.tolist(),
             "spread_weight": SPREAD_WEIGHT,
+            "surer": SURER,
         }
         for curve in calibration.curves
     ]
