@@ -12,7 +12,7 @@ def default() -> Config:
 
 
 def demo() -> Config:
-    """Under four minutes of one slow core, calibration included: half the width, two layers, one thread."""
+    """Four to five minutes of one slow core, calibration included: half the width, two layers, one thread."""
     return Config(
         model=ModelConfig(width=64, num_layers=2),
         training=TrainingConfig(steps=5_000, learning_rate=2e-3, warmup_steps=200, evaluate_every=0, threads=1),
