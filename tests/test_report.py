@@ -167,6 +167,19 @@ def test_a_run_of_an_earlier_version_says_what_it_lacks(runs):
     assert "Oddities" not in written
 
 
+def test_an_imported_run_says_what_it_lacks(runs):
+    change(runs[0], imported="somewhere", versions={})
+    write_json(
+        runs[0] / "run.json", {**read_json(runs[0] / "run.json"), "dataset": {"name": "theirs-v0", "targets": []}}
+    )
+    shutil.rmtree(runs[0] / "results")
+    (runs[0] / "log.jsonl").unlink()
+    written = report(runs[0])
+    assert "Not trained here: imported from somewhere." in written
+    assert "There is no log: nothing was trained here." in written
+    assert "Trained on theirs-v0, played in Payday-v0." in written
+
+
 def test_the_page_loads_nothing_from_elsewhere(runs):
     make_films(runs[0], "5")
     written = report(*runs)
@@ -319,6 +332,10 @@ def test_groups_are_named_by_the_settings_that_differ(runs):
     assert "conditioning single (1 run)" in written
     assert "conditioning token (1 run)" in written
     assert embedded(written)["seeds"] == []
+    document["config"]["model"]["conditioning"] = "single"
+    document["config"]["training"]["threads"] = 7  # which changes nothing that is learned
+    write_json(runs[1] / "run.json", document)
+    assert len(embedded(report(*runs))["seeds"]) == 1
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -346,6 +363,7 @@ def test_runs_that_do_not_belong_together_are_refused(runs, capsys):
         ("run.json", "[]", "run.json: not a Decision Transformer's run"),
         ("results/last.json", "{", "last.json: cannot be read"),
         ("results/last.json", '{"checkpoint": "x", "results": [{}]}', "last.json: results[0].length"),
+        ("results/last.json", f'{{"checkpoint": "{"x" * 10_001}", "results": []}}', "checkpoint has 10001 characters"),
         ("results/last.json", '{"checkpoint": "x", "results": 5}', "last.json: results must be a list, not 5"),
         ("results/best.json", '{"checkpoint": 5, "results": []}', "best.json: checkpoint must be a text, not 5"),
         ("results/held-out.json", '{"checkpoint": "x", "held_out": {"loss": NaN}}', "held-out.json: held_out.leaves"),

@@ -7,7 +7,11 @@ from typing import Any
 from dt.config import Config
 from dt.sharing.html_report.files import ReportedRun, ResultsDocument
 
-NOT_COMPARED = ("training.seed", "training.device", "training.threads", "training.keep_checkpoints")
+NOT_COMPARED = (
+    *("training.seed", "training.device", "training.threads"),
+    *("training.log_every", "training.checkpoint_every", "training.keep_checkpoints"),
+    *("evaluation.num_envs", "evaluation.env_timeout"),
+)
 """Settings in which the runs of one group may differ."""
 
 
