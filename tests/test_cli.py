@@ -176,6 +176,7 @@ def test_auto_chooses_a_target_on_environments_that_do_not_score_it(run, tmp_pat
 def test_a_resumed_run_may_be_told_its_flags_again(recorded, tmp_path, capsys):
     """Also those that are its own by now: the same command, with --resume."""
     arguments = ["train", str(recorded), "--output", str(tmp_path / "run"), *QUICK, "--target-return", "3"]
+    arguments.remove("--no-rotary")
     assert main([*arguments, "--rotary"]) == 0
     assert main([*arguments, "--rotary", "--resume"]) == 0
     capsys.readouterr()
