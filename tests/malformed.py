@@ -766,14 +766,14 @@ for name, arguments, words in (
 
 
 def in_the_way(folder: Path) -> Path:
-    """A good file, and where its second run would lie a folder that is no run."""
+    """A good file, and where its second run would be is a folder that is not a run."""
     GOOD(folder)
     (folder / "flat-s1").mkdir(exist_ok=True)
     return folder
 
 
 options("many where no run is", "train-many", "{}/flat.npz", "--output", "{}", make=in_the_way,
-        words=("flat-s1: no run.json in it, so it is no run",))  # fmt: skip
+        words=("flat-s1: no run.json in it, so it is not a run",))  # fmt: skip
 
 
 def a_policy(module: str) -> Callable[[Path], Path]:

@@ -316,7 +316,7 @@ def test_a_plan_looks_for_the_top_where_a_model_breaks_down():
 
     plan = a_plan()
     found = Calibration({}, carry_out(plan, broken, lambda plan: None), plan.steps_taken)
-    assert found.highest > 55
+    assert found.highest == pytest.approx(60, abs=3)  # 60 is the highest of the first requests below the breakdown
     assert 55 <= found.request_for(100.0).target_return <= 70
     assert found.request_for(40.0).target_return == pytest.approx(40, abs=5)
 

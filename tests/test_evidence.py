@@ -264,7 +264,7 @@ UNEVEN = (5, 3, 4, 6)
 
 
 def half_marked(lengths=UNEVEN) -> dict:
-    """Episodes of which every other one is terminated, and the others are marked by no known name."""
+    """Every other episode is terminated; no known name marks the ends of the others."""
     steps, last = sum(lengths), np.cumsum(lengths) - 1
     arrays = {"observations": np.arange(2.0 * steps).reshape(-1, 2) + 0.5, "actions": np.zeros(steps, int)}
     return {**arrays, "rewards": np.arange(steps) + 0.5, "terminals": np.isin(np.arange(steps), last[::2])}
@@ -472,7 +472,7 @@ def test_times_in_nanoseconds_keep_their_digits(tmp_path):
 
 
 def jaxrl():
-    """Two episodes of three steps, of which the second was cut."""
+    """Two episodes of three steps; the second was truncated."""
     ends = np.arange(6) % 3 == 2
     arrays = {"observations": np.zeros((6, 1)), "actions": np.zeros((6, 1)), "rewards": np.ones(6)}
     return {**arrays, "masks": 1.0 - (np.arange(6) == 2), "dones_float": ends.astype(np.float32)}

@@ -689,6 +689,9 @@ def test_a_file_alone_cannot_ask_for_more_weights_than_steps_to_learn_them_from(
     assert not (tmp_path / "run").exists()
     config = small(steps=1)
     train(far, replace(config, model=replace(config.model, max_timesteps=20)), tmp_path / "run")
+    train(
+        far, replace(config, model=replace(config.model, positions="none")), tmp_path / "endless"
+    )  # no table, no rows
 
 
 def test_a_model_too_large_for_memory_says_what_to_lower(payday, tmp_path):

@@ -617,7 +617,7 @@ FLAT = {
         {"episode": [0, 0, 0, 1, 1, 1, 1, 1, 0, 0]},
         ["episode: 0 begins again at step 8; its steps must stand together"],
     ),
-    "an episode that is none": ({"episode": put(NAN, 3)(np.zeros(10))}, ["episode: nan is no number or name"]),
+    "an episode that is none": ({"episode": put(NAN, 3)(np.zeros(10))}, ["episode: nan is not a number or name"]),
     "too few episodes": ({"episode": np.zeros(9)}, ["episode: shape (9,), expected (10,)"]),
     "lengths of less": ({"lengths": np.array([3, 5])}, ["rewards: shape (10,), lengths say (8,)"]),
 }  # fmt: skip

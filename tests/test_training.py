@@ -548,7 +548,7 @@ def test_what_is_no_run_or_only_a_part_of_one_is_refused(payday, tmp_path):
     for inside in (checkpoints(folder)[0], folder / "checkpoints", folder / "log.jsonl"):
         with pytest.raises(CheckpointError, match=f"{inside.name}: a part of the run {folder}; name that folder"):
             load_run(inside)
-    with pytest.raises(CheckpointError, match=r"no run.json in it, so it is no run"):
+    with pytest.raises(CheckpointError, match=r"no run.json in it, so it is not a run"):
         load_run(tmp_path)
     with pytest.raises(CheckpointError, match="missing: no such run"):
         load_run(tmp_path / "missing")

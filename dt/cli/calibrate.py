@@ -17,7 +17,7 @@ def run(options: Calibrate) -> None:
 
 
 def _check(options: Calibrate) -> EnvironmentSpec | None:
-    """Refuse what is no run for `dt calibrate`; the environment that it is given."""
+    """Check that this is a run that `dt calibrate` can play; return the environment that was given."""
     environment = environment_to_play_in(options.env)
     check_trained_run(options.run)
     return environment

@@ -15,7 +15,7 @@ def check_environment_seed(seed: int) -> None:
 
 
 def check_trained_run(folder: Path) -> None:
-    """Raise `CheckpointError` where this is no run, or one without a checkpoint."""
+    """Raise `CheckpointError` where this is not a run, or has no checkpoint."""
     if folder.parts[:1] == ("hf:",):
         name = "/".join(folder.parts[1:])
         raise ConfigError(

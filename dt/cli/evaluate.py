@@ -26,7 +26,7 @@ def run(options: Evaluate) -> None:
 
 
 def _check(options: Evaluate) -> EnvironmentSpec | None:
-    """Refuse what `dt evaluate` cannot write and what is no run; the environment that it is given."""
+    """Check the run and the output files of `dt evaluate`; return the environment that was given."""
     check_environment_seed(options.seed)
     _check_scoring_seed(options.seed)
     _check_places(options)

@@ -23,7 +23,7 @@ def run(options: Export) -> None:
 
 
 def _check(options: Export) -> EnvironmentSpec | None:
-    """Refuse what is no run for `dt export`, a folder that is taken and missing packages; the environment given."""
+    """Check the run, the output folder and the packages for `dt export`; return the environment that was given."""
     check_folder(options.output)
     check_new(options.output)
     environment = environment_to_play_in(options.env)

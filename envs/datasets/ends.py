@@ -163,7 +163,7 @@ def _run_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
     if len(episode) != steps:
         raise DataError(f"{where}: episode: shape {episode.shape}, expected {(steps,)}")
     if not_finite(episode).any():
-        raise DataError(f"{where}: episode: {episode[not_finite(episode).argmax()]} is no number or name")
+        raise DataError(f"{where}: episode: {episode[not_finite(episode).argmax()]} is not a number or name")
     starts = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
     seen = set()
     for row in starts:

@@ -69,8 +69,8 @@ def check_clock(
         raise DataError(
             f"{where}: {place(offsets, row)} (row {in_file(row, rows)}) does not rise{how_many(wrong)}: are these rows "
             f"in order, and is each end of an episode marked? Sort them by episode, then by {name}, or give "
-            f"--columns episode=NAME (or episode_start={name} if {name} begins again with each); if it is no time or "
-            "count of steps, give --columns step=none."
+            f"--columns episode=NAME (or episode_start={name} if {name} begins again with each); if it is not a time "
+            "or count of steps, give --columns step=none."
         )
 
 

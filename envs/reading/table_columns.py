@@ -82,7 +82,7 @@ def values_of(
 def column_values(path: Path, column: Any, name: str, field: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """One column, (N,), or (N, K) from lists of K numbers, zeros where nothing is, and the rows of those.
 
-    What is no number is named by its row.
+    A cell that is not a number is named by its row.
     """
     import pyarrow
     from pyarrow import types
@@ -133,7 +133,7 @@ def _flags_in_text(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.bo
 
 
 def way_for_text(text: str, name: str, field: str, first: bool) -> str:
-    """What to do about a cell that is no number. first: whether only the first row is none."""
+    """What to do about a cell that is not a number. first: whether only the first row has such a cell."""
     bare = text.strip()
     if bare == name:
         return "; the line of names again: delete it"

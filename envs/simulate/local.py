@@ -153,7 +153,7 @@ def _one_number(reward: Any) -> float:
     """A reward, also as an array or a list of one number."""
     number = np.asarray(reward)
     if number.dtype.kind not in "fiub":  # float() would take a text
-        raise EnvError(f"reward {reward!r} is no number")
+        raise EnvError(f"reward {reward!r} is not a number")
     if number.size != 1:
         raise EnvError(f"reward: shape {number.shape}, expected one number")
     earned = float(number.reshape(()))

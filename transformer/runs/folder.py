@@ -30,15 +30,15 @@ def is_run(folder: Path) -> bool:
 
 
 def run_around(path: Path) -> Path | None:
-    """The run that a file or folder lies in, such as a checkpoint's; None where it lies in none."""
+    """The run that a file or folder belongs to, such as a checkpoint's; None where there is none."""
     return next(filter(is_run, path.absolute().parents), None) if path.exists() else None
 
 
 def check_run(folder: Path) -> None:
-    """The door of a run: raise `CheckpointError` where this is no run's folder, or it leads elsewhere."""
+    """Raise `CheckpointError` where this is not a run's folder, or it leads elsewhere."""
     if not is_run(folder):
         around = run_around(folder)
-        why = "no run.json in it, so it is no run" if folder.is_dir() else "no such run"
+        why = "no run.json in it, so it is not a run" if folder.is_dir() else "no such run"
         raise CheckpointError(f"{folder}: {f'a part of the run {around}; name that folder' if around else why}")
     check_entries(folder)
 
