@@ -1,7 +1,7 @@
 """What a Transformer is and how any training runs. No torch here, so that help and refusals are quick."""
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -213,6 +213,18 @@ class TrainingConfig:
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
 
 
+SHORT_TRAINING = TrainingConfig(
+    steps=2_000,
+    batch_size=12,
+    warmup_steps=100,
+    weight_decay=0.1,
+    gradient_clip=1.0,
+    checkpoint_every=500,
+    evaluate_every=500,
+)
+"""How a small language model is trained; shared by the two configurations below."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CharactersConfig:
     """A character language model; the defaults are nanoGPT's small setting, about two minutes on one core."""
@@ -220,18 +232,7 @@ class CharactersConfig:
     model: SequenceConfig = field(
         default_factory=lambda: SequenceConfig(num_layers=4, num_heads=4, activation="gelu", dropout=0.0)
     )
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            precision="float32",
-            steps=2_000,
-            batch_size=12,
-            warmup_steps=100,
-            weight_decay=0.1,
-            gradient_clip=1.0,
-            checkpoint_every=500,
-            evaluate_every=500,
-        )
-    )
+    training: TrainingConfig = field(default_factory=lambda: replace(SHORT_TRAINING, precision="float32"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,17 +244,7 @@ class SubwordsConfig:
     model: SequenceConfig = field(
         default_factory=lambda: SequenceConfig(num_layers=4, num_heads=4, activation="gelu", context_length=128)
     )
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=2_000,
-            batch_size=12,
-            warmup_steps=100,
-            weight_decay=0.1,
-            gradient_clip=1.0,
-            checkpoint_every=500,
-            evaluate_every=500,
-        )
-    )
+    training: TrainingConfig = SHORT_TRAINING
 
 
 @dataclass(frozen=True, kw_only=True)
