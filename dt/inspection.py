@@ -138,7 +138,7 @@ def _plain(numbers: NDArray[np.float64]) -> list[str]:
 
 def _return_scale(dataset: Dataset) -> str:
     try:
-        return f"{return_scale(dataset):.5g}, the deviation of the returns-to-go"
+        return f"{return_scale(dataset):.5g}, the std of the returns-to-go"
     except DataError as error:
         return f"none: {error}"
 
