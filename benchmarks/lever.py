@@ -9,6 +9,13 @@ A cell is a dataset, a method and a seed; it becomes one row of the results file
 all after each cell. A cell that was stopped goes on where its run in --work is. A method has as many gradient steps as
 fit, with its calibration, into 20 minutes of one core (60 for the mixtures of medium and expert). Seconds a step were
 measured once, and the numbers of steps below are what came of it: cells go by steps.
+
+Two sets are the experience of a learner, recorded for this grid and kept as they came out:
+
+    python -m benchmarks.record_replay Acrobot-v1 --algorithm ppo --output runs/acrobot
+    dt import runs/acrobot/experience acrobot/replay-v0
+    python -m benchmarks.record_replay Swimmer-v5 --algorithm ppo --gamma 0.9999 --output runs/swimmer
+    dt import runs/swimmer/experience swimmer/replay-v0
 """
 
 import argparse
@@ -39,6 +46,8 @@ DATASETS = {
     "hopper/replay-v0": 20,
     "halfcheetah/mixed-v0": 20,
     "cartpole/mixed-v0": 20,
+    "acrobot/replay-v0": 20,
+    "swimmer/replay-v0": 20,
     "hopper/medium-v0+hopper/expert-v0": 60,
     "halfcheetah/medium-v0+halfcheetah/expert-v0": 60,
 }
@@ -84,6 +93,7 @@ TWO = ("hopper/replay-v0", "halfcheetah/mixed-v0")
 def grid() -> list[Cell]:
     """Every cell, the most useful first."""
     cells = [Cell(dataset, "default", seed) for seed in range(3) for dataset in DATASETS]
+    cells.sort(key=lambda cell: DATASETS[cell.dataset])  # three short ones take as long as one long one
     cells += [Cell(dataset, method, 0) for method in ("bc-10", "bc-25", "bc-40") for dataset in DATASETS]
     cells += [
         Cell(dataset, method, seed)
