@@ -22,21 +22,28 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from benchmarks import gym, mlp_clone
+from benchmarks.delayed_reward import delayed
 from benchmarks.gym import Cell, fill_cells, hardware, status_of, summary, time_limit
 from dt.asking.calibrate import policy_of
+from dt.asking.targets import default_targets
 from dt.cli.scores import score
 from dt.config import FINAL_SEED, Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.learning.run import Run, versions
 from dt.learning.training import train
+from dt.sharing.report import measures
+from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
-from envs.datasets.selection import join
+from envs.datasets.selection import best_episodes, join, take
+from envs.simulate.rollout import Policy
 from transformer.config import TrainingConfig
 from transformer.files import read_json
 from transformer.runs.folder import is_run
@@ -57,6 +64,9 @@ STEPS_A_MINUTE = {20: 600, 5: 1_800}
 """Gradient steps that fit into a minute, by context length: measured once, one thread of an Intel Xeon, bf16
 (`benchmarks.speed` has the ratios); two minutes of each cell are the calibration's."""
 
+HUGGINGFACE_STEPS_A_MINUTE = 760
+"""The same of Hugging Face's model in float32 with K = 5, which is not calibrated."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -68,9 +78,15 @@ class Method:
     context_length: int = 20
     positions: Literal["none", "timesteps"] = "none"
     rotary: bool = True
+    delayed: bool = False  # all reward at the last step
+    peer: Literal["", "huggingface", "mlp"] = ""  # whose model, where it is not ours
 
     def steps(self, minutes: int) -> int:
         """Gradient steps of a cell that may take so long."""
+        if self.peer == "mlp":
+            return mlp_clone.STEPS
+        if self.peer == "huggingface":
+            return minutes * HUGGINGFACE_STEPS_A_MINUTE
         return (minutes - 2) * STEPS_A_MINUTE[self.context_length]
 
 
@@ -80,28 +96,42 @@ METHODS = {
     "k5": Method(context_length=5),
     "timesteps": Method(positions="timesteps", rotary=False),
     "token": Method("token", context_length=5, positions="timesteps", rotary=False),
+    "huggingface": Method(
+        "token", balanced=0.0, context_length=5, positions="timesteps", rotary=False, peer="huggingface"
+    ),
+    "delayed": Method(delayed=True),
     "bc-10": Method("none", top_fraction=0.1),
     "bc-25": Method("none", top_fraction=0.25),
     "bc-40": Method("none", top_fraction=0.4),
+    "mlp-10": Method("none", top_fraction=0.1, peer="mlp"),
+    "mlp-25": Method("none", top_fraction=0.25, peer="mlp"),
+    "mlp-40": Method("none", top_fraction=0.4, peer="mlp"),
 }
 """Each method by its name."""
 
 TWO = ("hopper/replay-v0", "halfcheetah/mixed-v0")
 """The sets on which methods other than the default have three seeds."""
 
+CHOICES = ("cartpole/mixed-v0", "acrobot/replay-v0")
+"""The sets of which an action is a choice, which Hugging Face's model does not take."""
+
 
 def grid() -> list[Cell]:
     """Every cell, the most useful first."""
     cells = [Cell(dataset, "default", seed) for seed in range(3) for dataset in DATASETS]
     cells.sort(key=lambda cell: DATASETS[cell.dataset])  # three short ones take as long as one long one
-    cells += [Cell(dataset, method, 0) for method in ("bc-10", "bc-25", "bc-40") for dataset in DATASETS]
+    cells += [
+        Cell(dataset, method, 0) for method in METHODS if method.startswith(("bc", "mlp")) for dataset in DATASETS
+    ]
     cells += [
         Cell(dataset, method, seed)
         for seed in range(3)
-        for method in ("unbalanced", "timesteps", "token")
+        for method in ("unbalanced", "timesteps", "token", "huggingface")
         for dataset in TWO
     ]
     cells += [Cell(dataset, "token", 0) for dataset in DATASETS if dataset not in TWO]
+    cells += [Cell(dataset, "huggingface", 0) for dataset in DATASETS if dataset not in (*TWO, *CHOICES)]
+    cells += [Cell("hopper/mixed-v0", "delayed", seed) for seed in range(3)]
     cells += [Cell("hopper/mixed-v0", "timesteps", 0)]
     return cells + [Cell(dataset, "k5", seed) for seed in range(3) for dataset in TWO]
 
@@ -126,13 +156,12 @@ def recipe(cell: Cell) -> Config:
 
 def play(cell: Cell, folder: Path) -> dict[str, Any]:
     """Train what is missing of a cell's run, calibrate and score it: its row."""
-    dataset, config = join([load(name) for name in cell.dataset.split("+")]), recipe(cell)
-    started = time.perf_counter()
-    run = train(dataset, config, folder, resume=is_run(folder))
-    took = time.perf_counter() - started
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    training = sum(line["seconds"] for line in log if line["kind"] == "train")
-    row = {
+    method, config = METHODS[cell.method], recipe(cell)
+    dataset = join([load(name) for name in cell.dataset.split("+")])
+    if method.delayed:
+        dataset = delayed(dataset)
+    made = {"": _ours, "huggingface": _huggingface, "mlp": _mlp}[method.peer]
+    return {
         "dataset": cell.dataset,
         "method": cell.method,
         "seed": cell.seed,
@@ -141,21 +170,76 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
         "minimum": float(dataset.returns.min()),
         "maximum": float(dataset.returns.max()),
         "recipe": config.to_json(),
-        "seconds": {"training": round(training), "with calibration": round(took)},
         "hardware": hardware(config),
         "versions": versions(),
+        **made(dataset, config, folder),
     }
-    row["calibrated"] = _scored(run, EvaluationConfig())
+
+
+def _ours(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    run = train(dataset, config, folder, resume=is_run(folder))
+    took = time.perf_counter() - started
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    training = sum(line["seconds"] for line in log if line["kind"] == "train")
+    row = {
+        "seconds": {"training": round(training), "with calibration": round(took)},
+        "calibrated": _scored(run, EvaluationConfig()),
+    }
     if config.model.uses_returns:
+        calibration = read_json(folder / "calibration-last.json")
         row["plain"] = _scored(run, EvaluationConfig(calibration=False))
         row["auto"] = _scored(run, EvaluationConfig(target_return="auto"))
-        row["calibration_steps"] = read_json(folder / "calibration-last.json")["steps"]
+        row["calibration_steps"] = calibration["steps"]
+        row["curves"] = [_means(curve) for curve in calibration["curves"]]
     return row
 
 
 def _scored(run: Run, config: EvaluationConfig) -> dict[str, Any]:
     scores = score(run, config, FINAL_SEED, policy_of(run, config), "last")
     return {"measures": dict(scores.found), "results": summary(scores.results), "played": dict(scores.played)}
+
+
+def _means(curve: dict[str, Any]) -> dict[str, Any]:
+    """A calibration's curve with the mean of each request's episodes in their place."""
+    means = [round(mean(returns), 3) for returns in curve["returns"]]
+    return {"guidance": curve["guidance"], "requests": curve["requests"], "means": means}
+
+
+def _huggingface(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
+    """Hugging Face's model by the same recipe, as it answers without calibration."""
+    from benchmarks import huggingface_baseline as theirs
+
+    training = replace(config.training, precision="float32")
+    torch.manual_seed(training.seed)
+    model, started = theirs.Baseline(config.model, dataset), time.perf_counter()
+    data = theirs.TrajectoryDataset(dataset, config.model.context_length, torch.device("cpu"))
+    theirs.train(model, data, training, torch.device("cpu"))
+    took = time.perf_counter() - started
+    policy = theirs.HuggingFacePolicy(model, dataset.action_space, config.model.context_length)
+    return {
+        "seconds": {"training": round(took)},
+        "plain": _scored_peer(policy, dataset, default_targets(dataset.returns)),
+        "transformers": theirs.transformers.__version__,
+    }
+
+
+def _mlp(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
+    """A plain network that clones the best episodes."""
+    share = config.data.top_fraction
+    learned_from = take(dataset, best_episodes(dataset, share).tolist(), f"the best {share:g}")
+    started = time.perf_counter()
+    model = mlp_clone.train(learned_from, config.training.seed, config.training.steps)
+    took = time.perf_counter() - started
+    policy = mlp_clone.MlpPolicy(model, dataset.action_space)
+    best = (float(dataset.returns.max()),)
+    return {"seconds": {"training": round(took)}, "calibrated": _scored_peer(policy, dataset, best)}
+
+
+def _scored_peer(policy: Policy, dataset: Dataset, targets: tuple[float, ...]) -> dict[str, Any]:
+    results = gym.score(policy, dataset, targets, gym.EPISODES)
+    known = np.percentile(dataset.returns, range(101)).tolist()
+    return {"measures": measures(results, known, standard=len(targets) > 1), "results": summary(results)}
 
 
 def table(results: Path) -> str:
@@ -177,16 +261,23 @@ def _cells(rows: Sequence[dict[str, Any]]) -> str:
     top = mean(_top(row) for row in rows)
     if "plain" not in rows[0]:
         return f"- | - | - | - | - | {top:.0f}"
-    values = {
-        name: [row["calibrated"]["measures"][name] for row in rows]
-        for name in ("alignment_error", "quantile_error", "episode_error", "rank_correlation")
-    }
-    plain = mean(row["plain"]["measures"]["alignment_error"] for row in rows)
+    names = ("alignment_error", "quantile_error", "episode_error", "rank_correlation")
+    plain = {name: [row["plain"]["measures"][name] for row in rows] for name in names}
+    if "calibrated" not in rows[0]:
+        return f"- | - | - | {mean(plain['rank_correlation']):.2f} | {mean(plain['alignment_error']):.3f} | {top:.0f}"
+    values = {name: [row["calibrated"]["measures"][name] for row in rows] for name in names}
     return (
         f"{mean(values['alignment_error']):.3f} ({max(values['alignment_error']):.3f}) | "
         f"{mean(values['quantile_error']):.3f} | {mean(values['episode_error']):.3f} | "
-        f"{mean(values['rank_correlation']):.2f} | {plain:.3f} | {top:.0f}"
+        f"{mean(values['rank_correlation']):.2f} | {mean(plain['alignment_error']):.3f} | {top:.0f}"
     )
+
+
+def _top(row: dict[str, Any]) -> float:
+    """What a run earns when it is to earn as much as it can: its chosen target, or else its highest."""
+    if "auto" in row:
+        return float(row["auto"]["results"][0]["mean_return"])
+    return float(row.get("calibrated", row.get("plain"))["results"][-1]["mean_return"])
 
 
 def _top(row: dict[str, Any]) -> float:
