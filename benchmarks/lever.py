@@ -3,7 +3,7 @@
     python -m benchmarks.lever --list               # the grid: what is done, begun and missing
     python -m benchmarks.lever --minutes 60         # the next missing cells, in the grid's order
     python -m benchmarks.lever --dataset hopper/mixed-v0 --method default --seed 0
-    python -m benchmarks.lever --table              # the tables in Markdown
+    python -m benchmarks.lever_report               # the tables in Markdown, and the picture
 
 A cell is a dataset, a method and a seed; it becomes one row of the results file, which is written complete or not at
 all after each cell. A cell that was stopped goes on where its run in --work is. A method has as many gradient steps as
@@ -21,7 +21,6 @@ Two sets are the experience of a learner, recorded for this grid and kept as the
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -242,50 +241,6 @@ def _scored_peer(policy: Policy, dataset: Dataset, targets: tuple[float, ...]) -
     return {"measures": measures(results, known, standard=len(targets) > 1), "results": summary(results)}
 
 
-def table(results: Path) -> str:
-    """The rows in Markdown: one line for each dataset and method, means over seeds and the worst of them."""
-    rows = read_json(results)["rows"] if results.exists() else []
-    lines = [
-        "| dataset | method | seeds | alignment error (worst) | quantile | episode | rank | uncalibrated | top |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for dataset in DATASETS:
-        for method in METHODS:
-            found = [row for row in rows if (row["dataset"], row["method"]) == (dataset, method)]
-            if found:
-                lines.append(f"| {dataset} | {method} | {len(found)} | {_cells(found)} |")
-    return "\n".join(lines)
-
-
-def _cells(rows: Sequence[dict[str, Any]]) -> str:
-    top = mean(_top(row) for row in rows)
-    if "plain" not in rows[0]:
-        return f"- | - | - | - | - | {top:.0f}"
-    names = ("alignment_error", "quantile_error", "episode_error", "rank_correlation")
-    plain = {name: [row["plain"]["measures"][name] for row in rows] for name in names}
-    if "calibrated" not in rows[0]:
-        return f"- | - | - | {mean(plain['rank_correlation']):.2f} | {mean(plain['alignment_error']):.3f} | {top:.0f}"
-    values = {name: [row["calibrated"]["measures"][name] for row in rows] for name in names}
-    return (
-        f"{mean(values['alignment_error']):.3f} ({max(values['alignment_error']):.3f}) | "
-        f"{mean(values['quantile_error']):.3f} | {mean(values['episode_error']):.3f} | "
-        f"{mean(values['rank_correlation']):.2f} | {mean(plain['alignment_error']):.3f} | {top:.0f}"
-    )
-
-
-def _top(row: dict[str, Any]) -> float:
-    """What a run earns when it is to earn as much as it can: its chosen target, or else its highest."""
-    if "auto" in row:
-        return float(row["auto"]["results"][0]["mean_return"])
-    return float(row.get("calibrated", row.get("plain"))["results"][-1]["mean_return"])
-
-
-def _top(row: dict[str, Any]) -> float:
-    """What a run earns when it is to earn as much as it can: its chosen target, and of a clone its only one."""
-    results = row.get("auto", row["calibrated"])["results"]
-    return float(results[0]["mean_return"])
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0, help="stop after so long, wherever it is")
@@ -295,7 +250,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--method", nargs="+", choices=METHODS, default=tuple(METHODS), help="these only")
     parser.add_argument("--seed", nargs="+", type=int, default=(0, 1, 2), help="these only")
     parser.add_argument("--list", action="store_true", help="print what is done and what is missing")
-    parser.add_argument("--table", action="store_true", help="print the tables")
     return parser.parse_args()
 
 
@@ -303,9 +257,7 @@ def main() -> None:
     options = parse()
     chosen = (options.dataset, options.method, options.seed)
     cells = [c for c in grid() if c.dataset in chosen[0] and c.method in chosen[1] and c.seed in chosen[2]]
-    if options.table:
-        print(table(options.results))
-    elif options.list:
+    if options.list:
         print(status_of(cells, options.results, options.work))
     else:
         torch.set_num_threads(1)

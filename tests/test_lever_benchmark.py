@@ -6,7 +6,7 @@ import torch
 from conftest import Payday
 from gymnasium import spaces
 
-from benchmarks import lever, mlp_clone
+from benchmarks import lever, lever_report, mlp_clone
 from benchmarks.gym import Cell, fill_cells
 from envs.simulate.environments import Environments
 from envs.simulate.rollout import EpisodeRequest, rollout
@@ -77,7 +77,30 @@ def test_cells_become_rows_and_rows_a_table(tmp_path, payday, monkeypatch):
     curve = rows["default"]["curves"][0]
     assert curve["guidance"] == 1
     assert len(curve["requests"]) == len(curve["means"]) > 1
-    lines = lever.table(results).splitlines()
-    assert len(lines) == 2 + len(cells)
-    top = rows["mlp-10"]["calibrated"]["results"][-1]["mean_return"]
-    assert f"| hopper/mixed-v0 | mlp-10 | 1 | - | - | - | - | - | {top:.0f} |" in lines
+    errors = lever_report.errors_table(list(rows.values()))
+    for method in ("default", "delayed"):
+        error = rows[method]["calibrated"]["measures"]["alignment_error"]
+        assert f"| hopper/mixed-v0 | {method} | 1 | {error:.3f} ({error:.3f}) |" in errors
+    assert "bc-10" not in errors
+    tops = lever_report.tops_table(list(rows.values()))
+    best = rows["default"]["auto"]["results"][0]["mean_return"]
+    clone = rows["mlp-10"]["calibrated"]["results"][-1]["mean_return"]
+    assert lever_report.top_of(rows["default"])[0] == best
+    assert f"| {best:.0f} ± " in tops
+    assert tops.splitlines()[-1].split("|")[-2].startswith(f" {clone:.0f} ± ")
+    lever_report.draw(list(rows.values()), tmp_path / "lever.png")
+    assert (tmp_path / "lever.png").stat().st_size > 10_000
+
+
+def test_seeds_are_averaged_and_the_worst_is_named():
+    def row(seed, error):
+        found = dict.fromkeys(lever_report.MEASURES, error)
+        results = [{"target_return": 1.0, "mean_return": 10 * error, "std_return": 0.0, "episodes": 20}]
+        return {
+            **{"dataset": "hopper/mixed-v0", "method": "default", "seed": seed, "maximum": 9.0},
+            **{kind: {"measures": found, "results": results} for kind in ("calibrated", "plain", "auto")},
+        }
+
+    rows = [row(0, 0.1), row(1, 0.3)]
+    assert "| 2 | 0.200 (0.300) | 0.200 |" in lever_report.errors_table(rows)
+    assert "| 2 ± 1 (2 seeds) |" in lever_report.tops_table(rows)
