@@ -1,6 +1,8 @@
 """What can be wrong with data, spaces, environments and policies; `exit_code` is what a command ends with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class DataError(ValueError):
@@ -12,6 +14,15 @@ class DataError(ValueError):
         more = f" (and {len(problems) - 1} more; `dt inspect` lists them)" if len(problems) > 1 else ""
         super().__init__(problems[0] + more)
         self.problems = problems
+
+
+@contextmanager
+def problems_of(source: Path | str) -> Iterator[None]:
+    """Within it a `DataError` need not name the source that it is about: each of its problems gets that name here."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(*(f"{source}: {problem}" for problem in error.problems)) from None
 
 
 class SpaceError(ValueError):

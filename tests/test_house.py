@@ -1,12 +1,16 @@
 """The house: which package may import which, what an import brings in, and no pickle anywhere."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from envs import Dataset, load
 
 ROOT = Path(__file__).parent.parent
 OURS = {"transformer", "envs", "dt", "benchmarks", "tests"}
@@ -260,3 +264,48 @@ def test_nothing_is_pickled():
     assert len(files) >= sum(FILES.values())
     for file in files:
         assert pickling(file.read_text()) == [], file
+
+
+STOPS = 37
+"""So many functions a source of flat arrays goes through at most, from `load` to the arrays."""
+
+
+def carries(value, text: str) -> bool:
+    """Whether a value is a path or text with this in it, or an object or sequence that holds such."""
+    if isinstance(value, str | Path):
+        return text in str(value)
+    if isinstance(value, list | tuple):
+        return any(carries(each, text) for each in value[:20])
+    if isinstance(value, Dataset) or not dataclasses.is_dataclass(value):
+        return False
+    return any(carries(each, text) for each in vars(value).values())
+
+
+def functions_given(text: str, call) -> set[str]:
+    """File and name of each function of envs/ that a call enters with an argument that carries this text."""
+    found = set()
+
+    def enter(frame, event, _):
+        code = frame.f_code
+        if event != "call" or not Path(code.co_filename).is_relative_to(ROOT / "envs") or "<" in code.co_name:
+            return
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if any(carries(frame.f_locals.get(name), text) for name in names):
+            found.add(f"{Path(code.co_filename).stem}.{code.co_qualname}")
+
+    sys.setprofile(enter)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def test_a_source_goes_through_few_functions(tmp_path):
+    path = tmp_path / "walked.npz"
+    rows = np.arange(6, dtype=np.float32)
+    np.savez(path, observations=rows[:, None], actions=rows, rewards=rows, terminals=rows % 3 == 2)
+    load(path, cache="off")  # what is set up once is no part of it
+    found = functions_given("walked", lambda: load(path, cache="off"))
+    assert {"loading.load", "dispatch.read", "declare.declare", "assemble.assemble", "check.check"} <= found
+    assert len(found) <= STOPS, found

@@ -66,13 +66,13 @@ def num_rows(value: Any) -> int:
     return len(value)
 
 
-def num_steps(where: str, arrays: Mapping[str, Any]) -> int:
+def num_steps(arrays: Mapping[str, Any]) -> int:
     """How many rows a recording has: those of its rewards, or of its actions if it has no rewards."""
     if "rewards" in arrays:
-        return len(one_column(f"{where}: rewards", arrays["rewards"]))
-    rows = num_rows(nested_arrays(f"{where}: actions", arrays["actions"]))
+        return len(one_column("rewards", arrays["rewards"]))
+    rows = num_rows(nested_arrays("actions", arrays["actions"]))
     if rows == 0:
-        raise DataError(f"{where}: actions: no step in it")
+        raise DataError("actions: no step in it")
     return rows
 
 

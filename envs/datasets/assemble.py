@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.datasets.arrays import num_steps, one_column, row_problems
+from envs.datasets.arrays import num_steps, row_problems
 from envs.datasets.declare import followers, with_leaves
 from envs.datasets.ends import episode_ends
-from envs.datasets.episodes import join_episodes, noting_finals
+from envs.datasets.episodes import finals_notes, join_episodes
 from envs.datasets.final_rows import without_final_rows, without_last_missing
-from envs.datasets.order import check_clock, check_followed, check_order, noting_sources
+from envs.datasets.order import check_followed, order_notes
 from envs.datasets.rewards import rewards_of
-from envs.errors import DataError
+from envs.errors import DataError, problems_of
 from envs.reading.episodes import with_done
 from envs.reading.fields import ENDS
 from envs.reading.readers import Header, Recording
@@ -36,37 +37,38 @@ def assemble(recording: Recording, folder: Path | None = None, skip_bad: bool = 
     Raises:
         DataError: the numbers do not make episodes of the declared spaces.
     """
-    if recording.episodes is None:
-        return split(recording.header, recording.arrays)
-    return join_episodes(recording.header, recording.episodes, folder, skip_bad)
+    if recording.episodes is not None:
+        return join_episodes(recording.header, recording.episodes, folder, skip_bad)
+    source = recording.header.source
+    arrays = with_done(f"{source}", recording.arrays)
+    with problems_of(source):
+        return _split(recording.header, arrays)
 
 
-def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
+def _split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     """Flat arrays, as `envs.from_arrays` has them, cut into episodes."""
-    where = f"{header.source}"
     if header.leave_out:
-        arrays = _leaving_out(where, arrays, header.leave_out)
-    arrays = with_done(where, arrays)
+        arrays = _leaving_out(arrays, header.leave_out)
     if header.last_row_is_final:
         header, arrays = without_final_rows(header, arrays)
-    offsets, terminated, truncated = episode_ends(where, arrays, num_steps(where, arrays))
-    header, rewards = rewards_of(header, arrays, offsets)  # (N,)
-    header, unfollowed = without_last_missing(header, offsets)
-    header = _checked_order(header, arrays, offsets)
+    offsets, terminated, truncated = episode_ends(arrays, num_steps(arrays))
+    rewards, rewards_from, notes = rewards_of(arrays, header.reward, offsets)  # (N,)
+    missing, more = without_last_missing(header.missing, offsets)
+    unfollowed = len(missing) < len(header.missing)
+    notes += more + order_notes(arrays, offsets, header.rows)
     if arrays.keys() & set(ENDS) == {"done"}:
-        header = replace(
-            header, notes=(*header.notes, "only done is there: each end counts as terminated, none as truncated")
-        )
+        notes.append("only done is there: each end counts as terminated, none as truncated")
+    header = replace(header, rewards_from=rewards_from, missing=missing, notes=(*header.notes, *notes))
     header, actions = with_leaves(header, "actions", arrays["actions"])
-    header, observations = with_leaves(header, "observations", arrays["observations"], followers(header, arrays))
+    header, observations = with_leaves(header, "observations", arrays["observations"], followers(missing, arrays))
     after: Leaves | None = None
     if "next_observations" in arrays:
         _, after = with_leaves(header, "observations", arrays["next_observations"])
-    _check_rows(header, len(rewards), len(offsets) - 1, actions, observations, after)
+    _check_rows(header.spaces, len(rewards), len(offsets) - 1, actions, observations, after)
     observations, finals = _finals(observations, None if unfollowed else after, offsets)
     if after is not None:
-        check_followed(f"{where}: next_observations", observations, after, offsets, header)
-    return noting_finals(header, finals is not None), {
+        check_followed(observations, after, offsets, missing, header.rows)
+    return replace(header, notes=(*header.notes, *finals_notes(finals is not None))), {
         "observations": observations,
         "final_observations": finals,
         "actions": actions,
@@ -77,31 +79,22 @@ def split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     }
 
 
-def _checked_order(header: Header, arrays: Mapping[str, Any], offsets: NDArray[np.int64]) -> Header:
-    """The header, with a note where rows may be out of order; rows that are out of order are refused."""
-    where = f"{header.source}"
-    if "step" in arrays:
-        check_order(f"{where}: step", one_column(f"{where}: step", arrays["step"]), offsets, header.rows)
-        return header
-    if "next_observations" in arrays:
-        return header  # these show the order too
-    for name, values in arrays.get("clocks", {}).items():
-        check_clock(f"{where}: {name!r}", name, values, offsets, header.rows)
-    return noting_sources(header, arrays.get("sources", {}), offsets)
-
-
 def _check_rows(
-    header: Header, steps: int, episodes: int, actions: Leaves, observations: Leaves, after: Leaves | None
+    declared: Mapping[str, Space[Any]],
+    steps: int,
+    episodes: int,
+    actions: Leaves,
+    observations: Leaves,
+    after: Leaves | None,
 ) -> None:
     """Refuse leaves that have another number of rows, or rows of another shape."""
-    where = f"{header.source}"
-    action_kinds, kinds = (leaf_spaces(header.spaces[name]) for name in ("action_space", "observation_space"))
+    action_kinds, kinds = (leaf_spaces(declared[name]) for name in ("action_space", "observation_space"))
     problems = [
-        *row_problems(f"{where}: actions", actions, [steps], action_kinds),
-        *row_problems(f"{where}: observations", observations, [steps, steps + episodes], kinds),
+        *row_problems("actions", actions, [steps], action_kinds),
+        *row_problems("observations", observations, [steps, steps + episodes], kinds),
     ]
     if after is not None:
-        problems += row_problems(f"{where}: next_observations", after, [steps], kinds)
+        problems += row_problems("next_observations", after, [steps], kinds)
     if problems:
         raise DataError(*problems)
 
@@ -122,7 +115,7 @@ def _finals(observations: Leaves, after: Leaves | None, offsets: NDArray[np.int6
     return observations, {name: array[offsets[1:] - 1] for name, array in after.items()}
 
 
-def _leaving_out(where: str, arrays: Mapping[str, Any], leave_out: tuple[str, ...]) -> dict[str, Any]:
+def _leaving_out(arrays: Mapping[str, Any], leave_out: tuple[str, ...]) -> dict[str, Any]:
     """The arrays without these parts of the observations, by their paths."""
     found = dict(arrays)
     for field in ("observations", "next_observations"):
@@ -135,7 +128,7 @@ def _leaving_out(where: str, arrays: Mapping[str, Any], leave_out: tuple[str, ..
                     named = isinstance(arrays[field], Mapping)
                     there = ", ".join(map(str, arrays[field])) if named else "one array without names"
                     way = "" if named else f"; --columns {field}=NAME,NAME,... names the columns that are read"
-                    raise DataError(f"{where}: {field}: no {name!r} in it to leave out, only {there}{way}")
+                    raise DataError(f"{field}: no {name!r} in it to leave out, only {there}{way}")
                 part = part[key]
         found[field] = pruned(arrays[field], leave_out)
     return found

@@ -15,7 +15,7 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.episodes import left_out_notes
 from envs.datasets.selection import take
 from envs.datasets.statistics import is_rounded
-from envs.errors import DataError
+from envs.errors import DataError, problems_of
 from envs.reading.readers import Header, Missing
 from envs.spaces import leaf_spaces
 
@@ -46,7 +46,8 @@ def check(header: Header, fields: Fields, skip_bad: bool = False) -> Dataset:
         **fields,
     )
     left = _without_bad(dataset, header) if skip_bad else dataset
-    return _checked(left, header.missing if left is dataset else {}, header.rows)
+    with problems_of(header.source):
+        return _checked(left, header.missing if left is dataset else {}, header.rows)
 
 
 def _checked(dataset: Dataset, missing: Missing, file_rows: NDArray[np.int64] | None) -> Dataset:
@@ -90,11 +91,11 @@ def _fields(dataset: Dataset) -> Iterator[tuple[str, NDArray[Any], Space[Any]]]:
 def _type_problems(dataset: Dataset) -> Iterator[str]:
     if dataset.rewards.dtype.kind not in "fiu":
         way = "; --columns success=NAME --reward success makes 1 of true" if dataset.rewards.dtype.kind == "b" else ""
-        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, expected numbers{way}"
+        yield f"rewards: type {dataset.rewards.dtype}, expected numbers{way}"
     elif dataset.rewards.dtype.itemsize > 8:
-        yield f"{dataset.source}: rewards: type {dataset.rewards.dtype}, at most float64 is taken"
+        yield f"rewards: type {dataset.rewards.dtype}, at most float64 is taken"
     for label, array, leaf in _fields(dataset):
-        yield from type_problem(f"{dataset.source}: {label}", array, leaf)
+        yield from type_problem(label, array, leaf)
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ class _Fault:
         where = f"episode {row}" if self.by_episode else place(dataset.offsets, row)
         count = f", the first of {int(self.bad.sum())}" if self.bad.sum() > 1 else ""
         if self.array is None:
-            return f"{dataset.source}: {where}, row {in_file(row, file_rows)}, {self.label}: {self.why}{count}"
+            return f"{where}, row {in_file(row, file_rows)}, {self.label}: {self.why}{count}"
         value = self.array[(row, *inside)]
-        return f"{dataset.source}: {where}, {self.label}{inside or ''}: {value} is {self.why}{count}"
+        return f"{where}, {self.label}{inside or ''}: {value} is {self.why}{count}"
 
     def episodes(self, dataset: Dataset) -> list[int]:
         """Episodes that hold one of them."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from envs.datasets.arrays import nested_arrays
 from envs.datasets.inference import infer, inferred_note, inferred_notes, is_one_hot, is_whole
 from envs.errors import DataError
-from envs.reading.readers import SPACES, Header, Recording
+from envs.reading.readers import SPACES, Header, Missing, Recording
 from envs.simulate.scores import reference_in
 from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import Leaves, leaf_spaces, to_leaves
@@ -59,13 +59,11 @@ def _in_environment(header: Header, environment: EnvironmentSpec | None) -> Head
     return replace(header, spaces=declared, borrowed=borrowed)
 
 
-def followers(header: Header, arrays: Mapping[str, Any]) -> list[Any]:
+def followers(missing: Missing, arrays: Mapping[str, Any]) -> list[Any]:
     """Next observations, for which an inferred space must be wide enough too, where none is missing."""
-    if "next_observations" not in arrays or any(field == "next_observations" for field, _ in header.missing):
+    if "next_observations" not in arrays or any(field == "next_observations" for field, _ in missing):
         return []
-    after, seen = (
-        nested_arrays(f"{header.source}: {name}", arrays[name]) for name in ("next_observations", "observations")
-    )
+    after, seen = (nested_arrays(name, arrays[name]) for name in ("next_observations", "observations"))
     alike = isinstance(after, np.ndarray) and isinstance(seen, np.ndarray) and after.shape[1:] == seen.shape[1:]
     return [after] if alike and after.dtype.kind == seen.dtype.kind and len(after) else []
 
@@ -75,20 +73,20 @@ def with_leaves(header: Header, field: str, value: Any, others: Sequence[Any] = 
 
     others: values that must fit an inferred space too.
     """
-    where, name = f"{header.source}: {field}", f"{field[:-1]}_space"
-    space, value = header.spaces.get(name), nested_arrays(where, value)
+    name = f"{field[:-1]}_space"
+    space, value = header.spaces.get(name), nested_arrays(field, value)
     if space is None:
         space = infer([value, *others], field)
         notes, inferred = (*header.notes, *inferred_notes(space, value, field)), (*header.inferred, name)
         header = replace(header, notes=notes, spaces={**header.spaces, name: space}, inferred=inferred)
     if isinstance(space, spaces.Dict | spaces.Tuple) and isinstance(value, np.ndarray):
-        raise DataError(f"{where}: one array cannot hold {space}")
+        raise DataError(f"{field}: one array cannot hold {space}")
     try:
         leaves = to_leaves(space, value)
     except (KeyError, IndexError, TypeError):
-        raise DataError(f"{where}: does not nest as {space}") from None
+        raise DataError(f"{field}: does not nest as {space}") from None
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping) and (unknown := value.keys() - space.keys()):
-        raise DataError(f"{where}: {min(map(str, unknown))!r} in it, expected {', '.join(map(str, space))}")
+        raise DataError(f"{field}: {min(map(str, unknown))!r} in it, expected {', '.join(map(str, space))}")
     kinds = leaf_spaces(space)
     return header, {leaf: as_declared(array, kinds[leaf]) for leaf, array in leaves.items()}
 

@@ -26,38 +26,38 @@ GAPS_MAY_SHOW_ENDS = (
 
 
 def episode_ends(
-    where: str, arrays: Mapping[str, Any], steps: int
+    arrays: Mapping[str, Any], steps: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Where episodes end and how: offsets (E + 1,), terminated (E,), truncated (E,)."""
-    flags = {name: as_flags(f"{where}: {name}", arrays[name]) for name in ENDS if name in arrays}
+    flags = {name: as_flags(name, arrays[name]) for name in ENDS if name in arrays}
     gaps = GAPS_MAY_SHOW_ENDS if "next_observations" in arrays else ""
     marked = any(flag.any() for flag in flags.values())
     if "lengths" in arrays:
-        offsets = offsets_of(_given_lengths(where, arrays["lengths"], steps))
+        offsets = offsets_of(_given_lengths(arrays["lengths"], steps))
     elif "episode" in arrays:
-        offsets = offsets_of(_run_lengths(where, arrays["episode"], steps))
+        offsets = offsets_of(_run_lengths(arrays["episode"], steps))
     elif "episode_start" in arrays:
-        offsets = offsets_of(_started_lengths(where, arrays["episode_start"], steps))
+        offsets = offsets_of(_started_lengths(arrays["episode_start"], steps))
     elif marked or (flags and "step" in arrays):
-        offsets = offsets_of(_flagged_lengths(where, flags, steps))
+        offsets = offsets_of(_flagged_lengths(flags, steps))
     elif flags:
         raise DataError(
-            f"{where}: {' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} false in all {steps} rows, so "
+            f"{' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} false in all {steps} rows, so "
             f"nothing says where episodes end. {EPISODES_MAY_BE_GIVEN}{gaps}"
         )
     else:
         raise DataError(
-            f"{where}: nothing says where episodes end: terminated, truncated, done, episode or lengths. "
+            f"nothing says where episodes end: terminated, truncated, done, episode or lengths. "
             f"{EPISODES_MAY_BE_GIVEN}{gaps}"
         )
     episodes = len(offsets) - 1
-    ends = {name: _at_ends(f"{where}: {name}", flag, offsets) for name, flag in flags.items()}
+    ends = {name: _at_ends(name, flag, offsets) for name, flag in flags.items()}
     if "lengths" in arrays and flags.keys() == {"terminated"} and flags["terminated"].shape == (episodes,):
         ends["truncated"] = ~ends["terminated"]  # our own layout: one flag an episode says how it ended
     terminated, truncated, odd = how_ended(ends, episodes)
     if odd.any():
         episode = int(odd.argmax())
-        raise DataError(f"{where}: episode {episode}: {contradiction(ends, episode)}")
+        raise DataError(f"episode {episode}: {contradiction(ends, episode)}")
     return offsets, terminated, truncated
 
 
@@ -108,82 +108,80 @@ def _at_ends(where: str, flag: NDArray[np.bool_], offsets: NDArray[np.int64]) ->
     return flag[offsets[1:] - 1]
 
 
-def _flagged_lengths(where: str, flags: Mapping[str, NDArray[np.bool_]], steps: int) -> NDArray[np.int64]:
+def _flagged_lengths(flags: Mapping[str, NDArray[np.bool_]], steps: int) -> NDArray[np.int64]:
     """Lengths of what ends at each flag, and of what is left after the last: (E,)."""
     ended = np.zeros(steps, np.bool_)
     for name, flag in flags.items():
         if flag.shape != (steps,):
-            raise DataError(f"{where}: {name}: shape {flag.shape}, expected {(steps,)}, or 'lengths' as well")
+            raise DataError(f"{name}: shape {flag.shape}, expected {(steps,)}, or 'lengths' as well")
         ended |= flag
     ended[-1] = True  # what neither ends nor is cut is an episode all the same; the door counts it
     return np.diff(np.flatnonzero(ended) + 1, prepend=0)
 
 
-def _given_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
-    lengths = as_numbers(as_array(f"{where}: lengths", given), f"{where}: lengths")
+def _given_lengths(given: Any, steps: int) -> NDArray[np.int64]:
+    lengths = as_numbers(as_array("lengths", given), "lengths")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
-        raise DataError(f"{where}: lengths: {lengths.dtype} of shape {lengths.shape}, expected (E,) integers")
+        raise DataError(f"lengths: {lengths.dtype} of shape {lengths.shape}, expected (E,) integers")
     if len(lengths) == 0 or (lengths[1:] < 1).any() or lengths[0] < 0 or (len(lengths) == 1 and lengths[0] < 1):
         found = f"found {lengths.min()}" if len(lengths) else "found none"
-        raise DataError(f"{where}: lengths: expected at least one episode of at least one step, {found}")
+        raise DataError(f"lengths: expected at least one episode of at least one step, {found}")
     if (longest := int(lengths.max())) > steps:  # so that the sum cannot run over either
-        raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {longest} of one episode")
+        raise DataError(f"rewards: shape {(steps,)}, lengths say {longest} of one episode")
     of_each = episode_lengths(lengths, steps)
     if of_each is None:
-        raise DataError(f"{where}: rewards: shape {(steps,)}, lengths say {(int(lengths.sum(dtype=np.int64)),)}")
+        raise DataError(f"rewards: shape {(steps,)}, lengths say {(int(lengths.sum(dtype=np.int64)),)}")
     return of_each
 
 
-def _started_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
+def _started_lengths(given: Any, steps: int) -> NDArray[np.int64]:
     """Lengths of what begins at each flag, or where a count of steps begins again: (E,)."""
-    values = one_column(f"{where}: episode_start", given)
+    values = one_column("episode_start", given)
     if len(values) != steps:
-        raise DataError(f"{where}: episode_start: shape {values.shape}, expected {(steps,)}")
+        raise DataError(f"episode_start: shape {values.shape}, expected {(steps,)}")
     if values.dtype.kind in "iuf" and ((values != 0) & (values != 1)).any():
         starts = restarts(values)
         if (values[starts] != values[0]).any():
             row = int(starts[(values[starts] != values[0]).argmax()])
             raise DataError(
-                f"{where}: episode_start: {values[row]} at row {row + 1}, after {values[row - 1]}: expected true or "
+                f"episode_start: {values[row]} at row {row + 1}, after {values[row - 1]}: expected true or "
                 f"false, or a count that begins again at {values[0]} where an episode does"
             )
         return np.diff(starts, append=steps)
-    flags = as_flags(f"{where}: episode_start", given)
+    flags = as_flags("episode_start", given)
     if not flags[0]:
-        raise DataError(f"{where}: episode_start: false at the first row, expected true where each episode begins")
+        raise DataError("episode_start: false at the first row, expected true where each episode begins")
     return np.diff(np.flatnonzero(flags), append=steps)
 
 
-def _run_lengths(where: str, given: Any, steps: int) -> NDArray[np.int64]:
+def _run_lengths(given: Any, steps: int) -> NDArray[np.int64]:
     """Lengths of the runs of one number, or name, after the other: (E,)."""
-    values = as_array(f"{where}: episode", given)
+    values = as_array("episode", given)
     if values.ndim == 2 and values.shape[1] > 1 and len(values) == steps:
-        return _vector_run_lengths(where, values)
-    episode = one_column(f"{where}: episode", values, names=True)
+        return _vector_run_lengths(values)
+    episode = one_column("episode", values, names=True)
     if len(episode) != steps:
-        raise DataError(f"{where}: episode: shape {episode.shape}, expected {(steps,)}")
+        raise DataError(f"episode: shape {episode.shape}, expected {(steps,)}")
     if not_finite(episode).any():
-        raise DataError(f"{where}: episode: {episode[not_finite(episode).argmax()]} is not a number or name")
+        raise DataError(f"episode: {episode[not_finite(episode).argmax()]} is not a number or name")
     starts = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
     seen = set()
     for row in starts:
         if episode[row] in seen:
-            raise DataError(
-                f"{where}: episode: {episode[row]} begins again at step {row}; its steps must stand together"
-            )
+            raise DataError(f"episode: {episode[row]} begins again at step {row}; its steps must stand together")
         seen.add(episode[row])
     return np.diff(starts, append=steps)
 
 
-def _vector_run_lengths(where: str, values: NDArray[Any]) -> NDArray[np.int64]:
+def _vector_run_lengths(values: NDArray[Any]) -> NDArray[np.int64]:
     """The same of numbers that name an episode together, (N, k), or of a goal (N, k): floats may come again later."""
     if not_finite(values).any():
-        raise DataError(f"{where}: episode: not finite at step {int(not_finite(values).any(1).argmax())}")
+        raise DataError(f"episode: not finite at step {int(not_finite(values).any(1).argmax())}")
     starts = np.concatenate([[0], np.flatnonzero((values[1:] != values[:-1]).any(axis=1)) + 1])
     if values.dtype.kind != "f":
         names, first = np.unique(values[starts], axis=0, return_index=True)
         if len(names) < len(starts):
             row = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
             again = values[row].tolist()
-            raise DataError(f"{where}: episode: {again} begins again at step {row}; its steps must stand together")
+            raise DataError(f"episode: {again} begins again at step {row}; its steps must stand together")
     return np.diff(starts, append=len(values))

@@ -47,8 +47,8 @@ def join_episodes(
     if problems:
         raise DataError(*problems)
     _check_counts(header, columns.lengths, left_out)
-    header = replace(header, notes=(*header.notes, *left_out_notes(left_out)), labels=tuple(labels))
-    header, fields = noting_finals(header, not header.repeats_final), columns.fields(not header.repeats_final)
+    notes = (*header.notes, *left_out_notes(left_out), *finals_notes(not header.repeats_final))
+    header, fields = replace(header, notes=notes, labels=tuple(labels)), columns.fields(not header.repeats_final)
     if header.reward == "last":
         header = replace(header, rewards_from="last", notes=(*header.notes, RULED))
         fields["rewards"] = last_rewards(fields["offsets"])
@@ -130,9 +130,7 @@ def left_out_notes(reasons: list[str]) -> list[str]:
     return [f"left out: {why}" for why in reasons[:20]] + more
 
 
-def noting_finals(header: Header, recorded: bool) -> Header:
-    """The header, with a note if final observations are not recorded."""
-    if recorded:
-        return header
+def finals_notes(recorded: bool) -> list[str]:
+    """A note if final observations are not recorded."""
     note = "no final observations: an episode of T steps has T observations, and nothing stands in for the last"
-    return replace(header, notes=(*header.notes, note))
+    return [] if recorded else [note]

@@ -11,7 +11,7 @@ from envs.datasets.arrays import as_array, as_flags, in_file, num_steps, place
 from envs.datasets.ends import episode_ends
 from envs.errors import DataError
 from envs.reading.fields import ENDS
-from envs.reading.readers import Header
+from envs.reading.readers import Header, Missing
 
 
 def without_final_rows(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, dict[str, Any]]:
@@ -19,28 +19,28 @@ def without_final_rows(header: Header, arrays: Mapping[str, Any]) -> tuple[Heade
 
     A success in the last row is one of the step before. An episode of one row has no step and is left out.
     """
-    where, rows = f"{header.source}", num_steps(f"{header.source}", arrays)
-    offsets, terminated, truncated = episode_ends(where, arrays, rows)
+    rows = num_steps(arrays)
+    offsets, terminated, truncated = episode_ends(arrays, rows)
     last, lengths = offsets[1:] - 1, np.diff(offsets) - 1
     for (field, column), missing in header.missing.items():
         if field in ("observations", "next_observations") and np.isin(last, missing).any():
             row = int(np.intersect1d(last, missing)[0])
-            raise DataError(f"{where}: {place(offsets, row)}, row {in_file(row, header.rows)}, {column}: nothing there")
+            raise DataError(f"{place(offsets, row)}, row {in_file(row, header.rows)}, {column}: nothing there")
     steps = np.setdiff1d(np.arange(rows), last)
     kept = lengths > 0
     if not kept.any():
-        raise DataError(f"{where}: each episode has one row, and the last row of each is an observation only")
+        raise DataError("each episode has one row, and the last row of each is an observation only")
     found: dict[str, Any] = {"lengths": lengths[kept]}
     if arrays.keys() & set(ENDS) == {"done"}:
         found["done"] = terminated[kept]
     else:
         found |= {"terminated": terminated[kept], "truncated": truncated[kept]}
     for field in arrays.keys() - {"lengths", "episode", "episode_start", "observations", "success", *ENDS}:
-        found[field] = _rows_of(f"{where}: {field}", arrays[field], rows, steps)
+        found[field] = _rows_of(field, arrays[field], rows, steps)
     seen = np.delete(np.arange(rows), last[~kept])
-    found["observations"] = _rows_of(f"{where}: observations", arrays["observations"], rows, seen)
+    found["observations"] = _rows_of("observations", arrays["observations"], rows, seen)
     if "success" in arrays:
-        success = as_flags(f"{where}: success", arrays["success"])
+        success = as_flags("success", arrays["success"])
         if len(success) == rows:
             success[last[kept] - 1] |= success[last[kept]]
             success = success[steps]
@@ -60,20 +60,19 @@ def without_final_rows(header: Header, arrays: Mapping[str, Any]) -> tuple[Heade
     return header, found
 
 
-def without_last_missing(header: Header, offsets: NDArray[np.int64]) -> tuple[Header, bool]:
-    """The header without next observations that are missing at ends of episodes only, and whether there are such."""
+def without_last_missing(missing: Missing, offsets: NDArray[np.int64]) -> tuple[Missing, list[str]]:
+    """What is missing apart from next observations that are missing at ends of episodes only, and a note of these."""
     last = offsets[1:] - 1
     excused = {
         name: rows
-        for name, rows in header.missing.items()
+        for name, rows in missing.items()
         if name[0] == "next_observations" and len(rows) and np.isin(rows, last).all()
     }
     if not excused:
-        return header, False
+        return missing, []
     count = len(np.unique(np.concatenate(list(excused.values()))))
     note = f"next_observations hold nothing at the end of {count} of {len(last)} episodes"
-    left = {name: rows for name, rows in header.missing.items() if name not in excused}
-    return replace(header, missing=left, notes=(*header.notes, note)), True
+    return {name: rows for name, rows in missing.items() if name not in excused}, [note]
 
 
 def _rows_of(where: str, value: Any, rows: int, chosen: NDArray[np.int64]) -> Any:

@@ -1,30 +1,41 @@
 """What proves that the rows of a flat recording are in order: step numbers, clocks, next observations."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.datasets.arrays import how_many, in_file, place
+from envs.datasets.arrays import how_many, in_file, one_column, place
 from envs.datasets.cache import chunks
 from envs.errors import DataError
 from envs.reading.evidence import GAPS_MAY_BE_ENDS, differ
-from envs.reading.readers import Header
+from envs.reading.readers import Missing
 from envs.spaces import Leaves
 
 
-def check_order(where: str, step: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:
+def order_notes(arrays: Mapping[str, Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> list[str]:
+    """Notes of what is odd about the order of the rows; rows out of order are refused. rows: as in `Header`."""
+    if "step" in arrays:
+        _check_steps(one_column("step", arrays["step"]), offsets, rows)
+        return []
+    if "next_observations" in arrays:
+        return []  # these show the order too
+    for name, values in arrays.get("clocks", {}).items():
+        _check_clock(name, values, offsets, rows)
+    return _source_notes(arrays.get("sources", {}), offsets, rows)
+
+
+def _check_steps(step: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:
     """Refuse rows that are not in the order of their steps' numbers; numbers that never vary tell of no order."""
     if len(step) != offsets[-1]:
-        raise DataError(f"{where}: shape {step.shape}, expected {(int(offsets[-1]),)}")
+        raise DataError(f"step: shape {step.shape}, expected {(int(offsets[-1]),)}")
     wrong = ~(step[1:] > step[:-1])
     wrong[offsets[1:-1] - 1] = False  # another episode begins there
     if wrong.any() and (step != step[0]).any():
         row = int(wrong.argmax()) + 1
         raise DataError(
-            f"{where}: {place(offsets, row)} (row {in_file(row, rows)}): {step[row]} after {step[row - 1]}"
+            f"step: {place(offsets, row)} (row {in_file(row, rows)}): {step[row]} after {step[row - 1]}"
             f"{how_many(wrong)}; the rows of an episode must be in the order of its steps. If they are, a boundary of "
             f"episodes is missing: {_ways_out(step)}. If it counts something else, give --columns step=none."
         )
@@ -40,24 +51,24 @@ def _ways_out(step: NDArray[Any]) -> str:
     return f"give --columns episode=NAME, {counted}or --episode-length {int(lengths[0]) if even else 'N'}"
 
 
-def noting_sources(header: Header, sources: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]) -> Header:
-    """The header with a note on columns that say which environment a row is from, and change within episodes."""
-    notes = list(header.notes)
+def _source_notes(
+    sources: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None
+) -> list[str]:
+    """A note on each column that says which environment a row is from, and changes within episodes."""
+    notes = list[str]()
     for name, values in sources.items():
         changes = values[1:] != values[:-1]
         changes[offsets[1:-1] - 1] = False  # another episode begins there
         if changes.any():
             row = int(changes.argmax()) + 1
             notes.append(
-                f"{name!r} changes within episodes, first at {place(offsets, row)} (row {in_file(row, header.rows)}). "
+                f"{name!r} changes within episodes, first at {place(offsets, row)} (row {in_file(row, rows)}). "
                 f"If several were recorded side by side, these episodes are wrong: sort the rows by {name} and time"
             )
-    return replace(header, notes=tuple(notes))
+    return notes
 
 
-def check_clock(
-    where: str, name: str, values: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None
-) -> None:
+def _check_clock(name: str, values: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:
     """Refuse an order of the rows in which a time or a count does not rise; one that stands still shows no order."""
     inside = np.ones(len(values) - 1, np.bool_)
     inside[offsets[1:-1] - 1] = False  # another episode begins there
@@ -67,19 +78,15 @@ def check_clock(
     if wrong.any():
         row = int(wrong.argmax()) + 1
         raise DataError(
-            f"{where}: {place(offsets, row)} (row {in_file(row, rows)}) does not rise{how_many(wrong)}: are these rows "
-            f"in order, and is each end of an episode marked? Sort them by episode, then by {name}, or give "
+            f"{name!r}: {place(offsets, row)} (row {in_file(row, rows)}) does not rise{how_many(wrong)}: are these "
+            f"rows in order, and is each end of an episode marked? Sort them by episode, then by {name}, or give "
             f"--columns episode=NAME (or episode_start={name} if {name} begins again with each); if it is not a time "
             "or count of steps, give --columns step=none."
         )
 
 
 def check_followed(
-    where: str,
-    seen: Leaves,
-    after: Leaves,
-    offsets: NDArray[np.int64],
-    header: Header,
+    seen: Leaves, after: Leaves, offsets: NDArray[np.int64], missing: Missing, file_rows: NDArray[np.int64] | None
 ) -> None:
     """Refuse steps whose next observation is not what the next step of their episode observes.
 
@@ -91,13 +98,13 @@ def check_followed(
         for rows in chunks(after[name][:-1]):
             wrong[at : at + len(rows)] |= differ(rows, array[at + 1 : at + 1 + len(rows)])
             at += len(rows)
-    for rows in header.missing.values():
+    for rows in missing.values():
         wrong[rows] = wrong[np.maximum(rows, 1) - 1] = False
     wrong[offsets[1:] - 1] = False  # nothing of the episode comes after its last step
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{where}: {place(offsets, row)} (row {in_file(row, header.rows)}): not what the next row observes"
+            f"next_observations: {place(offsets, row)} (row {in_file(row, file_rows)}): not what the next row observes"
             f"{how_many(wrong)}; rows are out of order, or an episode boundary is missing. Add a terminated, "
             f"truncated or episode column{GAPS_MAY_BE_ENDS}."
         )

@@ -1,7 +1,6 @@
 """The rewards of flat arrays: the recorded ones, or those that a rule makes."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,30 +8,33 @@ from numpy.typing import NDArray
 
 from envs.datasets.arrays import as_flags, one_column
 from envs.errors import DataError
-from envs.reading.readers import Header
+from envs.reading.options import RewardRule
 
 
-def rewards_of(header: Header, arrays: Mapping[str, Any], offsets: NDArray[np.int64]) -> tuple[Header, NDArray[Any]]:
-    """The recorded rewards, or those that the user's rule makes; the header says where they are from."""
-    where, rule = f"{header.source}", header.reward
+def rewards_of(
+    arrays: Mapping[str, Any], rule: RewardRule | None, offsets: NDArray[np.int64]
+) -> tuple[NDArray[Any], str, list[str]]:
+    """The recorded rewards (N,), or those that the user's rule makes; where they are from; and notes of that.
+
+    rule: as in `ReadingOptions`.
+    """
     if rule in (None, "none") and "rewards" in arrays:
-        return header, one_column(f"{where}: rewards", arrays["rewards"])
+        return one_column("rewards", arrays["rewards"]), "recording", []
     if rule in (None, "none"):
         note = "no rewards are recorded: a return means nothing here"
-        return replace(header, notes=(*header.notes, note), rewards_from="none"), np.zeros(offsets[-1], np.float32)
+        return np.zeros(offsets[-1], np.float32), "none", [note]
     note = f"rewards are made by the rule {rule!r}"
     note += ", the recorded ones are not read" if "rewards" in arrays else ""
-    header = replace(header, notes=(*header.notes, note), rewards_from=str(rule))
     if rule == "last":
-        return header, last_rewards(offsets)
+        return last_rewards(offsets), rule, [note]
     if "success" not in arrays:
-        raise DataError(f"{where}: no success flag is read of it: --columns success=NAME names one, or --reward last")
-    success = as_flags(f"{where}: success", arrays["success"])
+        raise DataError("no success flag is read of it: --columns success=NAME names one, or --reward last")
+    success = as_flags("success", arrays["success"])
     if len(success) == len(offsets) - 1 != offsets[-1]:
-        return header, last_rewards(offsets) * success.repeat(np.diff(offsets))
+        return last_rewards(offsets) * success.repeat(np.diff(offsets)), "success", [note]
     if len(success) != offsets[-1]:
-        raise DataError(f"{where}: success: shape {success.shape}, expected {(int(offsets[-1]),)}")
-    return header, success.astype(np.float32)
+        raise DataError(f"success: shape {success.shape}, expected {(int(offsets[-1]),)}")
+    return success.astype(np.float32), "success", [note]
 
 
 def last_rewards(offsets: NDArray[np.int64]) -> NDArray[np.float32]:
