@@ -8,8 +8,9 @@ from typing import Any
 from dt.cli.options import Reading
 from dt.learning.description import read_description, reading_in
 from envs.datasets.dataset import Dataset
-from envs.datasets.hub import on_hub
+from envs.datasets.hub import SCHEME
 from envs.datasets.loading import load
+from envs.errors import problems_of
 from envs.reading.fields import split_names
 from envs.reading.flat_files import READERS, is_flat
 from envs.reading.lerobot import is_lerobot
@@ -50,7 +51,8 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
         return spaces_from_json(spaces)
     if resumed is None:
         return {}
-    return declared_spaces(f"{resumed}/run.json", read_description(resumed / "run.json"))
+    with problems_of(f"{resumed}/run.json"):
+        return declared_spaces(read_description(resumed / "run.json"))
 
 
 def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions]:
@@ -69,7 +71,7 @@ def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions
         leave_out=reading.leave_out,
         reward=reading.reward,
     )
-    flat = [is_flat(Path(source)) or is_lerobot(Path(source)) or on_hub(source) for source in sources]
+    flat = [is_flat(Path(source)) or is_lerobot(Path(source)) or source.startswith(SCHEME) for source in sources]
     usual = replace(said, columns={}, episode_length=None, file_is_episode=False, last_row_is_final=False)
     for name in ("columns", "episode_length", "file_is_episode", "last_row_is_final"):
         if getattr(said, name) != getattr(usual, name) and not any(flat):

@@ -34,7 +34,15 @@ def declare(recording: Recording, environment: EnvironmentSpec | None) -> Record
     Raises:
         EnvError: the environment cannot be made.
     """
-    header = _in_environment(recording.header, environment)
+    header = recording.header
+    if environment is not None and header.environment is None:
+        reference = reference_in(environment, None, header.reference)
+        header = replace(header, environment=environment, reference=reference)
+    borrowed = tuple(name for name in SPACES if environment is not None and name not in header.spaces)
+    if environment is not None and borrowed:
+        info = environment.info()
+        declared = {**header.spaces, **{name: getattr(info, name) for name in borrowed}}
+        header = replace(header, spaces=declared, borrowed=borrowed)
     if recording.num_actions is not None and "action_space" not in header.spaces:
         space = spaces.Discrete(recording.num_actions())
         notes = (*header.notes, inferred_note("action_space", space))
@@ -42,21 +50,6 @@ def declare(recording: Recording, environment: EnvironmentSpec | None) -> Record
             header, notes=notes, spaces={**header.spaces, "action_space": space}, inferred=("action_space",)
         )
     return replace(recording, header=header)
-
-
-def _in_environment(header: Header, environment: EnvironmentSpec | None) -> Header:
-    """The header with what the user's environment declares and the recording does not."""
-    if environment is None:
-        return header
-    if header.environment is None:
-        reference = reference_in(environment, None, header.reference)
-        header = replace(header, environment=environment, reference=reference)
-    if all(name in header.spaces for name in SPACES):
-        return header
-    info = environment.info()
-    borrowed = tuple(name for name in SPACES if name not in header.spaces)
-    declared = {**header.spaces, **{name: getattr(info, name) for name in borrowed}}
-    return replace(header, spaces=declared, borrowed=borrowed)
 
 
 def followers(missing: Missing, arrays: Mapping[str, Any]) -> list[Any]:

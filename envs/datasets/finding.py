@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from envs.datasets.hub import find_on_hub, on_hub
+from envs.datasets.hub import SCHEME, find_on_hub
 from envs.errors import DataError
 from envs.reading.flat_files import is_flat
 from envs.reading.readers import PACKAGED, check_is_file, minari_root
@@ -14,7 +14,7 @@ def locate(source: str, download: bool = False) -> tuple[Path, str]:
 
     A source that is nowhere raises `DataError`. download: as in `load`.
     """
-    path, lasting = find_on_hub(source, download) if on_hub(source) else (find(source, download), "")
+    path, lasting = find_on_hub(source, download) if source.startswith(SCHEME) else (find(source, download), "")
     if path.name == "main_data.hdf5":  # Minari's own; its metadata is in the same folder
         path = path.parent
     return path, lasting

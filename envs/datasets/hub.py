@@ -67,11 +67,6 @@ class HubName:
         return self.folder / (f"{commit}-{one}" if self.path else commit)
 
 
-def on_hub(source: str) -> bool:
-    """Whether a source is a name on the hub."""
-    return source.startswith(SCHEME)
-
-
 def find_on_hub(source: str, download: bool) -> tuple[Path, str]:
     """The file or folder of a dataset on the hub, and its name with the commit that it is of.
 

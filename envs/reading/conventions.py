@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.errors import DataError
+from envs.errors import DataError, problems_of
 from envs.reading.fields import ABSENT, ENDS, Columns, choose
 from envs.reading.options import ReadingOptions
 
@@ -42,9 +42,7 @@ class Convention:
     note: str | None = None
 
 
-def convention_of(
-    where: str, names: Collection[str], options: ReadingOptions, tables: bool = False
-) -> Convention | None:
+def convention_of(names: Collection[str], options: ReadingOptions, tables: bool = False) -> Convention | None:
     """The library whose names these are; None where they are no library's that is known here.
 
     options: what the user says, which goes first. tables: whether they are a table's columns.
@@ -62,7 +60,7 @@ def convention_of(
     if there >= OGBENCH and not there & {"timeouts", "next_observations"} and not columns.keys() & {*ENDS, "episode"}:
         if "rewards" in there and not options.last_row_is_final:
             raise DataError(
-                f"{where}: qpos, qvel and terminals are OGBench's, where the last row of each episode is an "
+                "qpos, qvel and terminals are OGBench's, where the last row of each episode is an "
                 "observation only, and rewards are not: --last-row-is-final says that it is so here, "
                 "--columns terminated=terminals that every row is a step"
             )
@@ -144,14 +142,15 @@ def chosen_fields(
     path: Path, names: Sequence[str], fields: Sequence[str], options: ReadingOptions, tables: bool = False
 ) -> tuple[dict[str, tuple[str, ...]], Convention | None]:
     """By field the names that hold it: as the user says, as a library has them, or the usual ones."""
-    convention = convention_of(str(path), names, options, tables=tables)
-    columns = convention.columns if convention else options.columns
-    if starts_at_gaps(options):
-        columns = {field: each for field, each in columns.items() if field != "episode_start"}
-    if options.reward == "success":
-        fields = (*fields, "success")
-    optional = ("rewards",) if options.reward or (convention and convention.no_rewards) else ()
-    usual = choose(str(path), names, fields, columns, optional)
+    with problems_of(path):
+        convention = convention_of(names, options, tables=tables)
+        columns = convention.columns if convention else options.columns
+        if starts_at_gaps(options):
+            columns = {field: each for field, each in columns.items() if field != "episode_start"}
+        if options.reward == "success":
+            fields = (*fields, "success")
+        optional = ("rewards",) if options.reward or (convention and convention.no_rewards) else ()
+        usual = choose(names, fields, columns, optional)
     chosen = {**{field: (name,) for field, name in usual.items()}, **columns}
     there = {field: each for field, each in chosen.items() if each != (ABSENT,) or ABSENT in names}
     if convention and convention.first_rows:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.errors import DataError
+from envs.errors import DataError, problems_of
 from envs.reading.episode_arrays import EpisodeArrays, group_names
 from envs.reading.fields import ENDS, NEEDED, choose, plain
 from envs.reading.found import Found, side_by_side
@@ -54,7 +54,8 @@ def read_episode_groups(file: Any, path: Path, groups: list[str], options: Readi
     if "observations" not in columns and "obs" in inside:
         columns["observations"] = ("obs",)
     fields = [field for field in READ if field != "success" or options.reward == "success"]
-    usual = choose(f"{path}: {first}", inside, fields, columns, ("rewards",))
+    with problems_of(f"{path}: {first}"):
+        usual = choose(inside, fields, columns, ("rewards",))
     chosen: dict[str, tuple[str, ...]] = {field: (name,) for field, name in usual.items()}
     chosen |= {field: names for field, names in columns.items() if field in fields}
     read = _Groups(file, path, groups, chosen["actions"][0], options.leave_out)

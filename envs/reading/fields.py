@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 
-from envs.errors import DataError
+from envs.errors import DataError, problems_of
 
 FIELDS = {
     "observations": ("observations", "observation"),
@@ -111,7 +111,6 @@ def named_columns(given: Mapping[str, str | Iterable[str]]) -> Columns:
 
 
 def choose(
-    where: str,
     names: Collection[str],
     fields: Iterable[str] = IN_FILES,
     columns: Columns | None = None,
@@ -135,7 +134,7 @@ def choose(
         if wanted in PROOFS:
             found = sorted(found, key=lambda name: known.index(plain(name)))[:1]
         if len(found) > 1:
-            raise DataError(f"{where}: {' and '.join(map(repr, found))} are both {wanted}; keep one of them")
+            raise DataError(f"{' and '.join(map(repr, found))} are both {wanted}; keep one of them")
         if found:
             chosen[wanted] = found[0]
         elif wanted in NEEDED and wanted not in optional:
@@ -145,7 +144,7 @@ def choose(
         remedy = f"; --columns {' '.join(map(shlex.quote, ways))} says which" if in_file and names else ""
         remedy += NO_REWARDS if in_file and "rewards" in missing else ""
         raise DataError(
-            f"{where}: no {missing[0]!r} in it{''.join(f', no {each!r}' for each in missing[1:])}, only "
+            f"no {missing[0]!r} in it{''.join(f', no {each!r}' for each in missing[1:])}, only "
             f"{listed(sorted(names), MOST_NAMES) or 'nothing'}{remedy}"
         )
     return chosen
@@ -153,7 +152,8 @@ def choose(
 
 def choose_all(where: str, names: Collection[str], fields: Collection[str] = IN_FILES) -> dict[str, str]:
     """The same, and `DataError` for a name that is none of these fields: what Python hands over is not ignored."""
-    chosen = choose(where, names, fields)
+    with problems_of(where):
+        chosen = choose(names, fields)
     if unknown := set(names) - set(chosen.values()):
         known = ", ".join(name for field in fields for name in FIELDS[field])
         raise DataError(f"{where}: {min(unknown)!r} is not known; known are {known}")

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.errors import DataError, EnvError, SpaceError
+from envs.errors import DataError, EnvError, SpaceError, problems_of
 from envs.reading.options import RewardRule
 from envs.simulate.scores import Reference, reference_for
 from envs.simulate.spec import EnvironmentSpec
@@ -124,13 +124,14 @@ def spaces_from_json(text: str) -> dict[str, Space[Any]]:
     if not document or document.keys() - set(SPACES):
         found = f"found {sorted(document)}, and not such as {example}"
         raise DataError(f"--spaces: expected observation_space, action_space or both, {found}")
-    return declared_spaces("--spaces", document)
+    with problems_of("--spaces"):
+        return declared_spaces(document)
 
 
-def declared_spaces(where: str, document: Mapping[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Space[Any]]:
+def declared_spaces(document: Mapping[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Space[Any]]:
     """Those of `SPACES` that a JSON object holds, each as Minari writes it. leave_out: as in `ReadingOptions`."""
     left = {"observation_space": leave_out, "action_space": ()}
-    return {name: _space(where, document, name, left[name]) for name in SPACES if name in document}
+    return {name: _space(document, name, left[name]) for name in SPACES if name in document}
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -171,9 +172,12 @@ def header_of(
     where: what an error names. given: spaces by name, instead of the metadata's own. leave_out: as in
     `ReadingOptions`; it applies to the environment too.
     """
+    undeclared = {name: value for name, value in metadata.items() if name not in given}
     specification = metadata.get("eval_env_spec") or metadata.get("env_spec")
     try:
         environment = EnvironmentSpec.from_json(specification) if specification else None
+        with problems_of(where):
+            spaces = {**declared_spaces(undeclared, leave_out), **given}
     except EnvError as error:
         raise DataError(f"{where}: {error}") from None
     environment = environment and environment.leaving_out(leave_out)
@@ -188,23 +192,23 @@ def header_of(
         environment=environment,
         reference=reference,
         provenance={name: metadata[name] for name in PROVENANCE if name in metadata},
-        spaces={**declared_spaces(where, {k: v for k, v in metadata.items() if k not in given}, leave_out), **given},
+        spaces=spaces,
     )
 
 
-def _space(where: str, metadata: Mapping[str, Any], name: str, leave_out: tuple[str, ...]) -> Space[Any]:
+def _space(metadata: Mapping[str, Any], name: str, leave_out: tuple[str, ...]) -> Space[Any]:
     try:
         space = space_from_json(metadata[name])
         space = without(space, leave_out) if leave_out else space
     except SpaceError as error:
-        raise DataError(f"{where}: {name}: {error}") from None
+        raise DataError(f"{name}: {error}") from None
     leaves = leaf_spaces(space)
     if odd := {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, LEAF_KINDS)}:
         kinds = ", ".join(kind.__name__ for kind in LEAF_KINDS)
         can_go = name == "observation_space" and len(odd) < len(leaves)
         remedy = f"; --leave-out {' '.join(odd)} reads the rest" if can_go else ""
         kind = type(next(iter(odd.values()))).__name__
-        raise DataError(f"{where}: {name}: {kind} is not supported; {kinds}, Dict and Tuple are{remedy}")
+        raise DataError(f"{name}: {kind} is not supported; {kinds}, Dict and Tuple are{remedy}")
     return space
 
 
