@@ -141,7 +141,7 @@ def recipe(cell: Cell, maximum: float) -> Config:
         model=ModelConfig(
             conditioning=method.conditioning, positions="timesteps", rotary=False, context_length=method.context_length
         ),
-        data=DataConfig(top_fraction=method.top_fraction, balanced=0.0),
+        data=DataConfig(top_fraction=method.top_fraction, balanced=0.0, from_start=0.0),
         training=TrainingConfig(
             steps=method.steps,
             precision="float32",

@@ -85,7 +85,7 @@ class Options:
 def recipe(method: Method, seed: int, options: Options) -> Config:
     """The whole episode is the context, as in the paper; a small model, so that one core is enough."""
     return Config(
-        data=DataConfig(balanced=0.0),
+        data=DataConfig(balanced=0.0, from_start=0.0),
         evaluation=EvaluationConfig(calibration=False),
         model=ModelConfig(
             positions="timesteps",

@@ -138,7 +138,7 @@ class ShortestPaths(ReturnConditionedPolicy):
 def recipe(conditioning: Any, steps: int) -> Config:
     """The whole path is the context."""
     return Config(
-        data=DataConfig(balanced=0.0),
+        data=DataConfig(balanced=0.0, from_start=0.0),
         evaluation=EvaluationConfig(calibration=False),
         model=ModelConfig(
             conditioning=conditioning,

@@ -65,6 +65,10 @@ class ModelConfig(TransformerConfig):
         )
 
 
+NO_SHARES = {"balanced": 0.0, "from_start": 0.0}
+"""The shares of a run that says nothing of them, since there were none when it was begun."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which episodes of the data a model learns from."""
@@ -78,6 +82,9 @@ class DataConfig:
     balanced: float | None = None
     """Share of each batch that is drawn evenly over the range of the episodes' returns, so that rare good episodes are
     learned as well as common bad ones. None takes 0.5 where the model is conditioned on returns, and else 0."""
+    from_start: float = 0.06
+    """Share of each batch whose windows begin at the first step of their episode. A policy plays these steps in every
+    episode, and other windows seldom show them. 0 is the paper's code."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -86,6 +93,7 @@ class DataConfig:
         require(share is None or 0 <= share < 1, f"held_out must be at least 0 and below 1, not {share}")
         share = self.balanced
         require(share is None or 0 <= share <= 1, f"balanced must be at least 0 and at most 1, not {share}")
+        require(0 <= self.from_start <= 1, f"from_start must be at least 0 and at most 1, not {self.from_start}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +210,7 @@ class Config:
             if isinstance(evaluation["target_return"], list):
                 evaluation["target_return"] = tuple(evaluation["target_return"])
             model = {"positions": "timesteps", **document["model"]}  # a run of before there was a choice
-            data = {"balanced": 0.0, **document.get("data", {})}  # a run of before there was a choice has neither
+            data = NO_SHARES | document.get("data", {})  # a run of before there was a choice has neither
             return Config(
                 data=DataConfig(**data),
                 model=ModelConfig(**model),

@@ -147,6 +147,7 @@ class TrajectoryDataset:
         frame_stack: pictures in a stack.
         units: those of the model that reads the windows, `DecisionTransformer.units`.
         balanced: share of each batch that is drawn evenly over the range of the episodes' returns; see `ReturnBins`.
+        from_start: share of each batch whose windows begin at the first step of their episode.
     """
 
     def __init__(
@@ -157,13 +158,14 @@ class TrajectoryDataset:
         *,
         frame_stack: int = 1,
         balanced: float = 0.0,
+        from_start: float = 0.0,
         units: ModelUnits | None = None,
     ):
         """units: those of the model that reads the windows, `DecisionTransformer.units`."""
         self.context_length = context_length
-        self.balanced = balanced
+        self.balanced, self.from_start = balanced, from_start
         self._bins = ReturnBins(dataset.returns, dataset.offsets) if balanced else None
-        self.num_steps = dataset.num_steps
+        self.num_steps, self._episode_starts = dataset.num_steps, dataset.offsets[:-1]
         units = units or ModelUnits()
         states, actions = _in(dataset.observations, units.observations), _in(dataset.actions, units.actions)
         self.states = {name: tensor_on(array, device) for name, array in states.items()}
@@ -177,8 +179,8 @@ class TrajectoryDataset:
     def indices(self, seed: int, step: int, batch_size: int) -> Tensor:
         """First steps of a batch's windows: (B,), each step of each episode with equal chance, as in the paper's code.
 
-        The share `balanced` of them is drawn over the range of returns instead. The result depends only on the
-        arguments.
+        The share `balanced` of them is drawn over the range of returns instead. Of all these, the share `from_start` is
+        moved back to the first step of its episode. The result depends only on the arguments.
 
         Args:
             seed: of the run.
@@ -191,6 +193,10 @@ class TrajectoryDataset:
         if self._bins is not None:
             count = round(self.balanced * batch_size)
             first[:count] = self._bins.draw(generator, count)
+        if moved := round(self.from_start * batch_size):
+            some = np.linspace(0, batch_size, moved, endpoint=False).astype(np.int64)  # balanced windows and others
+            episode = np.searchsorted(self._episode_starts, first[some], side="right") - 1
+            first[some] = self._episode_starts[episode]
         return torch.from_numpy(first)
 
     def gather(self, first: Tensor) -> Batch:

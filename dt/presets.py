@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from dt.config import CalibrationConfig, Config, EvaluationConfig, ModelConfig
+from dt.config import CalibrationConfig, Config, DataConfig, EvaluationConfig, ModelConfig
 from transformer.config import TrainingConfig
 
 
@@ -24,6 +24,7 @@ def _paper(targets: tuple[float, ...], return_scale: float = 1000.0) -> Config:
     """The paper's Gym recipe (Chen et al. 2021, table 8 and its published code)."""
     return Config(
         model=ModelConfig(conditioning="token", positions="timesteps", rotary=False, return_scale=return_scale),
+        data=DataConfig(from_start=0.0),
         training=TrainingConfig(
             steps=100_000,
             precision="float32",
@@ -70,6 +71,7 @@ def paper_breakout() -> Config:
             frame_stack=4,
             return_scale=1.0,
         ),
+        data=DataConfig(from_start=0.0),
         training=TrainingConfig(
             precision="float32",
             steps=20_000,  # five times through 500,000 steps of data

@@ -105,6 +105,17 @@ def test_a_share_of_each_batch_is_balanced_and_none_leaves_the_draws_as_they_wer
     assert torch.equal(first, TrajectoryDataset(dataset, CONTEXT, balanced=0.0).indices(3, 4, 10))
 
 
+def test_a_share_of_each_batch_begins_where_its_episodes_begin(dataset):
+    plain = TrajectoryDataset(dataset, CONTEXT).indices(3, 4, 10)
+    moved = TrajectoryDataset(dataset, CONTEXT, from_start=0.3).indices(3, 4, 10)
+    begin = dataset.offsets[np.searchsorted(dataset.offsets, plain, side="right") - 1]
+    expected = plain.clone()
+    expected[[0, 3, 6]] = torch.from_numpy(begin)[[0, 3, 6]]
+    assert not torch.equal(plain, expected)
+    assert torch.equal(moved, expected)
+    assert torch.equal(plain, TrajectoryDataset(dataset, CONTEXT, from_start=0.04).indices(3, 4, 10))
+
+
 def test_balanced_windows_of_equal_returns_are_any_windows():
     drawn = ReturnBins(np.full(3, 7.0), np.array([0, 2, 5, 9])).draw(np.random.default_rng(0), 9_000)
     assert np.bincount(drawn) / 9_000 == pytest.approx(np.full(9, 1 / 9), abs=0.02)

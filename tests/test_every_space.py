@@ -196,7 +196,7 @@ def learn_by_heart(dataset, folder, **changes):
         precision="float32",
     )
     config = Config(
-        data=DataConfig(balanced=0.0),
+        data=DataConfig(balanced=0.0, from_start=0.0),
         model=ModelConfig(**{"positions": "timesteps", "rotary": False, **SMALL, **changes}),
         training=training,
     )

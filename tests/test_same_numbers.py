@@ -59,7 +59,7 @@ def curve(replay, folder: Path, conditioning: Any = "single", **changes) -> list
             rotary=False,
             **{key: changes.get(key, value) for key, value in model.items()},
         ),
-        data=DataConfig(balanced=0.0),
+        data=DataConfig(balanced=0.0, from_start=0.0),
         evaluation=EvaluationConfig(calibration=False),
         training=TrainingConfig(**recipe | {key: value for key, value in changes.items() if key not in model}),
     )

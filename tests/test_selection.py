@@ -167,7 +167,7 @@ def test_a_run_of_before_there_was_a_choice_goes_on(payday, tmp_path):
     del document["config"]["data"], document["dataset"]["parts"]
     write_json(tmp_path / "run" / "run.json", document)
     before = Config.from_json(document["config"])
-    assert before.data == DataConfig(balanced=0.0)  # what there was then
+    assert before.data == DataConfig(balanced=0.0, from_start=0.0)  # what there was then
     assert (before.model, before.evaluation) == (SMALL.model, SMALL.evaluation)
     train(payday, SMALL, tmp_path / "run", resume=True)
 

@@ -1,10 +1,10 @@
 """A run that training goes on with: what must be as it was, and where it goes on from."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dt.config import Config, DataConfig
+from dt.config import NO_SHARES, Config
 from dt.learning.build import timestep_rows
 from dt.learning.description import environment_in, read_description
 from dt.learning.run import check_model_size
@@ -87,7 +87,7 @@ class PreviousRun:
         for name in ("name", "fingerprint"):
             if was.get(name) != now[name]:
                 raise CheckpointError(f"{self.folder}: trained on dataset {was.get('name')}, its {name} differs now")
-        chosen = self.document["config"].get("data", asdict(DataConfig(held_out=0.0)))
+        chosen = NO_SHARES | self.document["config"].get("data", {"top_fraction": 1.0, "held_out": 0.0})
         for name, value in new["config"]["data"].items():
             if chosen.get(name) != value:
                 raise CheckpointError(

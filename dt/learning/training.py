@@ -192,6 +192,7 @@ def _batches(learned: Dataset, config: Config, model: DecisionTransformer) -> Ba
         model.return_scale.device,
         frame_stack=config.model.frame_stack,
         balanced=config.data.balanced or 0.0,
+        from_start=config.data.from_start,
         units=model.units,
     )
     return Batches(data, config.training.seed, config.training.batch_size)
