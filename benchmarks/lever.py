@@ -74,6 +74,7 @@ class Method:
     conditioning: Literal["single", "token", "none"] = "single"
     top_fraction: float = 1.0
     balanced: float | None = None  # None is the default's
+    from_start: float = DataConfig().from_start
     context_length: int = 20
     positions: Literal["none", "timesteps"] = "none"
     rotary: bool = True
@@ -92,8 +93,9 @@ class Method:
 METHODS = {
     "default": Method(),
     "unbalanced": Method(balanced=0.0),
+    "no-starts": Method(from_start=0.0),
     "k5": Method(context_length=5),
-    "timesteps": Method(positions="timesteps", rotary=False),
+    "timesteps": Method(from_start=0.0, positions="timesteps", rotary=False),
     "token": Method("token", context_length=5, positions="timesteps", rotary=False),
     "huggingface": Method(
         "token", balanced=0.0, context_length=5, positions="timesteps", rotary=False, peer="huggingface"
@@ -125,7 +127,7 @@ def grid() -> list[Cell]:
     cells += [
         Cell(dataset, method, seed)
         for seed in range(3)
-        for method in ("unbalanced", "timesteps", "token", "huggingface")
+        for method in ("unbalanced", "no-starts", "timesteps", "token", "huggingface")
         for dataset in TWO
     ]
     cells += [Cell(dataset, "token", 0) for dataset in DATASETS if dataset not in TWO]
@@ -146,7 +148,7 @@ def recipe(cell: Cell) -> Config:
             positions=method.positions,
             rotary=method.rotary,
         ),
-        data=DataConfig(top_fraction=method.top_fraction, balanced=method.balanced),
+        data=DataConfig(top_fraction=method.top_fraction, balanced=method.balanced, from_start=method.from_start),
         training=TrainingConfig(
             steps=steps, precision="auto", threads=1, evaluate_every=0, checkpoint_every=500, seed=cell.seed
         ),
@@ -190,7 +192,8 @@ def _ours(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
         row["plain"] = _scored(run, EvaluationConfig(calibration=False))
         row["auto"] = _scored(run, EvaluationConfig(target_return="auto"))
         row["calibration_steps"] = calibration["steps"]
-        row["curves"] = [_means(curve) for curve in calibration["curves"]]
+        if config.training.seed == 0:  # those that are drawn
+            row["curves"] = [_means(curve) for curve in calibration["curves"]]
     return row
 
 
