@@ -13,6 +13,7 @@ from gymnasium import spaces
 from test_training import assert_equal_runs, everything, log_without_clock, small
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dt.asking.calibrate import calibrate, drop_calibrations
 from dt.cli import main
 from dt.data import Batches
 from dt.learning import many
@@ -316,6 +317,27 @@ def assert_joint_table(lines, folders):
         assert error == pytest.approx(abs(means[0] - means[1]) / 2, rel=1e-3)  # of two values
     errors = [file["measures"]["alignment_error"] for file in files]
     assert lines[-1] == f"alignment error: mean {np.mean(errors):.3f}, worst {max(errors):.3f}, of 2 seeds"
+
+
+def test_finished_runs_are_calibrated_as_one_run_is(payday, tmp_path):
+    config = small(steps=2)
+    config = replace(config, evaluation=replace(config.evaluation, calibration=True))
+    config = replace(config, calibration=replace(config.calibration, calibration_steps=600))
+    folders, done = train_many([payday], config, [0, 1], tmp_path / "runs", minutes=0)
+    assert not done
+    assert not any(folder.joinpath("calibration-last.json").exists() for folder in folders)
+    train_many([payday], config, [0, 1], tmp_path / "runs")
+    found = [read_json(folder / "calibration-last.json") for folder in folders]
+    assert found[0]["binding"]["checkpoint"] != found[1]["binding"]["checkpoint"]
+    for folder, there in zip(folders, found, strict=True):
+        run = load_run(folder)
+        drop_calibrations(folder)
+        calibrate(run, run.config.evaluation, 600)
+        assert read_json(folder / "calibration-last.json") == there
+    longer = replace(config, training=replace(config.training, steps=3))
+    longer = replace(longer, evaluation=replace(config.evaluation, calibration=False))
+    train_many([payday], longer, [0, 1], tmp_path / "runs")
+    assert not any(folder.joinpath("calibration-last.json").exists() for folder in folders)
 
 
 def test_the_command_leaves_runs_that_evaluate_and_train_open(payday, tmp_path, monkeypatch, capsys):

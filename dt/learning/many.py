@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import default_collate
 
+from dt.asking.calibrate import calibrate_after_training, drop_calibrations
 from dt.config import Config
 from dt.data import Batch, Batches
 from dt.learning.cells import cells_of
+from dt.learning.run import load_run
 from dt.learning.training import prepare
 from envs.datasets.dataset import Dataset
 from envs.simulate.spec import EnvironmentSpec
@@ -27,7 +29,7 @@ from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Sto
 from transformer.runs.checkpoint import check_checkpoint, checkpoints, folder_of, step_of
 from transformer.runs.console import tell
 from transformer.runs.progress import progress
-from transformer.runs.setup import explain_out_of_memory, learning_rate_at, step_seed
+from transformer.runs.setup import explain_out_of_memory, learning_rate_at, pick_device, step_seed
 from transformer.runs.signals import stop_signals
 from transformer.runs.training import Trainer
 
@@ -43,7 +45,7 @@ def train_many(
 ) -> tuple[list[Path], bool]:
     """Train each dataset at each seed, all as one program; return the runs' folders, and whether all are finished.
 
-    Runs that are in `output` are continued.
+    Runs that are in `output` are continued. Finished ones are calibrated one after the other, as `train` does it.
 
     Args:
         datasets: with the same spaces and sizes of model.
@@ -51,7 +53,7 @@ def train_many(
         seeds: of the runs.
         output: the folder of the runs' folders.
         environment: where to evaluate; None takes each dataset's own.
-        minutes: stop after this time, with a checkpoint; None trains to the end.
+        minutes: stop training after this time, with a checkpoint; None trains to the end.
 
     Raises:
         ConfigError: the datasets give models of different shapes.
@@ -74,7 +76,12 @@ def train_many(
     for trainer in trainers:
         if not trainer.record.folder.exists():
             trainer.start()
-    return folders, stack.train(minutes)
+        if trainer.step < trainer.config.steps:
+            drop_calibrations(trainer.record.folder)
+    done = stack.train(minutes)
+    for folder in folders if done else ():
+        calibrate_after_training(load_run(folder, device=pick_device(config.training.device)))
+    return folders, done
 
 
 def _common_step(folders: Sequence[Path]) -> int:
