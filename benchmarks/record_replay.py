@@ -25,7 +25,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from envs import Dataset, load
 from envs.recording import ExperienceRecorder
-from envs.spaces import space_to_json
+from envs.space_json import space_to_json
 
 
 def write_npz(path: Path, dataset: Dataset, every: int) -> None:

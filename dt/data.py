@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dt.encoders import is_image
 from dt.units import ModelUnits, Units
-from envs.datasets.cache import allocate_like, chunks
+from envs.datasets.array_files import allocate_like, chunks
 from envs.datasets.dataset import Dataset
 from envs.datasets.statistics import statistics
 from envs.errors import DataError

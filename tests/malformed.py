@@ -23,7 +23,7 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 from pyarrow import parquet
 
-from envs.spaces import space_to_json
+from envs.space_json import space_to_json
 
 LENGTHS = (3, 5, 2)
 STEPS = sum(LENGTHS)

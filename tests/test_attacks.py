@@ -27,7 +27,8 @@ from test_nobody_gets_in import rewrite, text_run  # noqa: F401
 from dt.cli import main
 from envs import DataError, EnvironmentSpec, load
 from envs.errors import MissingEnvError, SpaceError
-from envs.spaces import leaf_spaces, space_from_json
+from envs.space_json import space_from_json
+from envs.spaces import leaf_spaces
 from transformer.files import replace_text, write_json
 from transformer.runs.folder import LOCK
 from transformer.runs.pictures import title_of

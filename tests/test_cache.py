@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from dt.data import TrajectoryDataset
 from envs.datasets import cache, loading
-from envs.datasets.cache import Column, allocate_like
+from envs.datasets.array_files import Column, allocate_like
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.datasets.selection import join, take
@@ -233,7 +233,7 @@ import torch.utils.tensorboard
 from dt import Config, ModelConfig, TrainingConfig, train
 from envs import DataError, join, load
 from envs.datasets import cache
-from envs.spaces import space_to_json
+from envs.space_json import space_to_json
 
 root, how = Path(sys.argv[1]), sys.argv[2]
 cache.FRESH = 0

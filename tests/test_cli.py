@@ -25,7 +25,7 @@ from dt.asking.guidance import Request
 from dt.cli import main
 from dt.evaluation import TargetResult
 from dt.learning.description import read_description
-from envs.spaces import space_to_json
+from envs.space_json import space_to_json
 from transformer.errors import ConfigError
 from transformer.files import read_json, write_json
 from transformer.runs.checkpoint import checkpoints, step_of

@@ -24,7 +24,8 @@ from envs.errors import DataError
 from envs.reading import minari_folders
 from envs.reading.minari_folders import _PlainArrays
 from envs.reading.readers import PACKAGED
-from envs.spaces import space_to_json, to_leaves
+from envs.space_json import space_to_json
+from envs.spaces import to_leaves
 
 LENGTHS = (3, 5, 2)
 FLAT = (spaces.Box(-9, 9, (7,), np.float32), spaces.Discrete(4, start=2))

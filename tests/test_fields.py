@@ -217,7 +217,7 @@ def test_shuffled_transitions_are_no_trajectories(tmp_path, suffix):
 
 
 def test_the_comparison_goes_piece_by_piece(monkeypatch):
-    monkeypatch.setattr("envs.datasets.cache.CHUNK", 8)  # two rows
+    monkeypatch.setattr("envs.datasets.array_files.CHUNK", 8)  # two rows
     assert from_arrays(**followed()).num_episodes == 3
     for row in (0, 1, 3, 6, 8):
         arrays = followed()

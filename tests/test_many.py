@@ -21,7 +21,7 @@ from dt.learning.many import Stack, train_many
 from dt.learning.run import load_run
 from dt.learning.training import prepare, train
 from envs.datasets.writer import write_minari
-from envs.spaces import space_to_json
+from envs.space_json import space_to_json
 from transformer.attention import Dropout
 from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
 from transformer.files import read_json

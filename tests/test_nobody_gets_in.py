@@ -38,7 +38,7 @@ from dt.learning.run import check_model_size, load_run
 from envs import DataError, EnvironmentSpec, load
 from envs.errors import MissingEnvError, SpaceError
 from envs.reading.hdf5 import _places
-from envs.spaces import space_from_json, space_to_json
+from envs.space_json import space_from_json, space_to_json
 from transformer.errors import CheckpointError
 from transformer.files import write_json
 from transformer.runs.checkpoint import check_checkpoint

@@ -19,7 +19,7 @@ from dt.cli import main
 from dt.data import returns_to_go
 from envs import DataError, EnvironmentSpec, from_arrays, from_episodes, load
 from envs.reading.readers import spaces_from_json
-from envs.spaces import space_to_json
+from envs.space_json import space_to_json
 
 LENGTHS = (3, 5, 2)
 ENDS = np.cumsum(LENGTHS) - 1

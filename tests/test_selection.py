@@ -263,7 +263,7 @@ def test_a_space_is_taken_where_the_final_observations_fit_it_too():
 
 def test_what_is_mapped_and_takes_another_type_is_mapped_again(tmp_path, monkeypatch):
     monkeypatch.setenv("DECISION_TRANSFORMER_CACHE", str(tmp_path))
-    monkeypatch.setattr("envs.datasets.cache.CHUNK", 3)
+    monkeypatch.setattr("envs.datasets.array_files.CHUNK", 3)
     mapped = np.memmap(tmp_path / "rows", np.int64, "w+", shape=(8, 2))
     mapped[:] = np.arange(16).reshape(8, 2)
     found = _declared(mapped, spaces.Box(-np.inf, np.inf, (2,), np.float64))

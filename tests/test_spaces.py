@@ -10,17 +10,8 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from envs.errors import SpaceError
-from envs.spaces import (
-    allowed_choices,
-    choices,
-    from_leaves,
-    leaf_spaces,
-    padding_value,
-    same_space,
-    space_from_json,
-    space_to_json,
-    to_leaves,
-)
+from envs.space_json import space_from_json, space_to_json
+from envs.spaces import allowed_choices, choices, from_leaves, leaf_spaces, padding_value, same_space, to_leaves
 
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
 DISCRETE = spaces.Discrete(5, start=-2)

@@ -24,7 +24,8 @@ from dt.statistics import histogram
 from envs.datasets.dataset import Dataset, DatasetSource
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import choices, leaf_spaces, space_from_json, space_to_json
+from envs.space_json import space_from_json, space_to_json
+from envs.spaces import choices, leaf_spaces
 from transformer.config import require
 from transformer.errors import CheckpointError, ConfigError
 from transformer.runs.checkpoint import SCHEMA, best_checkpoint, newest_checkpoint

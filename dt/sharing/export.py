@@ -29,7 +29,8 @@ from dt.model import DecisionTransformer, last_step
 from dt.policy import ReturnConditionedPolicy, empty_rows
 from dt.units import LARGEST, Units
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import allowed_choices, choices, leaf_spaces, padding_value, reason, space_to_json, to_leaves
+from envs.space_json import space_to_json
+from envs.spaces import allowed_choices, choices, leaf_spaces, padding_value, reason, to_leaves
 from transformer.errors import ConfigError
 from transformer.files import read_json, write_json
 

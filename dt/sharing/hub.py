@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from envs.datasets.cache import cache_folder
+from envs.datasets.array_files import cache_folder
 from envs.datasets.fetching import Repository
 from envs.errors import DataError
 from transformer.errors import CheckpointError

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.datasets.cache import chunks
+from envs.datasets.array_files import chunks
 from envs.errors import DataError
 from envs.reading.readers import as_numbers
 from envs.spaces import Leaves, choices, reason

@@ -15,8 +15,6 @@ import json
 import math
 import os
 import stat
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,10 +27,12 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.datasets.array_files import CacheError, array, cache_folder, new_file
 from envs.datasets.temporary import temporary_folder
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import leaf_spaces, reason, space_from_json, space_to_json
+from envs.space_json import space_from_json, space_to_json
+from envs.spaces import leaf_spaces, reason
 
 FORMAT = 8
 """Version of the layout above, and of what a reader makes of a file."""
@@ -42,131 +42,6 @@ SMALLEST = 4 << 20
 
 FRESH = 2_000_000_000
 """Nanoseconds: a file changed so lately may change again and bear the same time, so what is read of it is not kept."""
-
-WRITTEN = 1 << 20
-"""Bytes of rows that are written at once: to open a file costs more than an episode's few rows."""
-
-CHUNK = 1 << 16
-"""Numbers of an array that are looked at together where all of them might be too much for memory."""
-
-
-class CacheError(Exception):
-    """The cache cannot be written; the message says why."""
-
-
-def cache_folder() -> Path:
-    """Where entries are. A user without a home folder, as in a container, raises `CacheError`."""
-    named = os.environ.get("DECISION_TRANSFORMER_CACHE")
-    if named:
-        return Path(named)
-    places = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
-    variable, below_home = places.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
-    if root := os.environ.get(variable):
-        return Path(root) / "decision-transformer"
-    try:
-        return Path.home() / below_home / "decision-transformer"
-    except RuntimeError:
-        raise CacheError("this user has no home folder; DECISION_TRANSFORMER_CACHE names a place") from None
-
-
-# Arrays.
-
-
-class Column:
-    """Rows that come piece by piece and lie one after the other in the end: in a file of a folder, or in memory."""
-
-    def __init__(self, folder: Path | None):
-        self._path = None if folder is None else _new_file(folder)
-        self._chunks: list[NDArray[Any]] = []  # what has come, apart from what is in the file
-        self._bytes = 0  # of them
-        self._type: np.dtype[Any] | None = None  # of what is in the file
-        self._rows = 0
-
-    def append(self, rows: NDArray[Any]) -> None:
-        """Put rows (n, ...) behind those that are there; a file that cannot take them raises `CacheError`."""
-        self._chunks.append(rows)
-        self._bytes += rows.nbytes
-        if self._path is not None and self._bytes > WRITTEN:
-            self._write(self._path)
-
-    def _write(self, path: Path) -> None:
-        rows = np.concatenate(self._chunks)
-        self._shape = rows.shape[1:]
-        wide = rows.dtype if self._type is None else np.result_type(self._type, rows.dtype)
-        try:
-            if self._type not in (None, wide):
-                array(path, self._type, (self._rows, *self._shape)).astype(wide).tofile(path)
-            with path.open("ab") as file:
-                file.write(np.ascontiguousarray(rows, wide).data)
-        except OSError as error:
-            raise CacheError(f"{path.parent}: {reason(error)}") from None
-        self._type, self._rows, self._bytes = wide, self._rows + len(rows), 0
-        self._chunks.clear()
-
-    def finish(self) -> NDArray[Any]:
-        """All rows as one array, which the file backs where there is one."""
-        if self._path is None:
-            return np.concatenate(self._chunks)
-        if self._chunks:
-            self._write(self._path)
-        return array(self._path, self._type, (self._rows, *self._shape))
-
-
-def _new_file(folder: Path) -> Path:
-    try:
-        descriptor, name = tempfile.mkstemp(suffix=".bin", dir=folder)
-    except OSError as error:
-        raise CacheError(f"{folder}: {reason(error)}") from None
-    os.close(descriptor)
-    return Path(name)
-
-
-def array(path: Path, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A file's numbers, mapped into memory, not to be written to."""
-    if 0 in shape:
-        return np.empty(shape, kind)
-    return np.memmap(path, kind, "r", shape=shape)
-
-
-def allocate_like(shape: tuple[int, ...], kind: Any, like: NDArray[Any]) -> NDArray[Any]:
-    """An array to fill; a nameless file backs it where one backs `like`, which may be larger than memory.
-
-    The file is in the cache's folder, or among the system's temporary files where that one is full or read-only.
-    Without room in either the array is in memory.
-    """
-    if not isinstance(like, np.memmap) or 0 in shape:
-        return np.empty(shape, kind)
-    for place in (cache_folder, lambda: Path(tempfile.gettempdir())):
-        try:
-            place().mkdir(parents=True, exist_ok=True)
-            return _nameless(place(), shape, kind)
-        except (CacheError, OSError):
-            continue
-    return np.empty(shape, kind)
-
-
-def _nameless(folder: Path, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        size = math.prod(shape) * np.dtype(kind).itemsize
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now and no crash later
-        return np.memmap(file, kind, "r+", shape=shape)
-
-
-def chunks(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The array's rows, so many at a time as hold about `PIECE` numbers."""
-    count = max(1, CHUNK // max(1, data[:1].size))
-    return (data[i : i + count] for i in range(0, len(data), count))
-
-
-def mean_std(data: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation over the rows, in float64, without a second array of that size: each (...)."""
-    mean = np.asarray(data.mean(axis=0, dtype=np.float64))
-    squares = sum(np.square(rows - mean).sum(axis=0) for rows in chunks(data))
-    return mean, np.sqrt(squares / len(data))
-
-
-# Entries.
 
 
 @dataclass(frozen=True)
@@ -266,7 +141,7 @@ def _stored(folder: Path, field: str, leaf: str | None, values: NDArray[Any]) ->
     """Where an array is in this folder; it is written unless it is there already."""
     path = Path(values.filename or "") if isinstance(values, np.memmap) else Path()
     if path.parent != folder:
-        path = _new_file(folder)
+        path = new_file(folder)
         np.ascontiguousarray(values).tofile(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

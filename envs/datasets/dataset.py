@@ -15,7 +15,8 @@ from envs.reading.fields import Columns
 from envs.reading.options import ReadingOptions
 from envs.simulate.scores import Reference
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import Leaves, space_to_json
+from envs.space_json import space_to_json
+from envs.spaces import Leaves
 
 
 @dataclass(frozen=True)

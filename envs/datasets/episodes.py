@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from envs.datasets.array_files import Column
 from envs.datasets.arrays import offsets_of, row_problems, type_problem
-from envs.datasets.cache import Column
 from envs.datasets.declare import Kinds
 from envs.datasets.rewards import last_rewards
 from envs.errors import DataError

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.datasets.cache import cache_folder
+from envs.datasets.array_files import cache_folder
 from envs.datasets.fetching import Repository
 from envs.errors import DataError
 from envs.reading.dqn_replay import is_replay

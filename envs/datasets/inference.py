@@ -9,8 +9,8 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.datasets.cache import chunks
-from envs.spaces import space_to_json
+from envs.datasets.array_files import chunks
+from envs.space_json import space_to_json
 
 MOST_VALUES = 1024
 """Integers of more values than this are taken for quantities where no space is declared, and not for choices."""

@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 
 from gymnasium.spaces import Space
 
+from envs.datasets.array_files import CacheError
 from envs.datasets.assemble import assemble
-from envs.datasets.cache import CacheError, Entry
+from envs.datasets.cache import Entry
 from envs.datasets.check import check
 from envs.datasets.dataset import Dataset
 from envs.datasets.declare import declare
@@ -18,7 +19,7 @@ from envs.errors import DataError
 from envs.reading.dispatch import read
 from envs.reading.options import ReadingOptions, RewardRule
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import space_to_json
+from envs.space_json import space_to_json
 
 CacheUse = Literal["use", "verify", "off"]
 """What `load` may do with what it read and checked before."""

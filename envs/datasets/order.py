@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.datasets.array_files import chunks
 from envs.datasets.arrays import how_many, in_file, one_column, place
-from envs.datasets.cache import chunks
 from envs.errors import DataError
 from envs.reading.evidence import GAPS_MAY_BE_ENDS, differ
 from envs.reading.readers import Missing

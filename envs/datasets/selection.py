@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
+from envs.datasets.array_files import allocate_like, chunks
 from envs.datasets.arrays import beyond, type_problem
-from envs.datasets.cache import allocate_like, chunks
 from envs.datasets.dataset import Dataset, DatasetSource
 from envs.datasets.declare import as_declared
 from envs.datasets.inference import infer, inferred_note

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.datasets.cache import chunks, mean_std
+from envs.datasets.array_files import chunks, mean_std
 
 ROUNDING = 4
 """A column is constant where its range is at most this many units in the last place of its own type."""

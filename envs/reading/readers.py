@@ -20,7 +20,8 @@ from envs.errors import DataError, EnvError, SpaceError, problems_of
 from envs.reading.options import RewardRule
 from envs.simulate.scores import Reference, reference_for
 from envs.simulate.spec import EnvironmentSpec
-from envs.spaces import LEAF_KINDS, Leaves, leaf_spaces, printable, space_from_json, without
+from envs.space_json import space_from_json
+from envs.spaces import LEAF_KINDS, Leaves, leaf_spaces, printable, without
 
 PACKAGED = Path(__file__).parent.parent / "data"
 """Datasets that ship with the package: `hopper/replay-v0` is `hopper-replay-v0.npz`."""
