@@ -56,7 +56,7 @@ class GRUTranslator(nn.Module):
         """One word further: look at the source from the last state, then take the word in.
 
         token: (B,), the newest word of the target. state: (B, D).
-        Returns what logits are read from, (B, D), the next state, (B, D), and the look, (B, M), whose rows sum to one.
+        Returns what logits are read from, (B, D), the next state, (B, D), and the look, (B, M); its rows sum to 1.
         """
         look = attention_weights(self.query(state)[:, None], memory, source_mask[:, None])  # (B, 1, M)
         seen = (look @ memory)[:, 0]  # (B, D)

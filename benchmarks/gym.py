@@ -295,7 +295,7 @@ def fill_cells(
 ) -> None:
     """Make the rows that are missing, one after the other; a cell that another worker has is left to it.
 
-    play: makes the row of a cell, whose run is in the given folder.
+    play: makes the row of a cell; its run is in the given folder.
     whole: the whole grid, in the order of the file's rows.
     """
     work.mkdir(parents=True, exist_ok=True)

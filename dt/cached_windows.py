@@ -1,4 +1,4 @@
-"""Windows whose keys and values are kept from step to step, for a policy that plays several times faster."""
+"""Windows that keep keys and values from step to step: the policy acts several times faster."""
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class CachedWindows:
         return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)), guidance)
 
     def go_on(self, number: int, batch: Batch, guidance: Tensor | None) -> TensorLeaves:
-        """One step of the environments from `number * rows` on, whose windows the batch holds: (rows, 1, ...).
+        """One step of the environments from `number * rows` on; the batch holds their windows: (rows, 1, ...).
 
         What it takes in are the tokens from the action before to the state. Rows without a step stay as they are.
         """

@@ -239,7 +239,7 @@ class DiscreteHead(nn.Module):
     """Actions that are N choices side by side, by cross-entropy: Discrete, MultiDiscrete and, of two each, MultiBinary.
 
     Each choice has logits of its own, so given the past one does not depend on another. Two logits a bit are a
-    Bernoulli variable whose logit is their difference.
+    Bernoulli variable; its logit is their difference.
     """
 
     def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary, width: int):

@@ -62,7 +62,7 @@ class TargetResult:
 
 
 def labels(targets: Sequence[float]) -> list[str]:
-    """Targets as texts for names, in six digits, or in as many as tell them all apart."""
+    """Targets as texts for names, in six digits, or in as many as make them differ."""
     for digits in range(6, 18):
         texts = [f"{target:.{digits}g}" for target in targets]
         if len(set(texts)) == len(set(targets)):
@@ -208,7 +208,7 @@ def check_failures(results: Sequence[TargetResult]) -> None:
 
 
 def best_target(sweep: Sequence[TargetResult]) -> float:
-    """The target that earned most, the lowest of equals; environments that did not choose it tell what it earns."""
+    """The target that earned most, the lowest of equals. Other environments measure what it earns."""
     return min(_heard_of(sweep), key=lambda result: (-result.mean_return, result.target_return)).target_return
 
 

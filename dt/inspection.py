@@ -23,7 +23,7 @@ from envs.spaces import Leaves, leaf_spaces
 from transformer.runs.pictures import picture, title_of
 
 FIRST_ACTIONS = 10
-"""Actions that tell one policy from another, at most a quarter of an episode: so early all are shown much the same."""
+"""Actions that show one policy from another, at most a quarter of an episode: so early all see much the same."""
 
 WITHOUT_REWARDS = (
     "returns       none: no rewards are recorded, so a return means nothing here",

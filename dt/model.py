@@ -53,7 +53,7 @@ STEEPNESS = 8.0
 """How far a hidden unit's input of `ReturnModulation` moves, at first, over the range of the data's returns."""
 
 MOST_RETURNS = 100_000
-"""Returns-to-go whose quantiles are looked at; if there are more, as many are taken, evenly spaced."""
+"""Returns-to-go that quantiles are taken of; if there are more, as many are used, evenly spaced."""
 
 
 class ReturnModulation(nn.Module):
@@ -301,7 +301,7 @@ class DecisionTransformer(nn.Module):
 
 
 def _units_by_leaf(names: tuple[str, ...], modules: nn.ModuleList) -> dict[str, Units]:
-    """The units of each leaf whose encoder or head has any."""
+    """The units of each leaf, if its encoder or head has any."""
     found = {}
     for name, module in zip(names, modules, strict=True):
         normalizer = getattr(module, "normalizer", None)

@@ -148,7 +148,7 @@ class ReturnConditionedPolicy:
         return history
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-        """An action for each environment whose observation is given; infos: what came with them."""
+        """An action for each environment that has an observation here; infos: what came with them."""
         self._take_in(observations, infos)
         actions: dict[int, Any] = {}
         act = self._act if self._cached is None else partial(self._act_cached, self._cached)

@@ -47,7 +47,7 @@ class SavedPolicy:
         self._model, self._scaled = model, scaled
 
     def begin(self, env: int, condition: Any, seed: int) -> None:
-        """An episode whose actions have the condition as their seed."""
+        """Begin an episode; its condition seeds the actions."""
         self._model.set_random_seed(condition)
 
     def choose(self, observations: Mapping[int, Any], infos: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
@@ -156,7 +156,7 @@ def record(
     """Play the episodes of a plan and return them, to the bit, in the order of its requests.
 
     on_episode: called with each episode.
-    on_failure: called with an episode whose environment failed; the episode is left out. None raises `EnvError`.
+    on_failure: called with an episode if its environment failed; the episode is left out. None raises `EnvError`.
     env_timeout: as in `evaluate`.
     """
     with Environments(environment.maker(), min(plan.num_envs, len(plan.requests)), env_timeout) as environments:

@@ -28,7 +28,7 @@ MOST_STEPS = 4096
 """Steps that are predicted, spread evenly over the held-out ones: enough for three digits, and soon done."""
 
 QUARTERS = 4
-"""Parts of the held-out episodes, by their returns, whose errors are shown apart."""
+"""Parts of the held-out episodes, by their returns; each part's error is shown."""
 
 ROWS = 64
 """Windows in each call of the model."""
@@ -56,7 +56,7 @@ class LeafError:
 
 @dataclass(frozen=True)
 class ReturnBin:
-    """The error on the held-out episodes whose returns are from `low` to `high`."""
+    """The error on the held-out episodes with returns from `low` to `high`."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""A policy in a `gymnasium.vector` environment, whose environments reset themselves in one of three ways."""
+"""A policy in a `gymnasium.vector` environment, in each of its three autoreset modes."""
 
 import copy
 from collections.abc import Mapping, Sequence

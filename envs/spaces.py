@@ -106,7 +106,7 @@ def _parts(space: Space[Any], value: Any) -> dict[str, Any]:
 
 
 def from_leaves(space: Space[Any], leaves: Mapping[str, NDArray[Any]]) -> Any:
-    """The value of the space whose leaves these are: the inverse of `to_leaves`, Box leaves in the space's type."""
+    """The value of the space that has these leaves: the inverse of `to_leaves`, Box leaves in the space's type."""
     children = _children(space)
     if children is None:
         leaf = np.asarray(leaves[ROOT])

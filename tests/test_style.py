@@ -17,6 +17,7 @@ ODD_WORDS = re.compile(
 
 MOST_ODD_WORDS = 10  # in 10,000 words
 MOST_ODD_WORDS_OF_CODE = 1  # in 10,000 words of docstrings and messages
+MOST_WHOSE = 3  # in 10,000 words of docstrings and messages
 MOST_WORDS_A_SENTENCE = 17  # on average, in the README
 LONGEST_SENTENCE = 30  # in the README
 MOST_LINES = 150  # of the README
@@ -44,7 +45,7 @@ def strings(source: str) -> str:
 
 
 def odd_words_of_code(text: str) -> list[str]:
-    """Without "whose", which is plain in "a tensor whose shape is known"."""
+    """Without "whose", which has a limit of its own: it is plain in "a tensor whose shape is known"."""
     return [word for word in ODD_WORDS.findall(text) if word.lower() != "whose"]
 
 
@@ -74,6 +75,8 @@ def test_docstrings_and_messages_use_plain_words():
     words = sum(len(text.split()) for text in texts.values())
     assert words >= 20_000
     assert 10_000 * sum(map(len, found.values())) / words <= MOST_ODD_WORDS_OF_CODE, found
+    whose = {name: count for name, text in texts.items() if (count := len(re.findall(r"\bwhose\b", text)))}
+    assert 10_000 * sum(whose.values()) / words <= MOST_WHOSE, whose
 
 
 def test_the_readme_is_short():

@@ -10,7 +10,7 @@ from torch import Tensor
 class KeyValueCache:
     """Keys and values that one attention has computed, in the order in which they came; all room is taken at once.
 
-    A row whose prompt was padded has padding between its tokens, which the caller's mask hides.
+    If a row's prompt was padded, there is padding between its tokens, and the caller's mask hides it.
     """
 
     def __init__(self, batch_size: int, num_heads: int, capacity: int, head_width: int, like: Tensor):
@@ -41,7 +41,7 @@ class KeyValueCache:
 
 
 class RaggedCache(KeyValueCache):
-    """A cache whose rows are of different lengths: each writes behind its own tokens, and no padding is between them.
+    """A cache with rows of different lengths: each writes behind its own tokens, and no padding is between them.
 
     What lies at or past a row's length is left over from before, and later than any query: no query sees it. The
     caller sets `lengths` (B,), so that a row is forgotten or a call's writing undone by a number.

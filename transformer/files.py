@@ -126,7 +126,7 @@ def appearing_folder(final: Path) -> Iterator[Path]:
 
 
 def put_in_place(folder: Path, final: Path) -> None:
-    """Give a folder whose content is on the disk its final name, which lasts through a loss of power."""
+    """Give a folder its final name, once its content is on the disk; the name lasts through a loss of power."""
     if final.exists():  # a damaged one that a resume passed over, or an empty folder
         remove_folder(final)
     folder.rename(final)

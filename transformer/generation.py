@@ -46,7 +46,7 @@ class Sampling:
     top_k: int | None = None
     """Only the k most likely tokens."""
     top_p: float | None = None
-    """Only the fewest most likely tokens whose probabilities reach p (Holtzman et al. 2020)."""
+    """Only the fewest most likely tokens with probabilities that add up to p (Holtzman et al. 2020)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:

@@ -30,7 +30,7 @@ def load_each(
 ) -> Iterator[Dataset]:
     """The datasets that a command is given, one after the other, read as its options say.
 
-    resumed: a run whose spaces and reading options are used where the command gives none.
+    resumed: a run; its spaces and reading options are used if the command gives none.
     without_rewards: read recordings that have no rewards too.
     """
     if not sources:

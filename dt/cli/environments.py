@@ -85,7 +85,7 @@ def in_environment(dataset: Dataset, environment: EnvironmentSpec | None) -> Dat
 
 
 def with_limited_environment(dataset: Dataset, env: EnvironmentSettings) -> Dataset:
-    """A dataset whose own environment has the step limit of the options."""
+    """The dataset with the options' step limit in its environment."""
     if env.max_episode_steps is None:
         return dataset
     return in_environment(dataset, with_step_limit(dataset.environment, env))

@@ -154,8 +154,8 @@ class Calibrate:
     cached: bool = False
     """As in dt evaluate; a calibration holds with or without."""
     dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
-    """What the run was trained on, for a run that does not know its data's returns: one of an earlier version whose
-    data has moved, or an imported one."""
+    """What the run was trained on. Needed if the run does not know its data's returns: it was imported, or it is of an
+    earlier version and its data has moved."""
     env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     play: PlayConfig = field(default_factory=PlayConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)

@@ -109,7 +109,7 @@ def _common_step(folders: Sequence[Path]) -> int:
 
 
 class Stack:
-    """Trainers of one shape whose parameters, buffers and moments are stacked: each tensor has R rows, one a run.
+    """Trainers of one shape, stacked: parameters, buffers and moments are tensors of R rows, one a run.
 
     The trainers' own models and optimisers become views of those rows, so they log, save and evaluate as ever. No step
     waits for the device: it is given where the windows begin and the learning rate, and losses and norms are read when
@@ -274,7 +274,7 @@ def _batches(trainer: Trainer) -> Batches:
 
 
 def _check_one_shape(trainers: Sequence[Trainer]) -> None:
-    """Refuse runs whose tensors differ in shape, by the first that does."""
+    """Refuse runs with tensors of different shapes; the message names the first."""
     shapes = [{name: tuple(x.shape) for name, x in trainer.model.state_dict().items()} for trainer in trainers]
     for trainer, found in zip(trainers, shapes, strict=True):
         if found == shapes[0]:

@@ -92,7 +92,7 @@ def describe(
 def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None = None) -> dict[str, Any]:
     """What a run says of its dataset, as JSON; `targets` is what its model is asked for by default.
 
-    learned: the episodes of it that the model learns from, which are counted and whose returns are asked for.
+    learned: the episodes that the model learns from. They are counted, and the targets are from their returns.
     """
     learned = dataset if learned is None else learned
     return {

@@ -124,7 +124,7 @@ def plot_target_against_achieved(
     """A picture: target return along, achieved return up; single episodes faint, means with two standard errors.
 
     results: `TargetResult`s.
-    path: the file, whose name says the kind of picture.
+    path: the file; its suffix is the kind of picture.
     known: the data's `percentiles`; their range is shaded.
     uncalibrated: request and mean return in the calibration's own episodes with guidance 1, drawn as such.
     """

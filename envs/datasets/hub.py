@@ -100,4 +100,4 @@ def _dataset_in(name: HubName, commit: str, folder: Path) -> Path:
     if files:
         names = " ".join(f"{SCHEME}{name.repository}/{path.as_posix()}" for path in files[:3])
         raise DataError(f"{name.at(commit)}: {len(files)} files in it, name one: {names}")
-    return folder  # whose refusal names a way
+    return folder  # reading it fails, and the message names a way

@@ -20,7 +20,7 @@ MOST_CHOICES = 200_000
 
 
 def infer(values: Sequence[Any], field: str) -> Space[Any]:
-    """The space of values whose space is not declared: wide enough for all of them and for others like them.
+    """The space of values that declare none: wide enough for all of them and for others like them.
 
     values: (N, ...) each, or dictionaries and tuples of such, which nest alike. field: "observations" or "actions".
     """
@@ -46,8 +46,8 @@ def infer(values: Sequence[Any], field: str) -> Space[Any]:
     few_values = int(high.max(initial=0)) - int(low.min(initial=0)) < MOST_VALUES
     if few_values and shape in ((), (1,)):
         return spaces.Discrete(int(high.max()) - int(low.min()) + 1, start=int(low.min()))
-    # A vector of small numbers is buttons where it is done. Where it is seen it may as well be counts or places on a
-    # grid, whose order a table of choices would lose and whose unseen values it could not take: that stays a Box.
+    # A vector of small numbers is buttons if it is an action. As an observation it may be counts or places on a grid.
+    # A table of choices would lose their order, and could not take values that the data lacks: that stays a Box.
     if few_values and field == "actions" and len(shape) == 1 and shape[0] and low.min() == 0:
         return spaces.MultiDiscrete(high.astype(np.int64) + 1)
     return spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind.type)

@@ -148,7 +148,7 @@ def _spaces_changed(dataset: Dataset, environment: EnvironmentSpec | None) -> bo
 
 
 def _named_by_user(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
-    """A dataset from the cache with the user's own environment, whose arguments are trusted, where it has that one."""
+    """A cached dataset, with the user's environment if it has the same: the user's arguments are trusted."""
     if environment is None or dataset.environment != environment:
         return dataset
     return replace(dataset, environment=environment)

@@ -68,7 +68,7 @@ def never_varies(low: Any, high: Any) -> NDArray[np.bool_]:
 
 
 def _scaled_moments(data: NDArray[Any], reach: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of numbers whose squares are past float64."""
+    """Mean and standard deviation of numbers with squares beyond float64."""
     unit = np.where(reach > 0, reach, 1.0)
     mean = sum((rows / unit).sum(axis=0) for rows in chunks(data)) / len(data)
     squares = sum(np.square(rows / unit - mean).sum(axis=0) for rows in chunks(data))

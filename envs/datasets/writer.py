@@ -131,7 +131,7 @@ def _fill(folder: Path, dataset: Dataset, dataset_id: str) -> None:
 
 
 class _FileForHDF5(io.FileIO):
-    """A file whose writes never fail: where one does, HDF5 crashes the process when it closes the file.
+    """A file that reports no failed write: HDF5 would crash the process when it closes the file.
 
     The first failure is kept, and `check_written` raises it. What could not be written is read back as zeros.
     """

@@ -1,4 +1,4 @@
-"""Libraries whose flat files have names of their own: which name holds which field, known by all names together."""
+"""The names that libraries give the fields of their flat files; a library is known by all its names together."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Convention:
 
 
 def convention_of(names: Collection[str], options: ReadingOptions, tables: bool = False) -> Convention | None:
-    """The library whose names these are; None where they are no library's that is known here.
+    """The library that uses these names; None if no library that is known here does.
 
     options: what the user says, which goes first. tables: whether they are a table's columns.
     """

@@ -1,4 +1,4 @@
-"""Parquet with a row for each episode, whose fields are lists: Hugging Face's `decision_transformer_gym_replay`.
+"""Parquet with a row for each episode and lists as fields: Hugging Face's `decision_transformer_gym_replay`.
 
     observations   list of T (or T + 1) lists of numbers
     actions        list of T lists

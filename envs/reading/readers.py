@@ -64,7 +64,7 @@ class Header:
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)  # those of `PROVENANCE`
     missing: Missing = field(default_factory=dict)  # of a table
-    rows: NDArray[np.int64] | None = None  # of a table whose rows were put in another order, the row of each step
+    rows: NDArray[np.int64] | None = None  # the row of each step, of a table that was sorted
     last_row_is_final: bool = False  # the last row of each episode holds an observation only
     reward: RewardRule | None = None  # what the user says of rewards
     rewards_from: str = "recording"  # as `Dataset` has it

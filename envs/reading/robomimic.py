@@ -137,7 +137,7 @@ def _demos(path: Path, names: list[str]) -> list[str]:
 
 
 def _check_counts(file: Any, path: Path, where: list[str], lengths: list[int]) -> None:
-    """Refuse demonstrations of no step, and those whose attribute num_samples says another length."""
+    """Refuse demonstrations without a step, and those with another length than their attribute num_samples."""
     for name, length in zip(where, lengths, strict=True):
         if length == 0:
             raise DataError(f"{path}: {name}: no step in it")

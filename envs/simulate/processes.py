@@ -206,8 +206,8 @@ def _end_with_the_parent() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     if sys.platform == "linux":  # also where the environment never lets another thread run
-        death_signal = 1  # PR_SET_PDEATHSIG: the parent here is the server, which ends with the one who asks ...
+        death_signal = 1  # PR_SET_PDEATHSIG; the parent is the server, which ends with the process that started it
         ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
         alive = getattr(multiprocessing.forkserver, "_forkserver")._forkserver_alive_fd  # noqa: B009
         if alive is not None:
-            os.close(alive)  # ... unless a child of its own holds the pipe by whose end it knows of that
+            os.close(alive)  # the server notices that by this pipe's end, so no child may hold it

@@ -95,7 +95,7 @@ class RandomPolicy:
         self._spaces: dict[int, Space[Any]] = {}
 
     def begin(self, env: int, condition: Any, seed: int) -> None:
-        """An episode whose actions have the condition as their seed."""
+        """Begin an episode; its condition seeds the actions."""
         self._spaces[env] = copy.deepcopy(self._action_space)
         self._spaces[env].seed(condition)
 

@@ -35,7 +35,7 @@ class _Published:
 
 
 def _keeps_rewards(spec: EnvironmentSpec) -> bool:
-    """A robot whose arguments change at most what it observes, and whose episodes last the 1,000 steps of D4RL's."""
+    """Whether a robot's arguments change only what it observes, and its episodes last 1,000 steps as D4RL's do."""
     observed = {"exclude_current_positions_from_observation", "include_cfrc_ext_in_observation"}
     return spec.kwargs.keys() <= observed and spec.max_episode_steps in (None, 1000)
 
@@ -200,7 +200,7 @@ def reference_for(environment: EnvironmentSpec | str | None) -> Reference | None
 def reference_in(
     env: EnvironmentSpec | None, recorded_in: EnvironmentSpec | None, reference: Reference | None
 ) -> Reference | None:
-    """The reference that holds in `environment` for data recorded in `recorded_in`, whose own is `reference`.
+    """The reference that holds in `env` for data recorded in `recorded_in`; `reference` is the data's own.
 
     In any other environment than the data's own it does not hold. Data that names no environment is played in one of
     the user's choosing: without a reference of its own it takes what is published for that environment.

@@ -26,7 +26,7 @@ WITHOUT_EFFECT = {
 """Wrappers that change no observation, action, reward or end; they are left out without a word."""
 
 STATEFUL = {"NormalizeObservation", "NormalizeReward"}
-"""Wrappers whose statistics go on from one episode to the next."""
+"""Wrappers that keep statistics from one episode to the next."""
 
 LIMITS = dict.fromkeys(("shape", "screen_size", "bins"), 512) | dict.fromkeys(
     ("stack_size", "delay", "skip", "frame_skip", "noop_max", "num_repeats", "repeat_action_duration"), 64
@@ -70,7 +70,7 @@ class RecordedWrapper:
 
     @staticmethod
     def of(spec: WrapperSpec) -> "RecordedWrapper":
-        """Of Gymnasium's own specification, whose arguments may be anything."""
+        """From Gymnasium's own specification; its arguments may be anything."""
         kwargs = None if spec.kwargs is None else {name: _plain(value) for name, value in spec.kwargs.items()}
         known = kwargs is not None and all(value is not _unknown for value in kwargs.values())
         return RecordedWrapper(spec.name, spec.entry_point, kwargs if known else None)

@@ -109,7 +109,7 @@ def shard(rows: Rows) -> Rows:
 
 
 def gather(part: list[Any]) -> list[Any]:
-    """The list whose `shard` each process has worked on, in its order; the parts are JSON."""
+    """The whole list, in its order, once each process has worked on its `shard`; the parts are JSON."""
     parts = all_gather(part)
     rows: list[Any] = [None] * sum(map(len, parts))
     for i, each in enumerate(parts):
@@ -227,7 +227,7 @@ def all_max(number: int) -> int:
 
 
 def average_gradients(model: "nn.Module", loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The loss, whose gradients in the model's parameters are from now on the mean over all processes."""
+    """The loss; from now on its gradients in the model's parameters are the mean over all processes."""
     if world_size() == 1:
         return loss
     from torch import nn

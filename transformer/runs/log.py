@@ -16,7 +16,7 @@ from transformer.files import os_reason, parse_json, replace_text
 from transformer.runs.console import tell
 
 CLOCK_FIELDS = ("seconds", "steps_per_second")
-"""Fields that tell the time, and so differ between two equal runs."""
+"""Fields of time: they differ between two equal runs."""
 
 
 class RunLog:

@@ -46,7 +46,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware has bf16 products. Of processors only torch 2.11 and later can tell; before, none has."""
+    """Whether the hardware has bf16 products. For processors torch knows it from 2.11 on; before, the answer is no."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "mps":

@@ -84,7 +84,7 @@ class Generate:
     top_k: int | None = None
     """Choose among the k likeliest only."""
     top_p: float | None = None
-    """Choose among the fewest likeliest whose probabilities reach p."""
+    """Choose among the fewest likeliest with probabilities that add up to p."""
     seed: int = 0
     """Seed of the choices."""
     checkpoint: Literal["best", "last"] = "best"

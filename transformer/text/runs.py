@@ -65,7 +65,7 @@ def check_vocabulary(tokenizer: "Tokenizer", vocabulary_size: int, where: Path) 
 
 
 class TextConfigDocument(TypedDict):
-    """The configuration in a text run's run.json, whose fields `LanguageConfig` and `TrainingConfig` look into."""
+    """The configuration in a text run's run.json; `LanguageConfig` and `TrainingConfig` check its fields."""
 
     model: dict[str, Any]
     training: dict[str, Any]

@@ -29,7 +29,7 @@ def embed(runs: Sequence[ReportedRun], most: int) -> tuple[list[Embedded], list[
     """The films that fit, the smallest first, and the names of those that do not.
 
     Args:
-        runs: whose films.
+        runs: the runs that have the films.
         most: bytes that all of them may take in the page.
 
     Raises:
