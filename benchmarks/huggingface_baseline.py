@@ -30,8 +30,8 @@ from dt.config import FINAL_SEED, Config, ModelConfig
 from dt.data import Batch, TrajectoryDataset, returns_to_go
 from dt.encoders import Normalizer
 from dt.evaluation import evaluate
+from dt.learning.build import table_rows
 from dt.learning.run import versions
-from dt.model import table_rows
 from dt.presets import paper_hopper
 from dt.sharing.report import results_document, score_table
 from envs.datasets.dataset import Dataset

@@ -38,10 +38,10 @@ from tqdm import tqdm
 from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded, train
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import Batch, TrajectoryDataset
-from dt.learning.build import build_model
+from dt.learning.build import build_model, table_rows
 from dt.learning.many import Stack
 from dt.learning.training import prepare
-from dt.model import DecisionTransformer, table_rows
+from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
 from envs.datasets.cache import FRESH
 from envs.datasets.dataset import Dataset, Episode

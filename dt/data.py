@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dt.config import Config
 from dt.encoders import is_image
 from dt.units import ModelUnits, Units
 from envs.datasets.array_files import allocate_like, chunks
@@ -237,6 +238,20 @@ class Batches:
     data: TrajectoryDataset
     seed: int
     batch_size: int
+
+    @staticmethod
+    def of(dataset: Dataset, config: Config, units: ModelUnits, device: torch.device) -> "Batches":
+        """The batches of a run that learns from a dataset. units: of its model. device: where the windows are."""
+        data = TrajectoryDataset(
+            dataset,
+            config.model.context_length,
+            device,
+            frame_stack=config.model.frame_stack,
+            balanced=config.data.balanced or 0.0,
+            from_start=config.data.from_start,
+            units=units,
+        )
+        return Batches(data, config.training.seed, config.training.batch_size)
 
     def starts(self, step: int) -> Tensor:
         """First steps of this process's share of the windows, on the CPU: (B,)."""

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from dt.asking.guidance import Request
+from dt.config import EvaluationConfig
 from dt.errors import FailedEpisodesError, PolicyError
 from dt.model import DecisionTransformer
-from envs.errors import EnvError
+from envs.errors import EnvError, MissingEnvError
 from envs.simulate.environments import Environments
 from envs.simulate.replay import ReplayingEnvironments
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, rollout
@@ -84,6 +85,24 @@ def check_environment(spec: EnvironmentSpec, model: DecisionTransformer, env_tim
             f"environment {spec.id}: its episodes last up to {limit} steps, the model knows {rows} timesteps; "
             f"train with --max-timesteps {limit}"
         )
+
+
+def is_playable(
+    environment: EnvironmentSpec | None, model: DecisionTransformer, config: EvaluationConfig, required: bool
+) -> bool:
+    """Whether the model can be evaluated; prints why not. required: an environment that is missing is an error."""
+    playable = environment is not None
+    try:
+        if environment is not None:
+            check_environment(environment, model, config.env_timeout)
+    except MissingEnvError as error:
+        if required:
+            raise
+        playable = False
+        tell(f"no evaluation here: {error}")
+    if not playable and config.target_return:
+        tell("target_return: there is no environment to ask for it in, --environment ID names one")
+    return playable
 
 
 def evaluate(

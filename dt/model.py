@@ -329,9 +329,3 @@ def _encode(encoders: nn.ModuleList, names: tuple[str, ...], leaves: Mapping[str
         for encoder, name in zip(encoders, names, strict=True)
     ]
     return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]  # (B, T, D)
-
-
-def table_rows(config: ModelConfig, dataset: Dataset) -> int:
-    """Rows that the timestep table needs: the longer of the data's episodes and the environment's limit."""
-    limit = dataset.environment.step_limit if dataset.environment else None
-    return config.max_timesteps or max(int(dataset.lengths.max()), limit or 0)

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from dt.config import Config
-from dt.model import DecisionTransformer, table_rows
+from dt.config import Config, ModelConfig
+from dt.model import DecisionTransformer
 from envs.datasets.dataset import Dataset
 from envs.simulate.spec import EnvironmentSpec
 from envs.spaces import choices, leaf_spaces
@@ -15,15 +15,10 @@ MOST_ROWS = 200_000
 
 def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
     """A new model for a dataset, its normaliser taken from the data; weights from torch's present seed."""
-    model = new_model(dataset, config, environment)
+    rows = timestep_rows(dataset, config, environment)
+    model = DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
     model.fit(dataset)
     return model
-
-
-def new_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
-    """A new model for a dataset, which has not seen its numbers yet; weights from torch's present seed."""
-    rows = timestep_rows(dataset, config, environment)
-    return DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
 
 
 def timestep_rows(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> int:
@@ -37,6 +32,12 @@ def timestep_rows(dataset: Dataset, config: Config, environment: EnvironmentSpec
         raise ConfigError(f"max_timesteps {rows} is less than the data's longest episode, {longest} steps")
     _check_tables(dataset, config, rows)
     return rows
+
+
+def table_rows(config: ModelConfig, dataset: Dataset) -> int:
+    """Rows that the timestep table needs: the longer of the data's episodes and the environment's limit."""
+    limit = dataset.environment.step_limit if dataset.environment else None
+    return config.max_timesteps or max(int(dataset.lengths.max()), limit or 0)
 
 
 def _check_tables(dataset: Dataset, config: Config, rows: int) -> None:

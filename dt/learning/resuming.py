@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from dt.config import NO_SHARES, Config
-from dt.learning.build import timestep_rows
 from dt.learning.description import environment_in, read_description
 from dt.learning.run import check_model_size
 from dt.model import DecisionTransformer
@@ -51,14 +50,16 @@ class PreviousRun:
         """Where it was evaluated."""
         return environment_in(self.document)
 
-    def check_model(self, dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> None:
-        """Refuse another model or recipe, or weights that do not fit them, before the model is made."""
+    def check_model(self, dataset: Dataset, config: Config, rows: int) -> None:
+        """Refuse another model or recipe, or weights that do not fit them, before the model is made.
+
+        rows: of its timestep table.
+        """
         if "imported" in self.document:
             raise CheckpointError(
                 f"{self.folder}: imported from {self.document['imported']}, "
                 "without the state that training goes on from"
             )
-        rows = timestep_rows(dataset, config, environment)
         if config.model.positions == "timesteps" and self.document["max_timesteps"] != rows:
             raise CheckpointError(f"{self.folder}: max_timesteps was {self.document['max_timesteps']}, now {rows}")
         check_same_recipe(self.document["config"], config.to_json(), self.folder)

@@ -8,17 +8,16 @@ import torch
 
 from dt.asking.calibrate import calibrate_after_training, drop_calibrations
 from dt.asking.targets import resolve
-from dt.config import Config, EvaluationConfig
-from dt.data import Batch, Batches, TrajectoryDataset
-from dt.evaluation import check_environment
-from dt.learning.build import new_model
+from dt.config import Config
+from dt.data import Batch, Batches
+from dt.evaluation import is_playable
+from dt.learning.build import timestep_rows
 from dt.learning.resuming import PreviousRun
 from dt.learning.run import Run, describe, describe_data, load_run
 from dt.learning.scoring import Scorer
 from dt.model import DecisionTransformer
 from dt.validation import HELD_OUT, Validation, choose_episodes
 from envs.datasets.dataset import Dataset
-from envs.errors import MissingEnvError
 from envs.simulate.scores import reference_in
 from envs.simulate.spec import EnvironmentSpec
 from transformer.runs import distributed
@@ -91,19 +90,20 @@ def prepare(
 
     at_step: resume from this step's checkpoint, 0 from the beginning; None from the newest.
     """
-    config.check_rewards(dataset.name, dataset.rewards_from)
     device = pick_device(config.training.device)
     previous = PreviousRun.open(folder, at_step) if resume else None
     config = _settle_training(config, previous, device)
     spec = _environment_of(dataset, environment, previous)
+    config.check_rewards(dataset.name, dataset.rewards_from)
+    rows = timestep_rows(dataset, config, spec)
     if previous is not None:
-        previous.check_model(dataset, config, spec)
+        previous.check_model(dataset, config, rows)
     torch.manual_seed(config.training.seed)
     with explain_out_of_memory("the model", "lower width, num_layers, context_length or max_timesteps"):
-        model = new_model(dataset, config, spec)
+        model = DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
     if previous is None:
         config = replace(config, training=settle_threads(config.training, model))
-    playable = _is_playable(spec, model, config.evaluation, required=environment is not None)
+    playable = is_playable(spec, model, config.evaluation, required=environment is not None)
     config = _settle_data(config, previous, 0.0 if playable or dataset.num_episodes == 1 else HELD_OUT)
     learned, held_out = choose_episodes(dataset, config.data, config.training.seed)
     for note in learned.notes[len(dataset.notes) :]:
@@ -116,7 +116,8 @@ def prepare(
     document["scored_by"] = "return" if playable else "held-out error" if held_out else None
     if previous is not None:
         previous.check_data(document)
-    batches = _batches(learned, config, model.to(device))
+    model.to(device)
+    batches = Batches.of(learned, config, model.units, model.return_scale.device)
     known = document["dataset"]
     targets = resolve(config.evaluation.named_targets or known["targets"], known["percentiles"])
     validation = None if held_out is None else Validation(model, learned, held_out)
@@ -152,24 +153,6 @@ def _environment_of(
     return None if environment is None else environment.leaving_out(dataset.leave_out)
 
 
-def _is_playable(
-    environment: EnvironmentSpec | None, model: DecisionTransformer, config: EvaluationConfig, required: bool
-) -> bool:
-    """Whether the model can be evaluated; prints why not. required: an environment that is missing is an error."""
-    playable = environment is not None
-    try:
-        if environment is not None:
-            check_environment(environment, model, config.env_timeout)
-    except MissingEnvError as error:
-        if required:
-            raise
-        playable = False
-        tell(f"no evaluation here: {error}")
-    if not playable and config.target_return:
-        tell("target_return: there is no environment to ask for it in, --environment ID names one")
-    return playable
-
-
 def _settle_data(config: Config, previous: PreviousRun | None, held_out: float) -> Config:
     """The configuration with two shares decided, each as given, as the run was begun, or its default.
 
@@ -182,17 +165,3 @@ def _settle_data(config: Config, previous: PreviousRun | None, held_out: float) 
             share = default if previous is None else previous.document["config"].get("data", {}).get(name) or 0.0
             settled = replace(settled, **{name: share})
     return replace(config, data=settled)
-
-
-def _batches(learned: Dataset, config: Config, model: DecisionTransformer) -> Batches:
-    """The batches of a run, on its model's device."""
-    data = TrajectoryDataset(
-        learned,
-        config.model.context_length,
-        model.return_scale.device,
-        frame_stack=config.model.frame_stack,
-        balanced=config.data.balanced or 0.0,
-        from_start=config.data.from_start,
-        units=model.units,
-    )
-    return Batches(data, config.training.seed, config.training.batch_size)
