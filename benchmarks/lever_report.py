@@ -14,8 +14,8 @@ from transformer.files import read_json
 
 MEASURES = ("alignment_error", "quantile_error", "episode_error", "rank_correlation")
 
-COLOURS = {1.0: "#9ecae1", 1.5: "#4292c6", 2.0: "#08519c", 3.0: "#08306b"}
-"""The line of each guidance, darker where it is stronger."""
+COLOURS = {1.0: "#a6cee3", 1.5: "#1f78b4", 2.0: "#6a3d9a", 3.0: "0.2"}
+"""The line of each guidance."""
 
 Row = dict[str, Any]
 
@@ -90,10 +90,11 @@ def draw(rows: Sequence[Row], picture: Path) -> None:
 
     figures = import_matplotlib().figure
     shown = [dataset for dataset in DATASETS if any("curves" in row for row in rows_of(rows, dataset, "default"))]
+    width = min(2, len(shown))
     height = (len(shown) + 1) // 2
-    figure = figures.Figure(figsize=(11, 4.2 * height), layout="constrained")
+    figure = figures.Figure(figsize=(5.5 * width, 4.2 * height), layout="constrained")
     for place, dataset in enumerate(shown, 1):
-        axes = figure.add_subplot(height, 2, place)
+        axes = figure.add_subplot(height, width, place)
         _draw_panel(axes, rows_of(rows, dataset, "default"))
         axes.set_title(dataset)
         if place == 1:
