@@ -36,9 +36,12 @@ class Repository:
     @property
     def commit(self) -> str:
         """The commit that was fetched of the revision, or the revision itself, which may be a commit."""
+        return str(self._commits().get(self.revision, self.revision))
+
+    def _commits(self) -> dict[str, Any]:
+        """By revision the commit that was fetched of it."""
         path = self.folder / "revisions.json"
-        known = parse_metadata(str(path), path.read_text(encoding="utf-8")) if path.exists() else {}
-        return str(known.get(self.revision, self.revision))
+        return parse_metadata(str(path), path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def fetch(
         self,
@@ -101,9 +104,8 @@ class Repository:
     def _remember(self, commit: str) -> None:
         """Note which commit the revision stood for."""
         path = self.folder / "revisions.json"
-        known = parse_metadata(str(path), path.read_text(encoding="utf-8")) if path.exists() else {}
         with temporary_folder(self.folder, ".writing-") as temporary:
-            text = json.dumps({**known, self.revision: commit, commit: commit})
+            text = json.dumps({**self._commits(), self.revision: commit, commit: commit})
             (temporary / path.name).write_text(text, encoding="utf-8")
             (temporary / path.name).replace(path)
 
