@@ -452,6 +452,15 @@ def test_help_is_quick_and_names_every_option():
             assert f"--{field.name.replace('_', '-')}" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["train", "train-many", "evaluate", "inspect", "report"])
+def test_help_shows_no_empty_default_except_that_of_targets(command, capsys):
+    """The text of --target-return says what is taken without any."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert words.count("(default: )") == words.count("next to the maximum. (default: )")
+
+
 def test_presets_are_the_papers_rows():
     from dt.presets import PRESETS
 

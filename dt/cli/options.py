@@ -40,7 +40,7 @@ class Reading:
     spaces: Annotated[str | None, arg(metavar="JSON|FILE")] = None
     """Spaces of data that declares none or wrong ones: JSON, or a JSON file, such as
     {"action_space": {"type": "Discrete", "n": 3}}; with observation_space or without."""
-    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...")] = ()
+    columns: Annotated[tuple[str, ...], arg(metavar="FIELD=COLUMN,... ...", help_behavior_hint="")] = ()
     """Which columns or arrays of a file hold which field, where their names are not the usual ones, such as
     episode=ep_id observations=x,x_dot actions=act rewards=rew done=done."""
     episode_length: Annotated[int | None, arg(metavar="N")] = None
@@ -50,7 +50,7 @@ class Reading:
     """All rows of a file are one episode."""
     last_row_is_final: bool = False
     """The last row of each episode holds an observation only. RLDS and OGBench are known to be so."""
-    leave_out: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    leave_out: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Parts of the observations that are not read, such as texts (mission), in the data and in the environment."""
     reward: Literal["success", "last", "none"] | None = None
     """Rewards of demonstrations that have none: 1 at each step at which the recorded success flag is true (success), or
@@ -61,10 +61,10 @@ class Reading:
 class Train:
     """Train a Decision Transformer on a dataset, evaluate it, and leave a run folder."""
 
-    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
-    """A Minari id or folder, an .npz, .hdf5 (.h5), .csv or .parquet file, or a folder of DQN replay files; several are
-    learned from as one. hopper/replay-v0 ships with the package."""
-    fraction: tuple[float, ...] = ()
+    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...", help_behavior_hint="")]
+    """A Minari id, or a file or folder in a format that docs/data.md lists, such as CSV or HDF5; several are learned
+    from as one. hopper/replay-v0 ships with the package."""
+    fraction: Annotated[tuple[float, ...], arg(help_behavior_hint="")] = ()
     """Share of each dataset's episodes, drawn by the seed: one number for each dataset, or one for all."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
         "default"
@@ -88,9 +88,8 @@ class Train:
 class TrainMany:
     """Train several seeds, on one dataset or on several of one shape, side by side as one program."""
 
-    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...")]
-    """Minari ids or folders, .npz, .hdf5 (.h5), .csv or .parquet files, or folders of DQN replay files; each is learned
-    from by itself, at each seed."""
+    dataset: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET ...", help_behavior_hint="")]
+    """Datasets, each as in dt train; each is learned from by itself, at each seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds to train; replaces --seed."""
     preset: Literal["default", "demo", "paper-hopper", "paper-halfcheetah", "paper-walker2d", "paper-breakout"] = (
@@ -118,7 +117,7 @@ class Evaluate:
     """Which checkpoint: the newest, or the one that scored best on the way."""
     seed: int = FINAL_SEED
     """Episode i of each target starts from environment seed SEED + i."""
-    dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
+    dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
     """Where the data lies now that a run without an environment is measured on: as many, and in the order, as the run
     learned from. It must be the same data."""
     json: Path | None = None
@@ -126,7 +125,8 @@ class Evaluate:
     plot: Path | None = None
     """Also draw target against achieved return into this file; its suffix is the kind of picture: .png, .pdf, ..."""
     video: Path | None = None
-    """Also film the first episode at each target into this folder (pip install 'imageio[ffmpeg]')."""
+    """Also film the first episode at each target into this folder. It needs the extra video, or
+    pip install 'imageio[ffmpeg]'."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -153,7 +153,7 @@ class Calibrate:
     """As in dt evaluate; a calibration holds for one precision."""
     cached: bool = False
     """As in dt evaluate; a calibration holds with or without."""
-    dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...")] = ()
+    dataset: Annotated[tuple[str, ...], arg(metavar="SOURCE ...", help_behavior_hint="")] = ()
     """What the run was trained on. Needed if the run does not know its data's returns: it was imported, or it is of an
     earlier version and its data has moved."""
     env: EnvironmentOptions = field(default_factory=EnvironmentOptions)
@@ -165,9 +165,8 @@ class Calibrate:
 class Inspect:
     """Tell what a dataset holds, or what a run is and how it scored."""
 
-    what: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET|RUN ...")]
-    """A dataset (Minari id or folder, .npz, .hdf5 (.h5), .csv or .parquet file, folder of DQN replay files) or a run's
-    folder; several datasets are described as one."""
+    what: Annotated[Positional[tuple[str, ...]], arg(metavar="DATASET|RUN ...", help_behavior_hint="")]
+    """A dataset, as in dt train, or a run's folder; several datasets are described as one."""
     reading: Reading = field(default_factory=Reading)
     plot: Annotated[Path | None, arg(metavar="FILE")] = None
     """Also draw a dataset's returns into this file. Its suffix is the kind of picture: .png, .pdf, .svg, ..."""
@@ -178,7 +177,7 @@ class Inspect:
 class Report:
     """Write runs of one environment as one HTML file to look at: data, curves, target and achieved return, films."""
 
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...")]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
     """Folders of runs. Seeds of one training are shown together, with intervals."""
     output: Path = Path("report.html")
     """The file to write; one that is there is replaced."""
@@ -241,7 +240,7 @@ class Import:
     """Write data as a Minari dataset, under Minari's root."""
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
-    """A Minari id or folder, or an .npz, .hdf5 (.h5), .csv or .parquet file."""
+    """A dataset, as in dt train."""
     dataset_id: Annotated[Positional[str], arg(metavar="DATASET_ID")]
     """Its id from now on, such as mine/door-v0; one that exists is refused."""
     reading: Reading = field(default_factory=Reading)
