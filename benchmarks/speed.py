@@ -502,17 +502,17 @@ def as_buffer(dataset: Dataset, episode: Episode) -> EpisodeBuffer:
     return EpisodeBuffer(observations=seen, actions=actions, rewards=episode.rewards, **ends)
 
 
-@row("loading", "HDF5", unit="steps", peer="Minari's iterate_episodes", goal=4.0, floor=2.5)
+@row("loading", "HDF5", unit="steps", peer="Minari's iterate_episodes", goal=1.0, floor=1.0)
 def hdf5() -> tuple[Work, Work]:
     return reading("hdf5", "off")
 
 
-@row("loading", "Arrow", unit="steps", peer="Minari's iterate_episodes", goal=4.5, floor=3.0)
+@row("loading", "Arrow", unit="steps", peer="Minari's iterate_episodes", goal=3.5, floor=2.1)
 def arrow() -> tuple[Work, Work]:
     return reading("arrow", "off")
 
 
-@row("loading", "second start, from the cache", unit="steps", peer="Minari's iterate_episodes", goal=30.0, floor=15.0)
+@row("loading", "second start, from the cache", unit="steps", peer="Minari's iterate_episodes", goal=40.0, floor=30.0)
 def second_start() -> tuple[Work, Work]:
     return reading("hdf5", "use")
 

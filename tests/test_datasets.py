@@ -21,11 +21,9 @@ from minari.dataset._storages.arrow_storage import ArrowStorage
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.errors import DataError
-from envs.reading import minari_folders
-from envs.reading.minari_folders import _PlainArrays
 from envs.reading.readers import PACKAGED
 from envs.space_json import space_to_json
-from envs.spaces import to_leaves
+from envs.spaces import ROOT, to_leaves
 
 LENGTHS = (3, 5, 2)
 FLAT = (spaces.Box(-9, 9, (7,), np.float32), spaces.Discrete(4, start=2))
@@ -130,39 +128,27 @@ def folder(template, tmp_path) -> Path:
 # What is read.
 
 
-@pytest.mark.parametrize("kind", ["flat", "dict and tuple"])
-def test_what_minari_writes_is_read_the_quick_way(root, monkeypatch, kind):
-    identity = write("any/quick-v0", random_episodes(*KINDS[kind]), *KINDS[kind])
-    monkeypatch.setattr(minari_folders, "numbers_at", lambda *_: pytest.fail("the slow way was taken"))
-    assert load(identity).num_episodes == len(LENGTHS)
-
-
-def elsewhere(file, path):
-    """Rewards behind a soft link, behind an external one, in another file, compressed, or of an enumeration's type."""
-    rewards, other = file["episode_1/rewards"][()], path.with_name("other")
-    with h5py.File(other, "w") as behind:
-        behind["rewards"] = rewards
-    del file["episode_1/rewards"]
-    file["rewards"] = rewards
-    yield lambda: file.__setitem__("episode_1/rewards", h5py.SoftLink("/rewards"))
-    yield lambda: file.__setitem__("episode_1/rewards", h5py.ExternalLink(str(other), "/rewards"))
-    stored = [(str(path.with_name("raw")), 0, h5py.h5f.UNLIMITED)]
-    yield lambda: file["episode_1"].create_dataset("rewards", data=rewards, external=stored)
-    yield lambda: file["episode_1"].create_dataset("rewards", data=rewards, chunks=(2,), compression="gzip")
-    yield lambda: file["episode_1"].create_dataset("rewards", shape=(10**9,), dtype="f4", chunks=(5,))
-    layout = h5py.VirtualLayout(rewards.shape, rewards.dtype)
-    layout[:] = h5py.VirtualSource(str(other), "rewards", rewards.shape)
-    yield lambda: file["episode_1"].create_virtual_dataset("rewards", layout)
-
-
-def test_the_quick_way_reads_nothing_that_is_filtered_linked_or_elsewhere(folder):
-    path = folder / "data" / "main_data.hdf5"
-    with h5py.File(path, "a") as file:
-        assert "rewards" in _PlainArrays(file, ["rewards"], []).read("episode_1")
-        for count, put in enumerate(elsewhere(file, path)):
-            put()
-            assert _PlainArrays(file, ["rewards", "actions"], []).read("episode_1").keys() == {"actions"}, count
-            del file["episode_1/rewards"]
+@pytest.mark.parametrize("stored", ["compressed", "big-endian", "declared and never written"])
+def test_hdf5_of_other_writers_is_read(root, stored):
+    """Rewards in the types and layouts that Minari does not write are read as h5py reads them."""
+    identity = write("any/stored-v0", random_episodes(*FLAT), *FLAT)
+    expected = load(identity, cache="off")
+    with h5py.File(root / identity / "data" / "main_data.hdf5", "a") as file:
+        for episode in file.values():
+            rewards = episode["rewards"][()]
+            del episode["rewards"]
+            if stored == "compressed":
+                episode.create_dataset("rewards", data=rewards, chunks=(2,), compression="gzip")
+            elif stored == "big-endian":
+                episode.create_dataset("rewards", data=rewards, dtype=rewards.dtype.newbyteorder(">"))
+            else:
+                episode.create_dataset("rewards", shape=rewards.shape, dtype=rewards.dtype, fillvalue=-7)
+    found = load(identity, cache="off")
+    if stored != "declared and never written":
+        assert found.fingerprint == expected.fingerprint
+    else:
+        assert (found.rewards == -7).all()
+        assert (found.actions[ROOT] == expected.actions[ROOT]).all()
 
 
 def test_arrow_of_other_writers_is_read(root):

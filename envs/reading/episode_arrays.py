@@ -43,7 +43,9 @@ class EpisodeArrays:
         joined = np.empty((sum(rows), *first.shape[1:]), first.dtype.newbyteorder("="))
         at = 0
         for name, node in zip(names, nodes, strict=True):
-            joined[at : at + len(node)] = as_numbers(values_of(node, self._path, name), f"{self._path}: {name}")
+            joined[at : at + len(node)] = as_numbers(
+                values_of(self._file, node, self._path, name), f"{self._path}: {name}"
+            )
             at += len(node)
         return joined
 
@@ -52,7 +54,7 @@ class EpisodeArrays:
         node = node_at(self._file, self._path, name)
         if node.shape not in ((), (1,)) or node.dtype.kind not in "biuf":
             raise DataError(f"{self._path}: {name}: {node.dtype} of shape {node.shape}, expected one number")
-        return values_of(node, self._path, name).reshape(())[()]
+        return values_of(self._file, node, self._path, name).reshape(())[()]
 
     def _node(self, name: str) -> Any:
         node = node_at(self._file, self._path, name)

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from envs.errors import DataError
 from envs.reading.arrow import ROWS
+from envs.reading.episode_arrays import group_names
 from envs.reading.fields import listed
 from envs.reading.flat_files import flat_files
-from envs.reading.hdf5 import node_at, numbers_at, open_hdf5, values_of
+from envs.reading.hdf5 import follow, node_at, numbers_of, open_hdf5, values_of
 from envs.reading.readers import (
     SPACES,
     Header,
     RecordedEpisode,
     Recording,
-    as_numbers,
     check_all_inside,
     check_inside,
     header_of,
@@ -124,30 +124,18 @@ def _hdf5_episodes(header: Header, path: Path, leave_out: tuple[str, ...]) -> It
         for field, kind in zip(("observations", "actions"), SPACES, strict=True)
     }
     kinds = [leaf_spaces(header.spaces[kind]) for kind in SPACES]
-    flags = ("rewards", "terminations", "truncations")
+    left_out = {f"observations/{name}" for name in leave_out}
+    nested = dict[str, set[str]]()
+    for name in chain.from_iterable(inside.values() for inside in names.values()):
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            nested.setdefault("/".join(parts[:depth]), set()).add(parts[depth])
     with open_hdf5(path) as file:
-        bytes_left, plainly = most_bytes(path), path.stat().st_size
-        numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
-        for name, number in numbers.items():
-            if not number.isdecimal() or len(number) > 18:
-                raise DataError(f"{path}: {name}: not an episode's name")
-        named = {int(number): name for name, number in numbers.items()}
-        if twice := numbers.keys() - set(named.values()):
-            raise DataError(f"{path}: {min(twice)}: the same episode as {named[int(numbers[min(twice)])]}")
-        arrays = [*names["observations"].values(), *names["actions"].values(), *flags]
-        plain = _PlainArrays(file, arrays, [f"observations/{name}" for name in leave_out])
-        for _, group in sorted(named.items()):
-            found = plain.read(group)
-            plainly -= sum(array.nbytes for array in found.values())
-            if plainly < 0:
-                raise DataError(
-                    f"{path}: {group}: more numbers than the file has bytes: some stand for several episodes"
-                )
-            read = partial(_hdf5_leaf, file, path, group, found)
+        for group in _episode_names(file, path):
             try:
-                if plain.unknown:
-                    raise DataError(f"{path}: {group}/{plain.unknown}")
-                rewards, terminations, truncations = (read(name) for name in flags)
+                read = partial(_hdf5_leaf, file, follow(file, path, group, group), path, group)
+                _check_unknown(file, path, group, nested, left_out)
+                flags = [read(name) for name in ("rewards", "terminations", "truncations")]
                 observations, actions = (
                     {leaf: read(name, spaces[leaf]) for leaf, name in inside.items()}
                     for inside, spaces in zip(names.values(), kinds, strict=True)
@@ -155,89 +143,23 @@ def _hdf5_episodes(header: Header, path: Path, leave_out: tuple[str, ...]) -> It
             except DataError as error:
                 yield error
                 continue
-            episode = RecordedEpisode(group, observations, actions, rewards, terminations, truncations)
-            bytes_left -= episode.nbytes
-            if bytes_left < 0:
-                raise DataError(f"{path}: {group}: {too_much(path)}")
-            yield episode
+            if file.bytes_stored < 0:
+                raise DataError(
+                    f"{path}: {group}: more numbers than the file has bytes: some stand for several episodes"
+                )
+            yield RecordedEpisode(group, observations, actions, *flags)
 
 
-class _PlainArrays:
-    """Arrays of numbers in an HDF5 file, by its library's own calls: h5py's objects cost more time than the numbers.
-
-    Only what is plain: reached only by hard links, without a filter, all of it in this very file. The rest, what is
-    broken included, is left to those who look closer.
-    """
-
-    FILTERED_OR_ELSEWHERE = 1 << 11 | 1 << 7
-    """Messages of an object's header (HDF5's file format, IV.A.2): a filter pipeline, a list of external files."""
-
-    def __init__(self, file: Any, names: Iterable[str], left_out: Iterable[str]):
-        """names: where the arrays are, below each episode's group. left_out: what is there and not read."""
-        import h5py
-
-        self._h5py, self._root = h5py, file.id
-        self._tree: dict[bytes, Any] = {}  # {b"observations": {b"arm": {}}}
-        for name in names:
-            inside = self._tree
-            for part in name.split("/"):
-                inside = inside.setdefault(part.encode(), {})
-        self._types: dict[bytes, tuple[Any, np.dtype[Any]]] = {}  # the type of the last array of each name
-        self._links = self._hard_links(self._root)
-        self._left_out = {name.encode() for name in left_out}
-        self.unknown = ""  # what is next to the arrays that were asked for, and should not be
-
-    def read(self, group: str) -> dict[str, NDArray[Any]]:
-        """The plain ones of a group, by their names below it."""
-        found: dict[str, NDArray[Any]] = {}
-        self.unknown = ""
-        if group.encode() in self._links:
-            self._read_below(self._root, group.encode(), self._tree, "", found)
-        return found
-
-    def _read_below(
-        self, parent: Any, group: bytes, tree: dict[bytes, Any], prefix: str, found: dict[str, Any]
-    ) -> None:
-        try:
-            below = self._h5py.h5g.open(parent, group)
-            links = self._hard_links(below)
-            unknown = {name for name in links - tree.keys() if prefix.encode() + name not in self._left_out}
-            if prefix and unknown:
-                expected = ", ".join(sorted(name.decode() for name in tree))
-                odd = min(unknown).decode()
-                self.unknown = f"{prefix[:-1]}: {odd!r} in it, expected {expected}"
-                if prefix.startswith("observations/"):
-                    self.unknown += f"; --leave-out {prefix.removeprefix('observations/')}{odd} leaves it out"
-            for name in (name for name in tree if name in links):  # in Minari's own order: one after the other on disk
-                where = prefix + name.decode()
-                if tree[name]:
-                    self._read_below(below, name, tree[name], f"{where}/", found)
-                elif (array := self._array(below, name)) is not None:
-                    found[where] = array
-        except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError, MemoryError):
-            return  # whatever is wrong is said by those who look closer
-
-    def _array(self, parent: Any, name: bytes) -> NDArray[Any] | None:
-        h5 = self._h5py
-        node = h5.h5d.open(parent, name)
-        if h5.h5o.get_info(node).hdr.mesg.present & self.FILTERED_OR_ELSEWHERE:
-            return None
-        stored, shape = node.get_type(), node.shape
-        known = self._types.get(name)
-        if known is None or not known[0].equal(stored):
-            known = self._types[name] = stored, stored.dtype  # to work a type out is slower than to compare it
-        kind = known[1]
-        size = math.prod(shape) * kind.itemsize
-        if kind.kind not in "biuf" or size == 0 or node.get_storage_size() < size:
-            return None
-        array = np.empty(shape, kind)
-        node.read(h5.h5s.ALL, h5.h5s.ALL, array, stored)
-        return array
-
-    def _hard_links(self, group: Any) -> set[bytes]:
-        kinds: dict[bytes, int] = {}
-        group.links.iterate(lambda name, link: kinds.__setitem__(name, link.type), info=True)
-        return {name for name, kind in kinds.items() if kind == self._h5py.h5l.TYPE_HARD}
+def _episode_names(file: Any, path: Path) -> list[str]:
+    """The names of the episodes' groups, in the order of their numbers."""
+    numbers = {name: name.removeprefix("episode_") for name in file if name.startswith("episode_")}
+    for name, number in numbers.items():
+        if not number.isdecimal() or len(number) > 18:
+            raise DataError(f"{path}: {name}: not an episode's name")
+    named = {int(number): name for name, number in numbers.items()}
+    if twice := numbers.keys() - set(named.values()):
+        raise DataError(f"{path}: {min(twice)}: the same episode as {named[int(numbers[min(twice)])]}")
+    return [name for _, name in sorted(named.items())]
 
 
 def _public_episodes(header: Header, data: Path, layout: Any) -> Iterator[RecordedEpisode]:
@@ -429,23 +351,36 @@ def _hdf5_names(space: Space[Any], prefix: str = "") -> dict[str, str]:
 
 
 def _hdf5_leaf(
-    file: Any, path: Path, group: str, plain: Mapping[str, NDArray[Any]], name: str, space: Space[Any] | None = None
+    file: Any, episode: Any, path: Path, group: str, name: str, space: Space[Any] | None = None
 ) -> NDArray[Any]:
-    """One array of an episode; pictures are JPEG where the array has fewer axes than raw ones would have.
-
-    plain: those that have been read already.
-    """
+    """One array of an episode; pictures are JPEG where the array has fewer axes than raw ones would have."""
     shape = (space.shape if space else None) or ()
-    where, rank = f"{group}/{name}", len(shape)
-    picture = space is not None and _is_picture(space)
-    if name in plain and not picture:
-        return as_numbers(plain[name], f"{path}: {where}")
-    if picture and (node := node_at(file, path, where)).ndim <= rank:
+    where = f"{group}/{name}"
+    node = node_at(episode, path, where, name)
+    file.bytes_stored -= node.id.get_storage_size()
+    if space is not None and _is_picture(space) and node.ndim <= len(shape):
         file.bytes_left -= len(node) * math.prod(shape)
         if file.bytes_left < 0:  # one flat picture that is there many times takes next to nothing in the file
             raise DataError(f"{path}: {where}: {len(node)} pictures of shape {shape}: {too_much(path)}")
-        return _pictures(f"{path}: {where}", values_of(node, path, where), shape)
-    return numbers_at(file, path, where)
+        return _pictures(f"{path}: {where}", values_of(file, node, path, where), shape)
+    return numbers_of(file, node, path, where)
+
+
+def _check_unknown(
+    file: Any, path: Path, group: str, expected: Mapping[str, Collection[str]], left_out: Collection[str]
+) -> None:
+    """Refuse what is in the groups of an episode's nested spaces and not in those spaces.
+
+    expected: for each of these groups, as it is named below the episode, what is in it. left_out: what may be there.
+    """
+    for above, names in expected.items():
+        inside = group_names(file, path, f"{group}/{above}")
+        unknown = [name for name in inside if name not in names and f"{above}/{name}" not in left_out]
+        if unknown:
+            problem = f"{path}: {group}/{above}: {min(unknown)!r} in it, expected {', '.join(sorted(names))}"
+            below = f"{above}/{min(unknown)}"
+            way = below.removeprefix("observations/")
+            raise DataError(problem if way == below else f"{problem}; --leave-out {way} leaves it out")
 
 
 def _is_picture(leaf: Space[Any]) -> bool:
