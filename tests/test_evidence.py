@@ -17,6 +17,7 @@ from envs.reading.csv_files import lists_in_text
 from envs.reading.evidence import episode_lengths
 from envs.reading.fields import looks_like_a_step, looks_like_no_end, plain, split_names
 from envs.reading.options import ReadingOptions
+from envs.reading.unnamed_next import named_alike
 from transformer.files import read_json
 
 STEP_NAMES = (
@@ -56,8 +57,8 @@ def side_by_side(step: str) -> list[dict]:
 @pytest.mark.parametrize("name", STEP_NAMES)
 def test_rows_side_by_side_are_never_read_as_one_episode(tmp_path, name):
     rows = side_by_side(name)
-    error = problem(lambda: load(table(tmp_path / "log.csv", rows)), "episode 0, step 1 (row 2)")
-    assert "--columns step=none" in str(error)
+    error = problem(lambda: load(table(tmp_path / "log.csv", rows)), "row 2")
+    assert "--columns step=none" in str(error) or "Sort the rows by env" in str(error)
     in_order = sorted(rows[:20], key=lambda row: row["env"]) + sorted(rows[20:], key=lambda row: row["env"])
     dataset = load(table(tmp_path / "log.csv", in_order))
     assert dataset.lengths.tolist() == [5] * 8
@@ -77,20 +78,47 @@ def test_two_swapped_steps_are_seen(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["env", "env_id", "worker", "advertiserNumber", "World"])
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_rows_of_several_environments_are_noted_where_nothing_shows_their_order(tmp_path, name, suffix):
+def test_rows_of_several_environments_are_refused_or_noted(tmp_path, name, suffix):
     rows = [
         {(name if key == "env" else key): value for key, value in row.items() if key != "t"}
         for row in side_by_side("t")
     ]
-    for each, noted in ((rows, True), (sorted(rows, key=lambda row: row[name]), False)):
-        path = table(tmp_path / "log.csv", each)
-        if suffix == "parquet":
-            path = tmp_path / "log.parquet"
-            texts = [{**row, name: f"n{row[name]}"} for row in each]
-            parquet.write_table(pyarrow.Table.from_pylist(texts), path)
-        notes = [note for note in load(path).notes if "changes within episodes" in note]
-        assert len(notes) == noted
-        assert not noted or f"{name!r} changes within episodes, first at episode 0, step 1 (row 2)" in notes[0]
+
+    def path(each):
+        if suffix == "csv":
+            return table(tmp_path / "log.csv", each)
+        texts = [{**row, name: f"n{row[name]}"} for row in each]
+        parquet.write_table(pyarrow.Table.from_pylist(texts), tmp_path / "log.parquet")
+        return tmp_path / "log.parquet"
+
+    words = f"{name!r} changes within episodes, first at row 2, and each of its 4 values ends where an episode does"
+    problem(lambda: load(path(rows)), words, f"Sort the rows by {name}")
+    assert load(path(sorted(rows, key=lambda row: row[name]))).lengths.tolist() == [5] * 8  # the way out
+    notes = [note for note in load(path(rows[:-6])).notes if "changes within episodes" in note]  # it was cut
+    assert len(notes) == 1
+    assert f"{name!r} changes within episodes, first at episode 0, step 1 (row 2)" in notes[0]
+    as_they_stand = load(path(rows), columns={"done": "done"})
+    assert as_they_stand.num_episodes == 8
+    assert as_they_stand.lengths.tolist() != [5] * 8
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+@pytest.mark.parametrize("name", ["patient", "campaign", "who", "x7"])
+def test_a_column_of_any_name_shows_rows_of_several_environments(tmp_path, suffix, name):
+    """Each of its names ends with an episode, and their episodes of different lengths lie side by side."""
+    lengths = (5, 7, 4, 6, 11)
+    rows = [(t, e, length) for e, length in enumerate(lengths) for t in range(length)]
+    arrays = {
+        "observations": np.array([[10.0 * e + t] for t, e, _ in rows]),
+        "actions": np.zeros(len(rows), np.int64),
+        "rewards": np.ones(len(rows)),
+        "done": np.array([t == length - 1 for t, _, length in rows]),
+        name: np.array([f"n{e}" for _, e, _ in rows]),
+    }
+    interleaved = {key: values[np.argsort([t for t, _, _ in rows], kind="stable")] for key, values in arrays.items()}
+    error = problem(lambda: load(written(tmp_path / f"log.{suffix}", interleaved)), f"{name!r} changes within episodes")
+    assert f"Sort the rows by {name}" in str(error)
+    assert load(written(tmp_path / f"sorted.{suffix}", arrays)).lengths.tolist() == list(lengths)
 
 
 @pytest.mark.parametrize("name", NEXT_NAMES)
@@ -105,6 +133,63 @@ def test_next_observations_are_known_by_any_name(tmp_path, name):
     np.savez(tmp_path / "flat.npz", **arrays, terminals=np.arange(20) % 5 == 4)
     np.testing.assert_array_equal(load(tmp_path / "flat.npz").final_observations["value"], seen[:, -1])
     assert plain(name) in {plain(other) for other in NEXT_NAMES}
+
+
+UNKNOWN_NEXT = ("obs2", "s_prime", "obs_tp1", "succ")
+
+
+def transitions(name, suffix):
+    """Arrays of episodes, in order, with next observations of a name that is not known; their final observations."""
+    rng, lengths = np.random.default_rng(0), np.array(UNEVEN)
+    path = rng.normal(size=(sum(lengths) + len(lengths), 2))
+    final = np.cumsum(lengths + 1) - 1
+    first = np.concatenate([[0], final[:-1] + 1])
+    seen, after = np.delete(path, final, axis=0), np.delete(path, first, axis=0)
+    arrays = {"observations": seen, "actions": np.zeros(len(seen), np.int64), "rewards": np.ones(len(seen))}
+    arrays["done"] = np.isin(np.arange(len(seen)), np.cumsum(lengths) - 1)
+    columns = {name: after} if suffix == "npz" else {f"{name}_{i}": after[:, i] for i in range(2)}
+    return {**arrays, **columns}, path[final]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv", "parquet"])
+@pytest.mark.parametrize("name", UNKNOWN_NEXT)
+def test_next_observations_are_known_by_their_numbers(tmp_path, name, suffix):
+    arrays, finals = transitions(name, suffix)
+    said = name if suffix == "npz" else f"{name}_0,{name}_1"
+    in_order = load(written(tmp_path / f"log.{suffix}", arrays))
+    assert in_order.lengths.tolist() == list(UNEVEN)
+    assert any(f"--columns next_observations={said}" in note for note in in_order.notes)
+    read = load(tmp_path / f"log.{suffix}", columns={"next_observations": said.split(",")})
+    np.testing.assert_array_equal(read.final_observations["value"], finals)
+
+    rows = np.random.default_rng(1).permutation(sum(UNEVEN))
+    shuffled = written(tmp_path / f"shuffled.{suffix}", {key: values[rows] for key, values in arrays.items()})
+    problem(lambda: load(shuffled), f"{said} holds next observations", "rows were shuffled")
+    assert load(shuffled, columns={"next_observations": "none"}).num_episodes > 1
+
+    arrays["done"][UNEVEN[0] + UNEVEN[1] - 1] = False  # one end is not marked
+    path = written(tmp_path / f"half.{suffix}", arrays)
+    problem(lambda: load(path), f"row {UNEVEN[0] + UNEVEN[1] + 1} does not observe", "episode_start=next_observations")
+    del arrays["done"]
+    path = written(tmp_path / f"none.{suffix}", arrays)
+    problem(lambda: load(path), "nothing that is read says where episodes end", "reads 4 episodes")
+    columns = {"next_observations": said.split(","), "episode_start": "next_observations"}
+    assert load(path, columns=columns).lengths.tolist() == list(UNEVEN)
+
+
+def test_earlier_observations_and_few_different_ones_show_no_order(tmp_path):
+    arrays, _ = transitions("before", "npz")
+    arrays["before"] = np.concatenate([arrays["observations"][:1], arrays["observations"][:-1]])
+    assert load(written(tmp_path / "before.npz", arrays)).lengths.tolist() == list(UNEVEN)
+    rng = np.random.default_rng(0)
+    arrays["before"], arrays["observations"] = rng.integers(0, 3, (2, sum(UNEVEN), 2)).astype(np.float64)
+    assert load(written(tmp_path / "grid.npz", arrays)).lengths.tolist() == list(UNEVEN)
+
+
+def test_columns_are_found_by_the_names_of_the_observations(tmp_path):
+    assert named_alike(["x", "v"], ["v_next", "max", "x_next"]) == [["x_next", "v_next"]]
+    assert named_alike(["x", "v"], ["next_v", "next_x", "d"]) == [["next_x", "next_v"]]
+    assert named_alike(["s0", "s1"], ["t1", "t0", "u0"]) == [["t0", "t1"]]
 
 
 def test_the_way_out_names_the_length_where_steps_start_again_evenly(tmp_path):
@@ -290,12 +375,16 @@ def shown_by(kind: str, lengths=UNEVEN):
 
 
 def written(path, arrays):
-    """Flat arrays as .npz, or as .csv where all have a row each."""
+    """Flat arrays as .npz, or as .csv or .parquet where all have a row each."""
     if path.suffix == ".npz":
         np.savez(path, **arrays)
         return path
-    seen = arrays.pop("observations")
-    columns = {f"observation_{i}": seen[:, i] for i in range(seen.shape[1])} | arrays
+    seen = arrays["observations"]
+    others = {name: values for name, values in arrays.items() if name != "observations"}
+    columns = {f"observation_{i}": seen[:, i] for i in range(seen.shape[1])} | others
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.table(columns), path)
+        return path
     return table(path, [{name: column[i] for name, column in columns.items()} for i in range(len(seen))])
 
 
@@ -388,8 +477,83 @@ def test_a_count_of_any_name_shows_rows_side_by_side(tmp_path, waves):
     ]
     problem(lambda: load(table(tmp_path / "log.csv", rows)), "'k' counts the steps of 3 episodes side by side")
     without = [{name: value for name, value in row.items() if name != "k"} for row in rows]
-    notes = load(table(tmp_path / "log.csv", without)).notes
+    problem(lambda: load(table(tmp_path / "log.csv", without)), "'lane' changes within episodes, first at row 2")
+    notes = load(table(tmp_path / "log.csv", without[:-4])).notes
     assert any("'lane' goes round every 3 rows" in note for note in notes) == (waves == 2)
+
+
+COUNTS = {
+    "ms": lambda t: 20 * t,
+    "elapsed": lambda t: 0.05 * t,
+    "seconds": lambda t: np.round(t / 30, 2),
+    "hour": lambda t: t + 6,
+    "slot": lambda t: t,
+}
+
+
+def counted(name, lengths=UNEVEN):
+    """Arrays of episodes with a count of steps that has no known name."""
+    step = np.concatenate([np.arange(length) for length in lengths])
+    arrays = {
+        "observations": np.stack([step, np.arange(len(step))], axis=1) * 0.1,
+        "actions": np.zeros(len(step), np.int64),
+        "rewards": np.ones(len(step)),
+        "done": np.isin(np.arange(len(step)), np.cumsum(lengths) - 1),
+        name: COUNTS[name](step),
+    }
+    return arrays, step
+
+
+@pytest.mark.parametrize("order", ["side by side", "shuffled", "swapped"])
+@pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_of_any_unit_show_the_order_of_rows(tmp_path, name, suffix, order):
+    arrays, step = counted(name)
+    rows = np.arange(len(step))
+    assert load(written(tmp_path / f"log.{suffix}", arrays)).lengths.tolist() == list(UNEVEN)
+    if order == "swapped":
+        rows[[1, 2]] = rows[[2, 1]]
+    else:
+        rows = (
+            np.argsort(step, kind="stable") if order == "side by side" else np.random.default_rng(0).permutation(rows)
+        )
+    wrong = {key: values[rows] for key, values in arrays.items()}
+    error = problem(lambda: load(written(tmp_path / f"wrong.{suffix}", wrong)), f"{name!r}")
+    assert "Sort the rows" in str(error)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
+@pytest.mark.parametrize("said", ["episode", "lengths", "episode_start"])
+def test_counts_show_the_order_of_rows_where_episodes_are_known(tmp_path, said, suffix):
+    arrays, step = counted("ms")
+    del arrays["done"]
+    arrays[said] = {
+        "episode": np.arange(len(UNEVEN)).repeat(UNEVEN),
+        "lengths": np.array(UNEVEN),
+        "episode_start": step == 0,
+    }[said]
+    if said == "lengths" and suffix != "npz":
+        return
+    assert load(written(tmp_path / f"log.{suffix}", arrays)).lengths.tolist() == list(UNEVEN)
+    for name in ("observations", "ms"):  # two steps of the first episode change places
+        arrays[name] = np.concatenate([arrays[name][[0, 2, 1]], arrays[name][3:]])
+    path = written(tmp_path / f"swapped.{suffix}", arrays)
+    problem(lambda: load(path), "'ms' counts the steps of each episode, and row 2 is not in its place")
+    assert load(path, columns={"step": "none"}).num_episodes == len(UNEVEN)
+
+
+def test_a_count_of_all_rows_shows_that_they_were_shuffled(tmp_path):
+    arrays, step = counted("ms")
+    arrays["ms"] = np.arange(len(step))
+    assert load(written(tmp_path / "log.npz", arrays)).num_episodes == len(UNEVEN)
+    rows = np.random.default_rng(0).permutation(len(step))
+    problem(lambda: load(written(tmp_path / "shuffled.npz", {k: v[rows] for k, v in arrays.items()})), "'ms' counts")
+
+
+def test_a_count_of_the_steps_that_are_left_is_left_alone(tmp_path):
+    arrays, step = counted("ms")
+    arrays["ms"] = np.repeat(UNEVEN, UNEVEN) - step
+    assert load(written(tmp_path / "log.npz", arrays)).lengths.tolist() == list(UNEVEN)
 
 
 def test_lengths_first_rows_and_ends_are_told_apart():

@@ -15,8 +15,8 @@ from envs.spaces import Leaves, choices, reason
 
 SQUARE = (
     "; name one of several columns; where each row of the array is an episode, from Python: envs.from_episodes("
-    "{'observations': o, 'actions': a, 'rewards': r} for o, a, r in zip(...)), and where each column is one, swap the "
-    "axes before"
+    "{'observations': o[:n], 'actions': a[:n], 'rewards': r[:n]} for o, a, r, n in zip(..., lengths)), which leaves "
+    "padding out, and where each column is one, swap the axes before"
 )
 """What to do about numbers that have an axis too many."""
 

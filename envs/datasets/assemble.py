@@ -14,7 +14,7 @@ from envs.datasets.declare import followers, with_leaves
 from envs.datasets.ends import episode_ends
 from envs.datasets.episodes import finals_notes, join_episodes
 from envs.datasets.final_rows import without_final_rows, without_last_missing
-from envs.datasets.order import check_followed, order_notes
+from envs.datasets.order import check_followed, order_notes, shift_notes
 from envs.datasets.rewards import rewards_of
 from envs.errors import DataError, problems_of
 from envs.reading.episodes import with_done
@@ -65,6 +65,9 @@ def _split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     if "next_observations" in arrays:
         _, after = with_leaves(header, "observations", arrays["next_observations"])
     _check_rows(header.spaces, len(rewards), len(offsets) - 1, actions, observations, after)
+    recorded = {"rewards": rewards} if header.rewards_from == "recording" else {}
+    recorded |= {"actions" if len(actions) == 1 else f"actions/{name}": values for name, values in actions.items()}
+    header = replace(header, notes=(*header.notes, *shift_notes(recorded, offsets)))
     observations, finals = _finals(observations, None if unfollowed else after, offsets)
     if after is not None:
         check_followed(observations, after, offsets, missing, header.rows)

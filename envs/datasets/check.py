@@ -132,6 +132,9 @@ def _faults(dataset: Dataset, missing: Missing) -> Iterator[_Fault]:
         bad[rows] = True
         at_ends = len(rows) == dataset.num_episodes > 1 and bool(bad[dataset.offsets[1:] - 1].all())
         rest = " (in each episode's last row: --last-row-is-final if it holds an observation only)" * at_ends
+        at_starts = len(rows) == dataset.num_episodes > 1 and bool(bad[dataset.offsets[:-1]].all())
+        late = " (in each episode's first row: if rows hold what led to them, move this column up by one row)"
+        rest = late if at_starts and not at_ends else rest
         yield _Fault(f"column {column!r}", None, bad, f"nothing there{rest}")
     if dataset.rewards.dtype.kind in "fiu" and (bad := not_finite(dataset.rewards)).any():
         yield _Fault("rewards", dataset.rewards, bad, "not finite")

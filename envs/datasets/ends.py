@@ -164,6 +164,11 @@ def _run_lengths(given: Any, steps: int) -> NDArray[np.int64]:
         raise DataError(f"episode: shape {episode.shape}, expected {(steps,)}")
     if not_finite(episode).any():
         raise DataError(f"episode: {episode[not_finite(episode).argmax()]} is not a number or name")
+    if episode.dtype.kind == "f" and np.abs(episode).max() >= (exact := 2 ** (np.finfo(episode.dtype).nmant + 1)):
+        raise DataError(
+            f"episode: {episode.dtype} cannot tell whole numbers from {exact} on apart, so episodes may fall together "
+            f"(found {np.abs(episode).max():.0f}): write them as whole numbers or as text"
+        )
     starts = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
     seen = set()
     for row in starts:

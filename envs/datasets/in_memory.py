@@ -155,6 +155,11 @@ def _flat_arrays(name: str, episodes: Iterable[Mapping[str, Any]]) -> dict[str, 
     columns: dict[str, list[Any]] = {field: [] for field in (*NEEDED, "next_observations", "terminated", "truncated")}
     for number, episode in enumerate(episodes):
         where = f"{name}: episode {number}"
+        if not isinstance(episode, Mapping):
+            raise DataError(
+                f"{where}: a {type(episode).__name__}, expected a mapping with observations (T, ...), actions (T, ...) "
+                "and rewards (T,). If it holds one transition after the other, put each field in one array"
+            )
         given = {key: value for key, value in episode.items() if value is not None and key not in IGNORED_FIELDS}
         names = choose_all(where, given, (*NEEDED, *ENDS, "next_observations"))
         for field in (*NEEDED, "next_observations"):

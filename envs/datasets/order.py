@@ -13,12 +13,16 @@ from envs.reading.evidence import GAPS_MAY_BE_ENDS, differ
 from envs.reading.readers import Missing
 from envs.spaces import Leaves
 
+MOST_USUAL, MOST_CHANCE_OF_SHIFT = 0.5, 0.001
+"""Zeros in first rows show nothing if they are more usual elsewhere, or if all of them are as probable by chance."""
+
 
 def order_notes(arrays: Mapping[str, Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> list[str]:
     """Notes of what is odd about the order of the rows; rows out of order are refused. rows: as in `Header`."""
     if "step" in arrays:
-        _check_steps(one_column("step", arrays["step"]), offsets, rows)
-        return []
+        step = one_column("step", arrays["step"])
+        _check_steps(step, offsets, rows)
+        return _late_notes(step, offsets)
     if "next_observations" in arrays:
         return []  # these show the order too
     for name, values in arrays.get("clocks", {}).items():
@@ -64,6 +68,39 @@ def _source_notes(
             notes.append(
                 f"{name!r} changes within episodes, first at {place(offsets, row)} (row {in_file(row, rows)}). "
                 f"If several were recorded side by side, these episodes are wrong: sort the rows by {name} and time"
+            )
+    return notes
+
+
+def _late_notes(step: NDArray[Any], offsets: NDArray[np.int64]) -> list[str]:
+    """A note on episodes of which the first steps are missing. step: (N,)."""
+    first = step[offsets[:-1]]
+    usual = first.min()
+    late = np.flatnonzero(first > usual)
+    if not 0 < 2 * len(late) <= len(first):
+        return []
+    return [
+        f"episode {late[0]} begins at step {first[late[0]]}{how_many(first > usual)}, others at {usual}: rows before "
+        "it are missing. If they are in another file, put the files together, or its return is wrong"
+    ]
+
+
+def shift_notes(fields: Leaves, offsets: NDArray[np.int64]) -> list[str]:
+    """Notes on rewards and actions that may belong to the row before. fields: (N, ...) by name.
+
+    A loop that writes what led to each observation has nothing to write in the first row of an episode.
+    """
+    first, notes = offsets[:-1], list[str]()
+    for name, values in fields.items():
+        if values.dtype.kind not in "iuf" or len(values) != offsets[-1] or len(first) == len(values):
+            continue
+        nothing = (values.reshape(len(values), -1) == 0).all(axis=1)
+        others = np.delete(nothing, first)
+        usual = (np.count_nonzero(others) + 1) / (len(others) + 1)
+        if nothing[first].all() and usual < MOST_USUAL and usual ** len(first) < MOST_CHANCE_OF_SHIFT:
+            notes.append(
+                f"{name} are 0 in the first row of every episode, and seldom elsewhere: if each row holds what led to "
+                f"its observation, move {name} up by one row in each episode"
             )
     return notes
 

@@ -75,10 +75,10 @@ def open_csv(path: Path) -> CsvFile:
     """A CSV file, its layout found by its beginning; `DataError` where it has no header."""
     with path.open("rb") as file:
         head = file.read(HEAD)
-    encoding, notes = MARKS.get(head[:2], "utf-8"), tuple[str, ...]()
+    encoding, notes = MARKS.get(head[:2]) or _without_mark(head), tuple[str, ...]()
     if encoding == "utf-8" and not _is_utf8(path):
         encoding, notes = "latin-1", (NOT_UTF8,)
-    if encoding == "utf-16":
+    if encoding.startswith("utf-16"):
         head = head[: len(head) // 2 * 2]
     lines = head.decode(encoding, errors="replace").removeprefix("\ufeff").splitlines()
     separator = re.fullmatch(r"sep=(.)", lines[0].strip("\r\n"), re.IGNORECASE) if lines else None
@@ -102,6 +102,15 @@ def open_csv(path: Path) -> CsvFile:
         f"{path}: line {skipped + 1} holds numbers only, so no column has a name. Put a line of names before it, such "
         f"as {delimiter.join(['episode', 'observation_0', 'action', 'reward'])}"
     )
+
+
+def _without_mark(head: bytes) -> str:
+    """The encoding of text without a mark: every other byte of UTF-16 is 0 where the text is English."""
+    pairs = len(head) // 2
+    zeros = [head[first : 2 * pairs : 2].count(0) for first in (0, 1)]
+    if max(zeros) < 0.9 * pairs or min(zeros) or not pairs:
+        return "utf-8"
+    return "utf-16-be" if zeros[0] else "utf-16-le"
 
 
 def _is_utf8(path: Path) -> bool:

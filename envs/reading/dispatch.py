@@ -9,7 +9,7 @@ from gymnasium.spaces import Space
 
 from envs.errors import DataError
 from envs.reading.dqn_replay import is_replay, read_replay
-from envs.reading.flat_files import read_flat, recording_of
+from envs.reading.flat_files import flat_files, read_flat, recording_of
 from envs.reading.lerobot import is_lerobot, read_lerobot
 from envs.reading.minari_folders import read_folder
 from envs.reading.options import ReadingOptions
@@ -31,7 +31,8 @@ def read(path: Path, given: Mapping[str, Space[Any]], options: ReadingOptions) -
         return read_flat(path, given, options)
     if is_lerobot(path):
         return recording_of(path, read_lerobot(path, options), given, options)
-    _check_fixed_layout(path, options)
+    if not flat_files(path) or (path / "metadata.json").exists():  # else it is refused in words about its files
+        _check_fixed_layout(path, options)
     found = read_replay(path, given) if is_replay(path) else read_folder(path, given, options.leave_out)
     return replace(found, header=replace(found.header, reward=options.reward))
 

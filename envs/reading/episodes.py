@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from envs.errors import DataError
 from envs.reading.conventions import starts_at_gaps
-from envs.reading.evidence import check_witnesses, gaps
+from envs.reading.evidence import check_count, check_witnesses, ended_rows, gaps
 from envs.reading.fields import (
     ENDS,
     PROOFS,
@@ -19,6 +19,7 @@ from envs.reading.fields import (
 )
 from envs.reading.found import Found
 from envs.reading.options import ReadingOptions
+from envs.reading.unnamed_next import check_next
 
 TELLING = ("lengths", "episode", "episode_start")
 """Fields that say of each step which episode it belongs to."""
@@ -94,15 +95,23 @@ def check_unread(where: str, found: Found, arrays: Mapping[str, Any], options: R
     ends = [name for name in found.unread if looks_like_an_end(name)]
     said = options.columns.keys() & ENDS or options.file_is_episode or options.episode_length is not None
     notes = list[str]()
+    others = {name: each for name, each in found.witnesses.items() if name not in arrays.get("clocks", {})}
+    others = {} if arrays.keys() & set(PROOFS) else others
+    steps = len(np.asarray(arrays["rewards" if "rewards" in arrays else "actions"]))
     if not said and not arrays.keys() & set(TELLING):
         if "step_type" in found.unread:
             raise DataError(f"{where}: {DM_ENV}")
         if not arrays.keys() & set(PROOFS):
             flags = [arrays[name] for name in ENDS if name in arrays]
-            steps = len(np.asarray(arrays["rewards" if "rewards" in arrays else "actions"]))
-            others = {name: each for name, each in found.witnesses.items() if name not in arrays.get("clocks", {})}
             notes = check_witnesses(where, others, flags, steps, no_count="step" in options.columns)
         _check_names(where, found.unread, arrays, options)
+    ended = ended_rows(arrays, steps)
+    if (said or arrays.keys() & set(TELLING)) and ended is not None and "step" not in options.columns:
+        for name, values in others.items():
+            if len(values) == steps:
+                check_count(where, name, values, ended, grouped=True)
+    for name, after in found.alike.items():
+        notes += check_next(where, name, arrays["observations"], after, ended)
     return notes + [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
 
 

@@ -14,13 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import DataError
-from envs.reading.fields import looks_like_a_boundary, looks_like_an_episode, plain, shell_name
+from envs.reading.fields import (
+    ENDS,
+    looks_like_a_boundary,
+    looks_like_a_source,
+    looks_like_an_episode,
+    plain,
+    shell_name,
+)
 
 MOST_WITNESSES = 24
 """Unread columns that are looked at."""
 
 MOST_CHANCE = 0.1
 """A column whose agreement with the ends that are read has at least this probability by chance shows nothing."""
+
+MOST_CHANCE_OF_SOURCE = 0.01
+"""The same of a column that may name environments: any of many columns may be of few names."""
+
+MOST_ROUNDING = 0.25
+"""By how much of their distance evenly spaced numbers may be rounded."""
 
 GAPS_MAY_BE_ENDS = "; if an episode begins at each such row, give --columns episode_start=next_observations"
 """What to do about rows that do not observe what the row before leads to."""
@@ -65,9 +78,12 @@ def check_witnesses(
     ended = np.any([flag == 1 for flag in flags], axis=0) if flags else np.zeros(steps, np.bool_)
     read = np.flatnonzero(ended[:-1]) + 1
     notes = list[str]()
+    of_rows = {name: values for name, values in witnesses.items() if ended.any() and len(values) == steps}
+    for name, values in of_rows.items() if not no_count else ():
+        check_count(where, name, values, ended)
+    for name, values in of_rows.items():
+        _check_source(where, name, values, ended)
     for name, values in witnesses.items():
-        if ended.any() and len(values) == steps and not no_count:
-            _check_count(where, name, values, ended)
         for boundary in boundaries(name, values, steps):
             chance = _contradiction(boundary, ended, looks_like_a_boundary(name))
             if chance is None:
@@ -204,24 +220,63 @@ def episode_lengths(values: NDArray[Any], steps: int) -> NDArray[np.int64] | Non
     return lengths if len(lengths) and lengths.min() > 0 else None
 
 
-def _check_count(where: str, name: str, values: NDArray[Any], ended: NDArray[np.bool_]) -> None:
-    """Refuse rows whose order a count of steps contradicts. values, ended: (N,)."""
-    if values.dtype.kind not in "iu":
+def check_count(where: str, name: str, values: NDArray[Any], ended: NDArray[np.bool_], grouped: bool = False) -> None:
+    """Refuse rows whose order a count of steps contradicts.
+
+    values: a column, (N,). ended: the steps that end an episode, (N,).
+    grouped: whether the rows of each episode stand together for certain, as where a column names the episode.
+    """
+    count = _as_count(values)
+    if count is None:
         return
     otherwise = f"or give --columns step=none if {name!r} does not count steps"
-    if (number := _side_by_side(values, ended)) > 1:
+    if not grouped and (number := _side_by_side(count, ended)) > 1:
         raise DataError(
             f"{where}: {name!r} counts the steps of {number} episodes side by side: rows 1 to {number} are the first "
             f"step of each. Sort the rows so that those of an episode stand together, {otherwise}"
         )
-    if (row := _unsorted(values, ended)) is not None:
+    if (row := _unsorted(count, ended)) is not None:
         raise DataError(
             f"{where}: {name!r} counts the steps of each episode, and row {row + 1} is not in its place. Sort the "
             f"rows, {otherwise}"
         )
 
 
-def _side_by_side(values: NDArray[Any], ended: NDArray[np.bool_]) -> int:
+def _as_count(values: NDArray[Any]) -> NDArray[np.int64] | None:
+    """Evenly spaced numbers, such as 0.05, 0.1, 0.15, as whole numbers from 0 on: (N,); None of other numbers."""
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        return None
+    distinct = np.unique(values)
+    span = float(distinct[-1]) - float(distinct[0])
+    if len(distinct) < 2 or span > 2**53:
+        return None
+    count = (values - distinct[0]) / (span / (len(distinct) - 1))
+    whole = np.rint(count)
+    return whole.astype(np.int64) if (np.abs(count - whole) < MOST_ROUNDING).all() else None
+
+
+def _check_source(where: str, name: str, values: NDArray[Any], ended: NDArray[np.bool_]) -> None:
+    """Refuse rows of several environments, one after the other as they came. values, ended: (N,).
+
+    A column names them if it changes within episodes, and the rows of each of its values end with an episode's end.
+    """
+    names, number = np.unique(values, return_inverse=True)
+    last = np.zeros(len(names), np.int64)
+    np.maximum.at(last, number, np.arange(len(values)))
+    changes = (number[1:] != number[:-1]) & ~ended[:-1]
+    if len(names) < 2 or not changes.any() or not ended[last].all():
+        return
+    chance = float(np.mean(ended)) ** (len(names) - 1)
+    if chance < MOST_CHANCE_OF_SOURCE or looks_like_a_source(name) or _cycle(values, len(values)) > 1:
+        raise DataError(
+            f"{where}: {name!r} changes within episodes, first at row {int(changes.argmax()) + 2}, and each of its "
+            f"{len(names)} values ends where an episode does: episodes were recorded side by side. Sort the rows by "
+            f"{name}, and leave those of each in their order, or give --columns terminated=NAME (or done=NAME) if the "
+            "rows are in order"
+        )
+
+
+def _side_by_side(values: NDArray[np.int64], ended: NDArray[np.bool_]) -> int:
     """How many environments wrote a row each in turn, if a count begins again exactly where the flags of one end."""
     steps, wave = len(values), _in_one_wave(values, ended)
     if wave > 1:
@@ -234,7 +289,7 @@ def _side_by_side(values: NDArray[Any], ended: NDArray[np.bool_]) -> int:
     return 1
 
 
-def _in_one_wave(values: NDArray[Any], ended: NDArray[np.bool_]) -> int:
+def _in_one_wave(values: NDArray[np.int64], ended: NDArray[np.bool_]) -> int:
     """The same of environments that each play one episode, and write no row once it has ended."""
     if (values[1:] < values[:-1]).any() or int(values[-1]) - int(values[0]) >= len(values):
         return 1
@@ -243,20 +298,53 @@ def _in_one_wave(values: NDArray[Any], ended: NDArray[np.bool_]) -> int:
     return int(there[0]) if np.array_equal(there[1:], (there - over)[:-1]) else 1
 
 
-def _unsorted(values: NDArray[Any], ended: NDArray[np.bool_]) -> int | None:
-    """The first row out of its place, where each episode has the same numbers in a row, but not in their order."""
-    steps, starts = len(values), np.concatenate([[0], np.flatnonzero(ended[:-1]) + 1])
-    if 2 * len(starts) > steps:
-        return None
-    least = np.minimum.reduceat(values, starts)
-    if (least != least[0]).any() or int(values.max()) - int(least[0]) >= steps:
+def _unsorted(count: NDArray[np.int64], ended: NDArray[np.bool_]) -> int | None:
+    """The first row out of its place; None if all are in order, or the column counts neither steps nor rows.
+
+    count: it counts if each episode has the whole numbers from 0 on, if the file has each once, or if as many episodes
+    go on to each number as have not ended.
+    """
+    steps, starts = len(count), np.concatenate([[0], np.flatnonzero(ended[:-1]) + 1])
+    if 2 * len(starts) > steps or int(count.max()) >= steps:
         return None
     lengths = np.diff(starts, append=steps)
-    there, expected = values.astype(np.int64) - int(least[0]), np.arange(steps) - starts.repeat(lengths)
     number = np.arange(len(starts)).repeat(lengths)
-    if np.array_equal(there, expected) or not np.array_equal(there[np.lexsort((there, number))], expected):
+    inside = np.diff(count)[number[1:] == number[:-1]]
+    if (inside > 0).all() or (inside < 0).all():  # a count of steps that are left falls
         return None
-    return int((there != expected).argmax())
+    in_order = count[np.lexsort((count, number))]
+    there, over = np.bincount(count), np.bincount(count, ended).astype(np.int64)
+    of_rows = len(there) == steps
+    of_all = len(there) > 2 and there[0] == over.sum() and np.array_equal(there[1:], (there - over)[:-1])
+    if not (of_rows or of_all or np.array_equal(in_order, np.arange(steps) - starts.repeat(lengths))):
+        return None
+    return int((count != in_order).argmax())
+
+
+def ended_rows(arrays: Mapping[str, Any], steps: int) -> NDArray[np.bool_] | None:
+    """Which rows end an episode, (N,); None if nothing says so, or what does is wrong and refused later."""
+    starts = np.zeros(steps, np.bool_)
+    if "lengths" in arrays:
+        lengths = episode_lengths(np.asarray(arrays["lengths"]).reshape(-1), steps)
+        if lengths is None:
+            return None
+        starts[np.cumsum(lengths)[:-1]] = True
+        return np.append(starts[1:], True)
+    if "episode" in arrays:
+        names = np.asarray(arrays["episode"])
+        changes = names[1:] != names[:-1]
+        return np.append(changes if changes.ndim == 1 else changes.any(1), True) if len(names) == steps else None
+    if "episode_start" in arrays:
+        values = np.asarray(arrays["episode_start"]).reshape(-1)
+        if len(values) != steps or values.dtype.kind not in "biuf":
+            return None
+        is_flag = ((values == 0) | (values == 1)).all()
+        starts = values == 1 if is_flag else np.isin(np.arange(steps), restarts(values))
+        return np.append(starts[1:], True)
+    flags = [np.asarray(arrays[name]).reshape(-1) == 1 for name in ENDS if name in arrays]
+    if not flags or any(len(flag) != steps for flag in flags) or not any(flag.any() for flag in flags):
+        return None
+    return np.any(flags, axis=0)
 
 
 def differ(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:

@@ -71,7 +71,8 @@ _END = re.compile(
 
 
 _WEAK_STEP = re.compile(
-    r"(^|_)(time|timestamp|time_stamp|date|datetime|date_time|index|idx|clock|tick)s?$"
+    r"(^|_)(time|timestamp|time_stamp|stamp|date|datetime|date_time|index|idx|clock|tick|ts)s?"
+    r"(_(ns|us|ms|s|sec|secs|seconds|utc|unix))?$|(^|_)epoch_(ns|us|ms|s)$"
     r"|^$|^unnamed:_0$|^__index_level_0__$"  # of rows, as pandas writes it
 )
 
@@ -79,7 +80,8 @@ _NOT_AN_END = re.compile(r"^(is_)?(mask|continue|alive|not_(done|terminal|end|ov
 
 _SOURCE = re.compile(
     r"^(env|environment|world|worker|agent|robot|actor|player|user|session|advertiser|vehicle|machine|sensor|rank|lane|car"
-    r"|instance|slot|thread|process|replica|ticker|tic|symbol|asset|zone|building|device|station|store|sku|item)s?"
+    r"|instance|slot|thread|process|replica|ticker|tic|symbol|asset|zone|building|device|station|store|sku|item|patient"
+    r"|subject|client|customer|account|campaign|drone|bot|arm|side|seat|channel|household|meter|turbine|node|uid)s?"
     r"(_(id|ids|idx|index|no|nr|num|number|name))?$"
 )
 

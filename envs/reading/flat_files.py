@@ -18,7 +18,7 @@ from envs.reading.d3rlpy import is_version_2, read_version_2
 from envs.reading.episode_groups import episode_groups, read_episode_groups
 from envs.reading.episodes import check_unread, split_as_asked
 from envs.reading.evidence import MOST_WITNESSES
-from envs.reading.fields import IN_FILES, MOST_NAMES, listed
+from envs.reading.fields import IN_FILES, MOST_NAMES, PROOFS, listed, looks_like_a_step
 from envs.reading.found import Found, side_by_side, unread_names
 from envs.reading.hdf5 import node_at, numbers_at, open_hdf5
 from envs.reading.options import ReadingOptions
@@ -26,7 +26,8 @@ from envs.reading.readers import Recording, header_of, most_bytes, parse_metadat
 from envs.reading.robomimic import is_robomimic, read_robomimic
 from envs.reading.tables import read_table
 from envs.reading.tianshou import is_tianshou, read_tianshou
-from envs.reading.unknown import way_for_file
+from envs.reading.unknown import way_for_content, way_for_file
+from envs.reading.unnamed_next import MOST_CANDIDATES, is_next_sought
 from envs.spaces import printable, reason
 
 INTERLEAVED = "rows of episodes were interleaved: each episode's were put together, in the order that they had"
@@ -80,7 +81,7 @@ def flat_files(folder: Path) -> list[Path]:
 
 def _read_npz(path: Path, options: ReadingOptions) -> Found:
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: cannot be read as .npz (no zip file)")
+        raise DataError(f"{path}: cannot be read as .npz (no zip file){way_for_content(path)}")
     try:
         with np.load(path, allow_pickle=False) as file:
             chosen, convention = chosen_fields(path, file.files, IN_FILES, options)
@@ -96,29 +97,55 @@ def _read_npz(path: Path, options: ReadingOptions) -> Found:
                         raise DataError(f"{path}: {name}: {too_much(path)}")
                 arrays[field] = side_by_side(f"{path}: {field}", [np.asarray(file[name]) for name in names])
             found = _found(file.files, chosen, arrays, convention, path, options)
-            return replace(found, witnesses=_npz_witnesses(path, file, found.unread, bytes_left))
+            shape = found.arrays["observations"].shape if is_next_sought(found.arrays, options) else None
+            witnesses, alike = _npz_unread(path, file, found.unread, bytes_left, shape)
+            return _with_clocks(found, witnesses, alike, options)
     except DataError:
         raise
     except Exception as error:  # zip, zlib and numpy's readers raise errors of many kinds where a file is damaged
         raise DataError(f"{path}: cannot be read as .npz ({reason(error)})") from None
 
 
-def _npz_witnesses(path: Path, file: Any, names: Iterable[str], bytes_left: int) -> dict[str, NDArray[Any]]:
-    """The unread arrays of one number or name a row. bytes_left: bytes that may still be read."""
-    found = dict[str, NDArray[Any]]()
+def _npz_unread(
+    path: Path, file: Any, names: Iterable[str], bytes_left: int, alike_shape: tuple[int, ...] | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """The unread arrays of one number or name a row, (N,), and those of this shape.
+
+    bytes_left: bytes that may still be read.
+    """
+    witnesses, alike = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
     for name in names:
         try:
             size, shape = _declared(path, file.zip, name)
         except DataError:
             continue
-        if (
-            len(shape) in (1, 2)
-            and max(shape[1:], default=1) == 1
-            and size <= bytes_left
-            and len(found) < MOST_WITNESSES
-        ):
-            found[name], bytes_left = np.asarray(file[name]).reshape(-1), bytes_left - size
-    return found
+        is_column = len(shape) in (1, 2) and max(shape[1:], default=1) == 1 and len(witnesses) < MOST_WITNESSES
+        is_alike = shape == alike_shape and len(alike) < MOST_CANDIDATES
+        if size > bytes_left or not (is_column or is_alike):
+            continue
+        values, bytes_left = np.asarray(file[name]), bytes_left - size
+        if is_column:
+            witnesses[name] = values.reshape(-1)
+        if is_alike:
+            alike[name] = values
+    return witnesses, alike
+
+
+def _with_clocks(
+    found: Found, witnesses: Mapping[str, NDArray[Any]], alike: Mapping[str, NDArray[Any]], options: ReadingOptions
+) -> Found:
+    """The same with unread arrays; those that may be times, by their names, show the order of the rows."""
+    found = replace(found, witnesses=witnesses, alike=alike)
+    if "step" in options.columns or found.arrays.keys() & set(PROOFS):
+        return found
+    clock = np.asarray(found.arrays["rewards" if "rewards" in found.arrays else "actions"])
+    rows = len(clock) if clock.ndim else 0
+    clocks = {
+        name: (values - values.min()).astype(np.float64)  # nanoseconds since 1970 have more digits than float64
+        for name, values in witnesses.items()
+        if looks_like_a_step(name) and values.dtype.kind in "iuf" and len(values) == rows > 0
+    }
+    return replace(found, arrays={**found.arrays, "clocks": clocks}) if clocks else found
 
 
 def _found(
@@ -167,7 +194,10 @@ def _declared(path: Path, archive: Any, name: str) -> tuple[int, tuple[int, ...]
         shape, _, kind = read(file)
         there = archive.getinfo(member).file_size - file.tell()
     if kind.hasobject:
-        raise DataError(f"{path}: {name}: type {kind} is pickle, which may run any code; expected numbers")
+        raise DataError(
+            f"{path}: {name}: type {kind} is pickle, which may run any code; expected numbers. If you trust it, open "
+            f"it with numpy.load({str(path)!r}, allow_pickle=True), and give envs.from_episodes a mapping an episode"
+        )
     size = math.prod(shape) * kind.itemsize
     if size > there:
         raise DataError(f"{path}: {name}: shape {shape} of {kind}: {size} bytes declared, {there} there")
@@ -196,7 +226,8 @@ def _read_hdf5(path: Path, options: ReadingOptions) -> Found:
             for field, each in chosen.items()
         }
         found = _found(names, chosen, arrays, convention, path, options)
-        return replace(found, witnesses=_hdf5_witnesses(file, path, found.unread))
+        alike = _hdf5_alike(file, path, found) if is_next_sought(found.arrays, options) else {}
+        return _with_clocks(found, _hdf5_witnesses(file, path, found.unread), alike, options)
 
 
 def _hdf5_witnesses(file: Any, path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -211,6 +242,19 @@ def _hdf5_witnesses(file: Any, path: Path, names: Iterable[str]) -> dict[str, ND
         except DataError:
             continue  # a group, or what cannot be read
     return found
+
+
+def _hdf5_alike(file: Any, path: Path, found: Found) -> dict[str, NDArray[Any]]:
+    """The unread arrays of the observations' shape."""
+    alike = dict[str, NDArray[Any]]()
+    for name in found.unread:
+        try:
+            is_alike = node_at(file, path, name).shape == found.arrays["observations"].shape
+            if is_alike and len(alike) < MOST_CANDIDATES:
+                alike[name] = numbers_at(file, path, name)
+        except DataError:
+            continue
+    return alike
 
 
 READERS = {

@@ -27,6 +27,7 @@ class Found:
     missing: by field and column the rows of a table in which nothing is.
     rows: of a table whose rows were put in another order, the row of each step.
     witnesses: numbers or names of columns that were ignored, for `envs.reading.evidence`.
+    alike: ignored arrays of the observations' shape, by their argument of --columns, for `envs.reading.unnamed_next`.
     """
 
     arrays: dict[str, Any]
@@ -38,6 +39,7 @@ class Found:
     missing: Mapping[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
     witnesses: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    alike: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Budget:

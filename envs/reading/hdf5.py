@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from envs.errors import DataError
 from envs.reading.fields import listed
 from envs.reading.readers import as_numbers, most_bytes, too_much
+from envs.reading.unknown import way_for_content
 from envs.spaces import reason
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -37,7 +38,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     except DataError:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:  # h5py's, where a file is damaged
-        raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+        raise DataError(f"{path}: cannot be read ({reason(error)}){way_for_content(path)}") from None
 
 
 def _check_free_lists(path: Path) -> None:

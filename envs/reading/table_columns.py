@@ -132,6 +132,18 @@ def _flags_in_text(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.bo
     return np.array([word in YES for word in words])
 
 
+def plain_values(values: NDArray[Any]) -> NDArray[Any]:
+    """Texts as true and false, or as whole numbers, if each is one: (N,); other values as they are."""
+    if values.dtype.kind != "O" or not all(isinstance(text, str) for text in values):
+        return values
+    distinct = {text.strip().lower() for text in set(values)}
+    if all(re.fullmatch(r"[-+]?\d{1,18}", word) for word in distinct):
+        return values.astype(np.int64)
+    if distinct <= YES | NO:
+        return np.array([text.strip().lower() in YES for text in values])
+    return values
+
+
 def way_for_text(text: str, name: str, field: str, first: bool) -> str:
     """What to do about a cell that is not a number. first: whether only the first row has such a cell."""
     bare = text.strip()

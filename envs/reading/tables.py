@@ -17,12 +17,14 @@ from envs.reading.csv_files import open_csv
 from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
 from envs.reading.episodes import TELLING
 from envs.reading.evidence import MOST_WITNESSES
-from envs.reading.fields import ENDS, IN_FILES, PROOFS, looks_like_a_source, looks_like_a_step
+from envs.reading.fields import ENDS, IN_FILES, PROOFS, looks_like_a_source, looks_like_a_step, shell_name
 from envs.reading.found import Found, unread_names
 from envs.reading.lerobot import is_lerobot_table, read_lerobot_table
 from envs.reading.options import ReadingOptions
 from envs.reading.readers import most_bytes, too_much
-from envs.reading.table_columns import column_values, columns_named, columns_of, rising, values_of
+from envs.reading.table_columns import column_values, columns_named, columns_of, plain_values, rising, values_of
+from envs.reading.unknown import way_for_content
+from envs.reading.unnamed_next import MOST_CANDIDATES, named_alike
 from envs.spaces import reason
 
 MOST_CLOCKS = 8
@@ -44,6 +46,8 @@ def read_table(path: Path, options: ReadingOptions) -> Found:
         import pyarrow
         from pyarrow import parquet
 
+        if is_csv and path.is_file() and (way := way_for_content(path)):
+            raise DataError(f"{path}: cannot be read as {path.suffix}{way}")
         file: Any = open_csv(path) if is_csv else parquet.ParquetFile(path)
         schema = file.schema() if is_csv else flat_schema(file)
         names = list(schema.names)
@@ -69,7 +73,8 @@ def read_table(path: Path, options: ReadingOptions) -> Found:
         clocks = _clocks(schema, read, chosen, said)
         sources = [] if clocks else _sources(schema, read, chosen)
         witnesses = _witnesses(schema, read, chosen, said)
-        wanted = list(dict.fromkeys([*read, *clocks, *sources, *witnesses]))
+        alike = _alike(schema, read, found, chosen, options)
+        wanted = list(dict.fromkeys([*read, *clocks, *sources, *witnesses, *chain.from_iterable(alike)]))
         if is_csv:
             table = file.read(wanted, [*each_of.get("episode", ()), *sources])
         else:
@@ -80,6 +85,7 @@ def read_table(path: Path, options: ReadingOptions) -> Found:
         ) from None
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         way = EQUAL_ROWS if re.search(r"Expected \d+ columns, got", str(error)) else ""
+        way = way_for_content(path) or way
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)}){way}") from None
     if table.num_rows == 0:
         raise DataError(f"{path}: no row in it")
@@ -107,18 +113,20 @@ def read_table(path: Path, options: ReadingOptions) -> Found:
         missing=missing,
         rows=rows,
         witnesses=_whole_columns(path, table, witnesses),
+        alike=_whole_sets(path, table, alike),
     )
 
 
 def _witnesses(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
-    """Columns that are not read, of numbers, flags, times or names, where only flags mark episodes."""
+    """Columns that are not read, of numbers, flags, times or names; where episodes are known, of counts only."""
     from pyarrow import types
 
-    if chosen.keys() & {*PROOFS, *TELLING} or said.keys() & set(ENDS):
+    if chosen.keys() & set(PROOFS):
         return []
     kinds = {name: schema.field(name).type for name in _unread(schema, read)}
-    text = (types.is_string, types.is_large_string)
-    usable = (*text, types.is_integer, types.is_floating, types.is_boolean, types.is_timestamp, types.is_date)
+    counts = (types.is_integer, types.is_floating)
+    others = (types.is_string, types.is_large_string, types.is_boolean, types.is_timestamp, types.is_date)
+    usable = counts if chosen.keys() & set(TELLING) or said.keys() & set(ENDS) else (*counts, *others)
     return [name for name, kind in kinds.items() if any(is_kind(kind) for is_kind in usable)][:MOST_WITNESSES]
 
 
@@ -131,7 +139,36 @@ def _whole_columns(path: Path, table: Any, names: Iterable[str]) -> dict[str, ND
         column = table.column(name)
         if column.null_count == 0:
             is_time = types.is_temporal(column.type)
-            found[name] = rising(column) if is_time else column_values(path, column, name, "episode")[0]
+            found[name] = rising(column) if is_time else plain_values(column_values(path, column, name, "episode")[0])
+    return found
+
+
+def _alike(
+    schema: Any, read: Sequence[str], found: Mapping[str, Any], chosen: Mapping[str, Any], options: ReadingOptions
+) -> list[list[str]]:
+    """Sets of columns that are not read and may hold next observations, by their names, where nothing better does."""
+    if chosen.keys() & set(PROOFS) or "next_observations" in options.columns:
+        return []
+    seen = found["observations"]
+    is_vector = isinstance(seen, str) and is_list(schema.field(seen).type)
+    kinds = {name: schema.field(name).type for name in _unread(schema, read)}
+    if is_vector:
+        return [[name] for name, kind in kinds.items() if is_list(kind) and is_numeric(kind)][:MOST_CANDIDATES]
+    numbers = [name for name in kinds if _is_rising_kind(schema, name)]
+    return named_alike([seen] if isinstance(seen, str) else seen, numbers)
+
+
+def _whole_sets(path: Path, table: Any, sets: Iterable[list[str]]) -> dict[str, NDArray[Any]]:
+    """Those of these sets of columns in which no cell is empty, by their argument of --columns: (N,) or (N, K) each."""
+    found = dict[str, NDArray[Any]]()
+    for names in sets:
+        try:
+            each = [column_values(path, table.column(name), name, "next_observations") for name in names]
+        except DataError:
+            continue  # lists of several lengths
+        if not any(len(nothing) for _, nothing in each):
+            values = [numbers for numbers, _ in each]
+            found[",".join(map(shell_name, names))] = values[0] if len(values) == 1 else np.stack(values, axis=1)
     return found
 
 

@@ -25,6 +25,32 @@ PYTHON = "from Python: envs.from_arrays(observations=..., actions=..., rewards=.
 """The way that is open to everything that Python can open."""
 
 
+CONTENTS = {
+    b"\x1f\x8b": ("gzip", None),
+    b"PAR1": ("Parquet", ".parquet"),
+    b"\x89HDF\r\n\x1a\n": ("HDF5", ".hdf5"),
+    b"PK\x03\x04": ("a zip archive, as .npz and .xlsx are", None),
+    b"\x93NUMPY": (".npy", ".npy"),
+    b"ARROW1": ("Arrow", ".arrow"),
+}
+"""What files begin with, whose content it is, and the suffix of that."""
+
+
+def way_for_content(path: Path) -> str:
+    """What to do about a file that is not what its suffix says, as an addition to a refusal; "" if nothing is known."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        head = file.read(1 << 12)
+    for mark, (kind, suffix) in CONTENTS.items():
+        if head.startswith(mark) and path.suffix.lower() != suffix and (suffix or path.suffix.lower() != ".npz"):
+            return f"; its content is {kind}: {f'name it {path.stem}{suffix}' if suffix else 'unpack or rename it'}"
+    is_text = (
+        head and path.suffix.lower() in (".parquet", ".npz", ".hdf5", ".h5") and head.isascii() and b"\0" not in head
+    )
+    return f"; its content is text: if it is a table, name it {path.stem}.csv" if is_text else ""
+
+
 def way_for_file(path: Path) -> str:
     """What to do about a file of a kind that is not read."""
     check_is_file(path)
