@@ -64,7 +64,8 @@ STEPS_A_MINUTE = {20: 600, 5: 1_800}
 (`benchmarks.speed` has the ratios); two minutes of each cell are the calibration's."""
 
 HUGGINGFACE_STEPS_A_MINUTE = 760
-"""The same of Hugging Face's model in float32 with K = 5, which is not calibrated."""
+"""The same of Hugging Face's model in float32 with K = 5, which is not calibrated: worked out from the ratio of
+`benchmarks.speed`, not measured."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ METHODS = {
     "timesteps": Method(from_start=0.0, positions="timesteps", rotary=False),
     "token": Method("token", context_length=5, positions="timesteps", rotary=False),
     "huggingface": Method(
-        "token", balanced=0.0, context_length=5, positions="timesteps", rotary=False, peer="huggingface"
+        "token", balanced=0.0, from_start=0.0, context_length=5, positions="timesteps", rotary=False, peer="huggingface"
     ),
     "delayed": Method(delayed=True),
     "bc-10": Method("none", top_fraction=0.1),
@@ -114,7 +115,7 @@ TWO = ("hopper/replay-v0", "halfcheetah/mixed-v0")
 """The sets on which methods other than the default have three seeds."""
 
 CHOICES = ("cartpole/mixed-v0", "acrobot/replay-v0")
-"""The sets of which an action is a choice, which Hugging Face's model does not take."""
+"""The sets with actions that are choices, which Hugging Face's model does not take."""
 
 
 def grid() -> list[Cell]:
@@ -235,7 +236,11 @@ def _mlp(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
     took = time.perf_counter() - started
     policy = mlp_clone.MlpPolicy(model, dataset.action_space)
     best = (float(dataset.returns.max()),)
-    return {"seconds": {"training": round(took)}, "calibrated": _scored_peer(policy, dataset, best)}
+    return {
+        "recipe": {"steps": config.training.steps, "seed": config.training.seed, "top_fraction": share},
+        "seconds": {"training": round(took)},
+        "calibrated": _scored_peer(policy, dataset, best),
+    }
 
 
 def _scored_peer(policy: Policy, dataset: Dataset, targets: tuple[float, ...]) -> dict[str, Any]:

@@ -305,7 +305,7 @@ def test_a_source_goes_through_few_functions(tmp_path):
     path = tmp_path / "walked.npz"
     rows = np.arange(6, dtype=np.float32)
     np.savez(path, observations=rows[:, None], actions=rows, rewards=rows, terminals=rows % 3 == 2)
-    load(path, cache="off")  # what is set up once is no part of it
+    load(path, cache="off")  # what is set up once does not count
     found = functions_given("walked", lambda: load(path, cache="off"))
     assert {"loading.load", "dispatch.read", "declare.declare", "assemble.assemble", "check.check"} <= found
     assert len(found) <= STOPS, found

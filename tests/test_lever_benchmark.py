@@ -1,4 +1,4 @@
-"""The grid of the lever: its cells, the plain clone beside our runs, and the table."""
+"""The grid of the lever: its cells, the plain clone, and the tables."""
 
 import numpy as np
 import pytest

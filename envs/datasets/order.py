@@ -73,7 +73,7 @@ def _source_notes(
 
 
 def _late_notes(step: NDArray[Any], offsets: NDArray[np.int64]) -> list[str]:
-    """A note on episodes of which the first steps are missing. step: (N,)."""
+    """A note on episodes without their first steps. step: (N,)."""
     first = step[offsets[:-1]]
     usual = first.min()
     late = np.flatnonzero(first > usual)
