@@ -5,7 +5,9 @@ import pytest
 import torch
 from conftest import CONTEXT, LENGTHS
 
-from dt.data import ReturnBins, TrajectoryDataset, returns_to_go
+from dt.config import Config, DataConfig, ModelConfig
+from dt.data import Batches, ReturnBins, TrajectoryDataset, returns_to_go
+from dt.units import ModelUnits
 
 
 @pytest.fixture
@@ -114,6 +116,13 @@ def test_a_share_of_each_batch_begins_where_its_episodes_begin(dataset):
     assert not torch.equal(plain, expected)
     assert torch.equal(moved, expected)
     assert torch.equal(plain, TrajectoryDataset(dataset, CONTEXT, from_start=0.04).indices(3, 4, 10))
+
+
+def test_a_runs_batches_have_the_shares_of_its_configuration(dataset):
+    config = Config(data=DataConfig(from_start=1.0, balanced=0.5), model=ModelConfig(context_length=CONTEXT))
+    batches = Batches.of(dataset, config, ModelUnits(), torch.device("cpu"))
+    assert set(batches.starts(0).tolist()) <= set(dataset.offsets.tolist())
+    assert batches.data.balanced == 0.5
 
 
 def test_balanced_windows_of_equal_returns_are_any_windows():
