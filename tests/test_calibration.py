@@ -109,7 +109,7 @@ def test_a_document_that_is_no_calibration_is_refused(change):
 
 
 def a_plan(steps=4000, guidances=(1.0, 2.0)):
-    return Plan(0.0, 100.0, np.linspace(0, 100, 11), guidances, longest=10, steps=steps)
+    return Plan(0.0, 100.0, np.linspace(0, 100, 11), guidances, longest=10, steps=steps, scale=100.0)
 
 
 def answer(request, number):
@@ -149,6 +149,29 @@ def test_too_few_steps_and_returns_that_do_not_vary_are_refused():
         make_plan([float(p) for p in range(101)], ModelConfig(), longest=10, steps=129)
     with pytest.raises(ConfigError, match="nothing to calibrate"):
         make_plan([7.0] * 101, ModelConfig(), longest=10, steps=5000)
+
+
+def test_targets_that_most_episodes_are_near_are_told_apart():
+    """One episode in fifty fails badly, so the range of returns says little of the others."""
+    percentiles = [-1000.0, -1000.0, *np.linspace(0, 40, 99).tolist()]
+
+    def play(numbered, _):
+        """Earns the request below 30 and no more than that, with noise of half the distance between common targets."""
+        found = {}
+        for number, request in numbered.items():
+            noise = np.random.default_rng(number).normal(scale=10)
+            found[number] = (min(request.target_return, 30.0) + noise, 10)
+        return found
+
+    def worst(scale):
+        plan = make_plan(percentiles, ModelConfig(), longest=10, steps=100_000)
+        plan.scale = scale or plan.scale
+        found = Calibration({}, carry_out(plan, play, lambda plan: None), plan.steps_taken)
+        targets = np.linspace(2, 28, 14).tolist()
+        return max(abs(found.request_for(target).target_return - target) for target in targets)
+
+    assert worst(None) < 5
+    assert worst(1040.0) > 10  # measured by the whole range
 
 
 def test_environments_that_fail_are_left_out_and_end_the_plan_all_the_same():

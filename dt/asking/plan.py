@@ -31,14 +31,17 @@ MOST_EVEN = 3
 """Episodes at each request of each curve that are spread evenly at most."""
 
 COARSE, FINE = 0.05, 0.005
-"""Two neighbouring requests get one between them where what they earn differs by more than the first, and they
-themselves by more than the second, both as a share of the data's range."""
+"""Two neighbouring requests get one between them where what they earn differs by more than the first, as a share of the
+plan's `scale`, and they themselves by more than the second, as a share of the data's range."""
 
 LEAST = 4
 """Episodes at the two requests around a target below which its answer is never settled."""
 
 SETTLED = 0.01
-"""Standard error of the answers at which nothing is left to measure, as a share of the data's range."""
+"""Standard error of the answers at which nothing is left to measure, as a share of the plan's `scale`."""
+
+LEAST_SCALE = 0.1
+"""The plan's `scale` is at least this share of the data's range."""
 
 Outcome = tuple[float, int] | None
 """Return and steps of an episode; None where its environment failed."""
@@ -58,6 +61,8 @@ class Plan:
     guidances: those to try; 1 first.
     longest: steps that an episode can take.
     steps: environment steps that may be taken in all.
+    scale: the distance of returns that answers are measured by; the data's range, or less where most returns are close
+        to each other.
     """
 
     minimum: float
@@ -66,6 +71,7 @@ class Plan:
     guidances: tuple[float, ...]
     longest: int
     steps: int
+    scale: float
     episodes: dict[int, Episode | None] = field(default_factory=dict)  # by number; None: its environment failed
     whole: int = 0  # episodes of whole rounds; what comes next depends on these only
     known: dict[int, Episode] = field(
@@ -126,11 +132,11 @@ class Plan:
         right = max(1, min(int(np.searchsorted(curve.requests, request)), curve.peak))
         low, high = curve.requests[right - 1 : right + 1].tolist()
         earned = curve.achieved[right] - curve.achieved[right - 1] if right <= curve.peak else 0.0
-        if earned > COARSE * self.range and high - low > FINE * self.range:
+        if earned > COARSE * self.scale and high - low > FINE * self.range:
             return [Request((low + high) / 2, curve.guidance)]
         count = curve.counts[right - 1 : right + 1].sum()
         error = curve.spreads[min(right, curve.peak)] / math.sqrt(count)
-        if count >= LEAST and error <= SETTLED * self.range:
+        if count >= LEAST and error <= SETTLED * self.scale:
             return []
         return [Request(low, curve.guidance), Request(high, curve.guidance)]
 
@@ -165,7 +171,17 @@ def make_plan(percentiles: Sequence[float], config: ModelConfig, longest: int, s
         guidances = guidances[:-1]
     even = np.linspace(minimum, maximum, NUM_REQUESTS)
     common = np.percentile(percentiles, np.linspace(0, 100, NUM_REQUESTS))
-    return Plan(minimum, maximum, np.unique(np.concatenate([even, common])), guidances, longest, steps)
+    levels = np.unique(np.concatenate([even, common]))
+    return Plan(minimum, maximum, levels, guidances, longest, steps, _scale(percentiles))
+
+
+def _scale(percentiles: Sequence[float]) -> float:
+    """Twice the distance in which nine tenths of the returns are, within 10 to 100 % of their range.
+
+    A few very bad episodes widen the range. Measured by it, targets that most episodes are near would seem equal.
+    """
+    whole = percentiles[-1] - percentiles[0]
+    return min(whole, max(2 * (percentiles[95] - percentiles[5]), LEAST_SCALE * whole))
 
 
 def carry_out(plan: Plan, play: Play, save: Callable[[Plan], None]) -> tuple[Curve, ...]:
