@@ -80,8 +80,8 @@ class DataConfig:
     """Share of those episodes that is drawn by the seed and held out, to measure the error of the model's actions on
     it. None takes 0.1 if there is no environment to play in, and otherwise 0."""
     balanced: float | None = None
-    """Share of each batch that is drawn evenly over the range of the episodes' returns, so that rare good episodes are
-    learned as well as common bad ones. None takes 0.5 where the model is conditioned on returns, and else 0."""
+    """Share of each batch that is drawn evenly over the range of the episodes' returns, so that episodes with rare
+    returns are sampled more often. None takes 0.5 if the model is conditioned on returns, and otherwise 0."""
     from_start: float = 0.06
     """Share of each batch whose windows begin at the first step of their episode. A policy plays these steps in every
     episode, and other windows seldom show them. 0 is the paper's code."""

@@ -106,7 +106,7 @@ def return_scale(dataset: Dataset) -> float:
 
 
 class ReturnBins:
-    """Draws steps evenly over the range of returns, so that rare good episodes are learned as well as common bad ones.
+    """Draws steps evenly over the range of returns, so that episodes with rare returns are sampled more often.
 
     The range is cut into bins of equal width. Each bin that holds an episode is drawn with equal chance, and in it each
     step of its episodes.

@@ -218,12 +218,12 @@ def _policies(dataset: Dataset) -> str:
     """Whether there is a return to choose, in words."""
     cloning = "a Decision Transformer is behaviour cloning here"
     if dataset.num_episodes == 1:
-        return f"one's or several, one episode cannot tell; {cloning}"
+        return f"unknown: one episode does not show whether there were several; {cloning}"
     low, middle, high = np.quantile(dataset.returns, (0.1, 0.5, 0.9))
     if high - low <= 0.1 * abs(middle):
-        return f"one's, by the returns: most earn {low:.5g} to {high:.5g}, so there is no return to choose; {cloning}"
+        return f"probably one policy: most earn {low:.5g} to {high:.5g}, so there is no return to choose; {cloning}"
     if dataset.num_episodes < ENOUGH_EPISODES:
-        return f"one's or several, {dataset.num_episodes} episodes do not tell; if they are one's, {cloning}"
+        return f"unknown: {dataset.num_episodes} episodes are too few to show it; if one policy played, {cloning}"
     share, first = return_predictability(dataset), first_actions(dataset)
     actions = "action" if first == 1 else f"{first} actions"
     if share is None:
@@ -232,7 +232,7 @@ def _policies(dataset: Dataset) -> str:
             f"so they cannot show which policy played; if it was one, {cloning}"
         )
     if share < 0.05:
-        return f"one's, it seems: an episode's first actions say nothing of its return, which is luck then; {cloning}"
+        return f"probably one policy: the first actions do not predict the return, so it is luck; {cloning}"
     return f"several: an episode's first {actions} predict {100 * share:.0f} % of how its later return ranks"
 
 

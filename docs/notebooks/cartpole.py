@@ -13,7 +13,7 @@
 # and films the result. It runs in less than a minute on one CPU core.
 #
 # Open it with [jupytext](https://jupytext.readthedocs.io), or run it as a script: `python docs/notebooks/cartpole.py`.
-# It needs `pip install "decision-transformer[video]" "gymnasium[classic-control]"`.
+# It needs `pip install ".[video]" "gymnasium[classic-control]"` in this repository.
 
 # %% [markdown]
 # ## 1. Record episodes

@@ -11,7 +11,7 @@
 # You have a log and no simulator. This notebook makes such a log, reads it with names of its own,
 # trains on it, measures the model on days that it has not seen, and asks it for decisions.
 #
-# Run it as a script: `python docs/notebooks/own_csv.py`. It needs `pip install "decision-transformer[arrow]"`.
+# Run it as a script: `python docs/notebooks/own_csv.py`. It needs `pip install ".[arrow]"` in this repository.
 
 # %% [markdown]
 # ## 1. The log
