@@ -10,6 +10,7 @@ from dt.asking.guidance import Request
 from dt.config import EvaluationConfig
 from dt.errors import FailedEpisodesError, PolicyError
 from dt.model import DecisionTransformer
+from dt.policy import ReturnConditionedPolicy
 from envs.errors import EnvError, MissingEnvError
 from envs.simulate.environments import Environments
 from envs.simulate.replay import ReplayingEnvironments
@@ -122,7 +123,8 @@ def evaluate(
     """Play episodes at each target return and return one result for each target.
 
     Episode i of every target starts from the environment's seed `seed + i`. The returns depend neither on `num_envs`
-    nor on the number of processes that share the episodes. An episode with a failing environment is named in its
+    nor on the number of processes that share the episodes. Targets that a calibration answers with the same request
+    share their episodes. An episode with a failing environment is named in its
     target's `failures` and is not counted.
 
     Args:
@@ -146,11 +148,24 @@ def evaluate(
     require(len(targets) >= 1, "targets must hold at least one return")
     for name, count in (("episodes", episodes), ("num_envs", num_envs)):
         require(count >= 1, f"{name} must be at least 1, not {count}")
-    requests = [EpisodeRequest(seed + i, target) for target in targets for i in range(episodes)]
+    conditions = conditions_of(policy, targets)
+    distinct = list(dict.fromkeys(conditions))
+    requests = [EpisodeRequest(seed + i, condition) for condition in distinct for i in range(episodes)]
     played = play_requests(policy, environment, requests, num_envs, env_timeout, on_episode, stop, on_note)
     if all(failure is not None for _, _, failure in played):
         raise EnvError(f"environment {environment.id}: every episode failed; the first: {played[0][2]}")
-    return [_result(target, played[i * episodes : (i + 1) * episodes], reference) for i, target in enumerate(targets)]
+    results = []
+    for target, condition in zip(targets, conditions, strict=True):
+        first = distinct.index(condition) * episodes
+        results.append(_result(target, played[first : first + episodes], reference))
+    return results
+
+
+def conditions_of(policy: Policy, targets: Sequence[float | Request]) -> list[float | Request]:
+    """What the policy is conditioned on for each target: a calibration may give several targets the same request."""
+    if not isinstance(policy, ReturnConditionedPolicy):
+        return list(targets)
+    return [target if isinstance(target, Request) else policy.request_for(target) for target in targets]
 
 
 def play_requests(

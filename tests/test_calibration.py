@@ -17,6 +17,7 @@ from dt.config import CalibrationConfig, Config, EvaluationConfig, ModelConfig, 
 from dt.evaluation import evaluate
 from dt.learning.run import load_run
 from dt.learning.training import train
+from dt.policy import ReturnConditionedPolicy
 from transformer.config import TrainingConfig
 from transformer.errors import ConfigError
 
@@ -385,3 +386,17 @@ def test_training_is_not_lost_where_it_cannot_be_calibrated(payday, tmp_path, ca
     run = train(payday, config, tmp_path / "run")
     assert "not calibrated: calibration_steps 100" in capsys.readouterr().err
     assert run.policy().calibration is None
+
+
+def test_targets_with_the_same_request_share_their_episodes(trained, monkeypatch):
+    """A plateau answers several targets with one request; the same seeds would give the same episodes again."""
+    flat = Calibration({}, (curve(1.0, [4, 5, 6]),), 0)
+    policy = ReturnConditionedPolicy(trained.model, calibration=flat)
+    begun = []
+    begin = policy.begin
+    monkeypatch.setattr(policy, "begin", lambda env, request, seed: begun.append(request) or begin(env, request, seed))
+    together = evaluate(policy, trained.environment, [5.0, 7.0, 9.0], episodes=3)
+    assert len(begun) == 6
+    assert [result.target_return for result in together] == [5.0, 7.0, 9.0]
+    apart = [evaluate(policy, trained.environment, [target], episodes=3)[0] for target in (5.0, 7.0, 9.0)]
+    assert together == apart

@@ -11,7 +11,7 @@ from dt.asking.guidance import MODULATED, Request
 from dt.asking.targets import default_targets_of, resolve
 from dt.config import FINAL_SEED, SWEEP_OFFSET, EvaluationConfig
 from dt.errors import InterruptedEvaluation
-from dt.evaluation import TargetResult, best_target, check_environment, evaluate, failures
+from dt.evaluation import TargetResult, best_target, check_environment, conditions_of, evaluate, failures
 from dt.learning.run import Run, versions
 from dt.policy import ReturnConditionedPolicy
 from dt.sharing.report import (
@@ -133,7 +133,8 @@ class Evaluator:
 
     def evaluate(self, targets: Sequence[float | Request], seed: int) -> list[TargetResult]:
         """Evaluate at each target, from this seed on."""
-        mine = len(distributed.shard(range(len(targets) * self.config.episodes)))
+        distinct = set(conditions_of(self.policy, targets))
+        mine = len(distributed.shard(range(len(distinct) * self.config.episodes)))
         with progress("evaluate", mine, "episode") as bar:
             return evaluate(
                 self.policy,
