@@ -1,14 +1,14 @@
-"""How fast we are beside our peers: the same work done by both, turn by turn in one process, one thread, medians.
+"""How fast we are compared with our peers: the same work by both, turn by turn in one process, one thread, medians.
 
 Peers get the same threads, dropout, optimiser with its flags and gradient clip, and their fast attention; a batch is at
-hand before the clock starts. The ratio is of the medians on the wall; the one of processor time stands beside it, since
-it suffers less where other programs run. To add a row, write a function that returns the two pieces of work and put
-`@row` on it.
+hand before the clock starts. The ratio is of the medians on the wall. The one of processor time comes with it, since it
+suffers less where other programs run. A floor is what held on the slowest of three processors. To add a row, write a
+function that returns the two pieces of work and put `@row` on it.
 
     pip install "decision-transformer[benchmark,mujoco]"
     python -m benchmarks.speed [--quick] [--only training evaluation] [--json speed.json]
 
-and beside d3rlpy in an environment of its own, since it pins an old Gymnasium:
+and with d3rlpy in an environment of its own, since it pins an old Gymnasium:
 
     pip install d3rlpy "decision-transformer[benchmark,mujoco]"
     python -m benchmarks.speed --only d3rlpy
@@ -35,6 +35,7 @@ from minari.dataset.minari_storage import MinariStorage
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.gym import hardware
 from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_padded, train
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import Batch, TrajectoryDataset
@@ -222,7 +223,7 @@ def their_loss(model: nn.Module, window: dict[str, Tensor]) -> tuple[Tensor, Ten
     return error.square().mean(-1).sum(), window["mask"].sum()
 
 
-@row("training", "token, float32, batch 64", unit="steps", peer="Hugging Face", goal=1.5, floor=1.3)
+@row("training", "token, float32, batch 64", unit="steps", peer="Hugging Face", goal=1.5, floor=1.25)
 def token_float32() -> tuple[Work, Work]:
     return decision_training("token", "float32", 64)
 
@@ -237,22 +238,22 @@ def single_float32() -> tuple[Work, Work]:
     return decision_training("single", "float32", 64)
 
 
-@row("training", "token, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=2.5, floor=2.1)
+@row("training", "token, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=2.5, floor=2.0)
 def token_bf16() -> tuple[Work, Work]:
     return decision_training("token", "bf16", 64)
 
 
-@row("training", "token, bf16, batch 1,024", unit="steps", peer="Hugging Face, float32", goal=4.0, floor=3.0)
+@row("training", "token, bf16, batch 1,024", unit="steps", peer="Hugging Face, float32", goal=3.5, floor=2.6)
 def token_bf16_large() -> tuple[Work, Work]:
     return decision_training("token", "bf16", 1024)
 
 
-@row("training", "decoupled, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=3.8, floor=3.0)
+@row("training", "decoupled, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=3.8, floor=2.6)
 def decoupled_bf16() -> tuple[Work, Work]:
     return decision_training("decoupled", "bf16", 64)
 
 
-@row("training", "single, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=6.0)
+@row("training", "single, bf16, batch 64", unit="steps", peer="Hugging Face, float32", goal=6.0, floor=4.0)
 def single_bf16() -> tuple[Work, Work]:
     return decision_training("single", "bf16", 64)
 
@@ -262,22 +263,22 @@ def token_float32_compiled() -> tuple[Work, Work]:
     return decision_training("token", "float32", 64, ours_compiled=True, theirs_compiled=True)
 
 
-@row("training", "token, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=2.5, floor=2.1)
+@row("training", "token, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=2.5, floor=2.0)
 def token_bf16_compiled() -> tuple[Work, Work]:
     return decision_training("token", "bf16", 64, ours_compiled=True)
 
 
-@row("training", "token, bf16, batch 1,024, compiled", unit="steps", peer="Hugging Face, float32", goal=4.0, floor=3.0)
+@row("training", "token, bf16, batch 1,024, compiled", unit="steps", peer="Hugging Face, float32", goal=3.5, floor=2.6)
 def token_bf16_large_compiled() -> tuple[Work, Work]:
     return decision_training("token", "bf16", 1024, ours_compiled=True)
 
 
-@row("training", "decoupled, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=3.8, floor=3.0)
+@row("training", "decoupled, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=3.8, floor=2.6)
 def decoupled_bf16_compiled() -> tuple[Work, Work]:
     return decision_training("decoupled", "bf16", 64, ours_compiled=True)
 
 
-@row("training", "single, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=6.0)
+@row("training", "single, bf16, batch 64, compiled", unit="steps", peer="Hugging Face, float32", goal=6.0, floor=4.0)
 def single_bf16_compiled() -> tuple[Work, Work]:
     return decision_training("single", "bf16", 64, ours_compiled=True)
 
@@ -460,7 +461,7 @@ def exact_window_bf16() -> tuple[Work, Work]:
     return acting(precision="bf16")
 
 
-@row("evaluation", "cached, 16 environments", unit="steps", peer="Hugging Face, one environment", goal=14.0, floor=8.0)
+@row("evaluation", "cached, 16 environments", unit="steps", peer="Hugging Face, one environment", goal=12.0, floor=8.0)
 def cached_window() -> tuple[Work, Work]:
     return acting(cached=True)
 
@@ -568,6 +569,15 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def floors(lines: Sequence[dict[str, Any]]) -> str:
+    """Which floors hold, in words."""
+    measured = [line for line in lines if line["floor"] is not None and line["ratio"] is not None]
+    under = [line for line in measured if line["ratio"] < line["floor"]]
+    held = f"{len(measured) - len(under)} of {len(measured)} floors hold"
+    each = [f"  {line['group']}, {line['measure']}: {line['ratio']:.2f}, floor {line['floor']:g}" for line in under]
+    return "\n".join([held + ("; under theirs:" if under else ""), *each])
+
+
 def parse() -> argparse.Namespace:
     groups = list(dict.fromkeys(row.group for row in ROWS))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -587,7 +597,10 @@ def main() -> None:
         for row in bar:
             bar.set_description(f"{row.group}: {row.measure}")
             lines.append(measure(row, rounds))
+    machine = hardware(Config(training=TrainingConfig(device="cpu")))
+    print(f"{machine}; torch {torch.__version__}, transformers {transformers.__version__}\n")
     print(table(lines))
+    print(floors(lines))
     if options.json:
         write_json(options.json, lines)
 

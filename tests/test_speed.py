@@ -47,6 +47,15 @@ def test_a_row_that_the_machine_cannot_measure_says_so(monkeypatch):
     assert "not measured: this processor has no bf16 products" in speed.table([line])
 
 
+def test_floors_that_do_not_hold_are_listed():
+    def line(measure, ratio, floor):
+        return {"group": "training", "measure": measure, "ratio": ratio, "floor": floor}
+
+    held, under = line("token", 2.0, 2.0), line("single", 3.987, 4.0)
+    assert speed.floors([held, line("no floor", 1.0, None), line("not measured", None, 2.0)]) == "1 of 1 floors hold"
+    assert speed.floors([held, under]) == "1 of 2 floors hold; under theirs:\n  training, single: 3.99, floor 4"
+
+
 def test_a_peer_that_is_not_installed_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "d3rlpy", None)
     [row] = [row for row in speed.ROWS if row.peer_name == "d3rlpy"]
