@@ -75,7 +75,7 @@ def test_a_calibration_is_made_again_and_said_where_it_does_not_hold(run, tmp_pa
     assert f"dt evaluate {run}" in out
     assert (run / "calibration-last.json").read_text() == before
     _, _, err = evaluated(run, tmp_path / "f.json", capsys, "--temperature", "1")
-    assert "calibration is not used: it is of another temperature 1.0 (calibrated with 0.0)" in err
+    assert "not used: it was measured with a different temperature 1.0 (calibrated with 0.0); dt calibrate" in err
 
 
 def test_auto_plays_each_curves_best_request(run, tmp_path, capsys):

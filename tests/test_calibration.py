@@ -262,12 +262,12 @@ def test_a_calibration_of_something_else_is_not_used_and_that_is_said(trained, c
     ):
         capsys.readouterr()
         assert policy_of(trained, config, **how).calibration is None
-        assert f"calibration is not used: it is of another {word}" in capsys.readouterr().err
+        assert f"calibration is not used: it was measured with a different {word} " in capsys.readouterr().err
     assert policy_of(trained, EvaluationConfig(guidance=2.0)).calibration is None
     elsewhere = replace(trained, environment=replace(trained.environment, max_episode_steps=15))
     assert policy_of(elsewhere).calibration is None
     there = read_calibration(trained)
-    assert difference(there, {**there.binding, "checkpoint": "another"}) == "the checkpoint"
+    assert difference(there, {**there.binding, "checkpoint": "another"}) == "checkpoint"
 
 
 def test_training_on_drops_the_calibration(trained, payday, tmp_path):

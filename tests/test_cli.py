@@ -25,6 +25,7 @@ from dt.asking.guidance import Request
 from dt.cli import main
 from dt.evaluation import TargetResult
 from dt.learning.description import read_description
+from envs.errors import MissingEnvError
 from envs.space_json import space_to_json
 from transformer.errors import ConfigError
 from transformer.files import read_json, write_json
@@ -589,6 +590,20 @@ def test_an_environment_that_is_not_here_leaves_the_error_on_held_out_episodes(p
     assert "environment FarAway-v3: not registered; --import MODULE registers it" in output.err
     assert "on 60 steps of 6 held-out episodes" in output.out
     assert main(["evaluate", str(folder), "--environment", "Payday-v0", "--episodes", "1"]) == 0
+
+
+def test_the_environment_of_a_run_with_held_out_episodes_is_tried_with_the_time_limit(recorded, tmp_path, monkeypatch):
+    """In a process of its own, since it may hang when it is made."""
+    folder, limits = tmp_path / "run", []
+    assert main(["train", str(recorded), "--output", str(folder), "--held-out", "0.2", *QUICK]) == 0
+
+    def absent(maker, num_envs, env_timeout=None):
+        limits.append(env_timeout)
+        raise MissingEnvError("not here")
+
+    monkeypatch.setattr("dt.evaluation.Environments", absent)
+    main(["evaluate", str(folder), "--env-timeout", "60"])
+    assert limits == [60.0]
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '{"config": {"model": {}}}'])

@@ -162,7 +162,10 @@ def policy_of(
     calibration = read_calibration(run, which) if asked_for else None
     why = calibration and difference(calibration, binding_of(run, config, precision, cached))
     if why:
-        tell(f"the run's calibration is not used: it is of another {why}; dt calibrate {run.folder} makes one")
+        tell(
+            f"the calibration is not used: it was measured with a different {why}; "
+            f"dt calibrate {run.folder} measures it again"
+        )
         calibration = None
     return ReturnConditionedPolicy(
         run.model,
@@ -197,11 +200,11 @@ def drop_calibrations(folder: Path) -> None:
 
 
 def difference(calibration: Calibration, binding: Mapping[str, Any]) -> str | None:
-    """Why a calibration does not hold for a binding: names the first thing that differs. None where it holds."""
+    """The first thing in which a binding differs from that of a calibration; None where the calibration holds."""
     for name, value in binding.items():
         known = calibration.binding.get(name)
         if known != value:
-            return "the checkpoint" if name == "checkpoint" else f"{name} {value} (calibrated with {known})"
+            return name if name == "checkpoint" else f"{name} {value} (calibrated with {known})"
     return None
 
 

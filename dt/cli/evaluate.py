@@ -69,7 +69,7 @@ def _evaluate(options: Evaluate, given: EnvironmentSpec | None) -> None:
 
     run = load_run(options.run, options.checkpoint, pick_device(options.device))
     run = limited(run, options.env, given)
-    if given is None and not _has_environment(run):
+    if given is None and not _has_environment(run, options.config.env_timeout):
         _measure_without_an_environment(options, run)
         return
     run = run_in_environment(run, given)
@@ -97,7 +97,7 @@ def _evaluate(options: Evaluate, given: EnvironmentSpec | None) -> None:
     check_failures(scores.results)
 
 
-def _has_environment(run: "Run") -> bool:
+def _has_environment(run: "Run", env_timeout: float | None) -> bool:
     """Whether a run's environment can be made here. Without held-out episodes a missing environment is an error."""
     from dt.evaluation import check_environment
 
@@ -106,7 +106,7 @@ def _has_environment(run: "Run") -> bool:
     if run.environment is None:
         return False
     try:
-        check_environment(run.environment, run.model)
+        check_environment(run.environment, run.model, env_timeout)
     except MissingEnvError as error:
         tell(f"no returns: {error}")
         return False
