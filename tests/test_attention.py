@@ -235,7 +235,7 @@ def test_visibility_is_that_of_a_plain_loop(num_tokens, read, start, causal, mas
     rows, num_keys = 2, num_tokens + 5 if start == "rows" else num_tokens + start
     starts = [1, 4] if start == "rows" else [start] * rows
     mask = torch.tensor([[True] * num_keys, [i != 1 for i in range(num_keys)]]) if masked else None
-    visible = module.visibility(
+    visible, is_causal = module.visibility(
         num_tokens,
         num_keys,
         causal=causal,
@@ -252,7 +252,8 @@ def test_visibility_is_that_of_a_plain_loop(num_tokens, read, start, causal, mas
             for q in queries
         ]
     ).view(rows, 1, len(queries), num_keys)
-    if visible is None and causal and num_tokens > 1:
+    if is_causal:
+        assert visible is None
         visible = torch.ones(num_tokens, num_keys, dtype=torch.bool).tril()
     found = torch.ones_like(expected) if visible is None else visible.expand_as(expected)
     assert torch.equal(found, expected)

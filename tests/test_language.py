@@ -129,7 +129,7 @@ def test_attention_weights_are_those_that_the_kernel_uses():
     for module, context, keys in ((block.attention, None, None), (block.cross_attention, memory, mask)):
         weights = module.weights(x, context, mask=keys)  # (B, H, L, Lk)
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, TARGET))
-        _, _, v, _ = module._project(x, context, None, keys, None, None)
+        _, _, v = module._project(x, context)
         expected = module.output((weights @ v).transpose(1, 2).flatten(2))
         torch.testing.assert_close(module(x, context, mask=keys), expected, rtol=0, atol=1e-5)
     assert block.cross_attention.weights(x, memory, mask=mask)[1, :, :, 3:].eq(0).all()

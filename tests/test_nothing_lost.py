@@ -560,10 +560,10 @@ def poison_attention(trainer, patch):
     module = next(module for module in trainer.model.modules() if isinstance(module, MultiHeadAttention))
     attend = module._attend
 
-    def poisoned(q, k, v, visible):
+    def poisoned(q, k, v, visible, is_causal):
         k = k.clone()
         k[0, 0, 0, 0] = float("nan")
-        return attend(q, k, v, visible)
+        return attend(q, k, v, visible, is_causal)
 
     patch.setattr(module, "_attend", poisoned)
 

@@ -51,10 +51,11 @@ def visibility(
     start: int | Tensor,
     mask: Tensor | None,
     device: torch.device,
-) -> Tensor | None:
-    """Which keys each query may look at: broadcasts to (B, H, Lq, Lk); None leaves it to the kernel.
+) -> tuple[Tensor | None, bool]:
+    """Which keys each query sees, as (visible, is_causal).
 
-    The kernel sees all keys, or the plain triangle of a causal model.
+    visible: broadcasts to (B, H, Lq, Lk), True where a query sees a key. None: no mask is needed.
+    is_causal: the plain triangle, with as many queries as keys and no padding. torch's kernel has it built in.
 
     Args:
         num_tokens: L, those that the queries come from.
@@ -66,14 +67,16 @@ def visibility(
         device: the tokens'.
     """
     real = None if mask is None else mask[:, None, None]  # (B, 1, 1, Lk)
-    whole = read is None and not isinstance(start, Tensor)  # all tokens, at the same columns in all rows
-    follows_all = whole and num_tokens == 1  # one token after all others may look at each of them
-    triangle = whole and start == 0 and mask is None
-    if not causal or follows_all or triangle:
-        return real
+    if not causal:
+        return real, False
+    if read is None and not isinstance(start, Tensor):  # all tokens are queries, at the same columns in all rows
+        if start == 0 and mask is None and num_tokens == num_keys:
+            return None, True
+        if num_tokens == 1:  # one token after all others sees each of them
+            return real, False
     columns = start + (torch.arange(num_tokens, device=device) if read is None else read)
     earlier = causal_visibility(columns, num_keys)
-    return earlier if real is None else real & earlier
+    return earlier if real is None else real & earlier, False
 
 
 class Dropout(nn.Module):
@@ -98,14 +101,14 @@ class Dropout(nn.Module):
         words = x.new_empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
         try:
             parts = words.view(torch.int16)
-        except RuntimeError:  # of many runs at once: torch 2.10 cannot look at numbers so under vmap
+        except RuntimeError:  # under vmap (dt train-many): torch 2.10 cannot view such a tensor as another dtype
             return F.dropout(x, self.rate)
         draws = parts[: x.numel()].view(x.shape)  # uniform from -32768 to 32767
         kept = draws >= self._lowest_kept
         return x * kept * (1 / (1 - self.rate))
 
     def _compiled(self, x: Tensor) -> Tensor:
-        """The same draws in what torch's compiler knows, without truth values, which its code is slow to keep."""
+        """The same draws in operations that torch.compile handles well (no boolean masks saved for backward)."""
         count = math.ceil(x.numel() / 4)
         words = torch.randint(-(2**63), 2**63 - 1, (count,), device=x.device)
         words = words ^ -(2**63)  # those of `random_`
@@ -155,21 +158,21 @@ class MultiHeadAttention(nn.Module):
             positions: of x's tokens, (L,) or (B, L), for rotary positions. None takes 0, 1, ...
             cache: keys and values of earlier calls, which x's tokens follow; this call's are added.
         """
-        q, k, v, visible = self._project(x, context, read, mask, positions, cache)
-        heads = self._attend(q, k, v, visible)  # (B, H, Lq, Hd)
+        start = 0 if cache is None else cache.start  # before this call's keys are added
+        q, k, v = self._project(x, context, read, positions, cache)
+        visible, is_causal = visibility(
+            x.shape[1], k.shape[2], causal=self.causal, read=read, start=start, mask=mask, device=x.device
+        )
+        heads = self._attend(q, k, v, visible, is_causal)  # (B, H, Lq, Hd)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, Lq, D)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-        """`attention`, by torch's kernel where that is faster; visible is None where every key before a query is."""
-        # The kernel's own causal mask is right only for as many queries as keys; it is faster there.
-        triangle = self.causal and visible is None and q.shape[2] == k.shape[2]
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, is_causal: bool) -> Tensor:
+        """`attention`, by torch's kernel where that is faster; visible and is_causal are those of `visibility`."""
         rate = self.dropout.rate if self.training else 0.0
         # On a CPU the kernel's dropout costs six times ours, and its backward in bf16 two to four times the formula's.
         if q.device.type == "cpu" and (rate or (q.dtype == torch.bfloat16 and q.requires_grad)):
-            if triangle:
-                visible = causal_visibility(torch.arange(q.shape[2], device=q.device), q.shape[2])
-            return attention(q, k, v, visible, self.dropout)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=triangle, dropout_p=rate)
+            return attention(q, k, v, _triangle(q) if is_causal else visible, self.dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=is_causal, dropout_p=rate)
 
     def weights(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """How much each query looks at each key: (B, H, L, Lk); each row sums to one.
@@ -179,50 +182,59 @@ class MultiHeadAttention(nn.Module):
             context: (B, Lk, D), where the keys come from. None takes x.
             mask: (B, Lk), True where a key is real.
         """
-        q, k, _, visible = self._project(x, context, None, mask, None, None)
-        if self.causal and visible is None:
-            visible = causal_visibility(torch.arange(x.shape[1], device=x.device), x.shape[1])
-        return attention_weights(q, k, visible)
+        q, k, _ = self._project(x, context)
+        visible, is_causal = visibility(
+            x.shape[1], k.shape[2], causal=self.causal, read=None, start=0, mask=mask, device=x.device
+        )
+        return attention_weights(q, k, _triangle(q) if is_causal else visible)
 
     def _project(
         self,
         x: Tensor,
-        context: Tensor | None,
-        read: Tensor | None,
-        mask: Tensor | None,
-        positions: Tensor | None,
-        cache: KeyValueCache | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys, values (B, H, L, Hd), and which keys each query sees; None leaves that to the kernel."""
+        context: Tensor | None = None,
+        read: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, Lq, Hd), keys and values (B, H, Lk, Hd), with those of the cache."""
         if context is None and read is None:
-            q, k, v = self._heads(x, 0, 3)
+            q, k, v = self._queries_keys_values(x)
         else:
-            q = self._heads(x if read is None else take(x, read), 0, 1)[0]  # (B, H, Lq, Hd)
+            q = self._queries(x if read is None else take(x, read))
             if context is not None and cache is not None and cache.length:  # the context is the same at every call
-                return q, cache.keys, cache.values, None if mask is None else mask[:, None, None]
-            k, v = self._heads(x if context is None else context, 1, 3)
+                return q, cache.keys, cache.values
+            k, v = self._keys_values(x if context is None else context)
         if self.rotary is not None and context is None:  # distances between two different sequences mean nothing
             positions = torch.arange(x.shape[1], device=x.device) if positions is None else positions
             q = self.rotary(q, positions if read is None else _positions_of(read, positions))
             k = self.rotary(k, positions)
-        before = 0 if cache is None else cache.start
         if cache is not None:
             k, v = cache.write(k, v)
-        num_tokens, num_keys = x.shape[1], k.shape[2]
-        visible = visibility(
-            num_tokens, num_keys, causal=self.causal, read=read, start=before, mask=mask, device=x.device
-        )
-        return q, k, v, visible
+        return q, k, v
 
-    def _heads(self, x: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
-        """Those of queries (0), keys (1) and values (2) from `first` to before `end`: each (B, H, L, Hd)."""
-        weight: Tensor = self.query_key_value.weight
-        bias: Tensor = self.query_key_value.bias
-        if end - first < 3:
-            rows = slice(first * x.shape[-1], end * x.shape[-1])
-            weight, bias = weight[rows], bias[rows]
-        parts = F.linear(x, weight, bias).view(*x.shape[:2], end - first, self.num_heads, -1)  # (B, L, parts, H, Hd)
-        return parts.permute(2, 0, 3, 1, 4).unbind()
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, L, D) -> three times (B, H, L, Hd)."""
+        return self._heads(x, self.query_key_value.weight, self.query_key_value.bias)
+
+    def _queries(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, H, L, Hd)."""
+        width = x.shape[-1]
+        return self._heads(x, self.query_key_value.weight[:width], self.query_key_value.bias[:width])[0]
+
+    def _keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, L, D) -> two times (B, H, L, Hd)."""
+        width = x.shape[-1]
+        return self._heads(x, self.query_key_value.weight[width:], self.query_key_value.bias[width:])
+
+    def _heads(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        """x (B, L, D) through rows of `query_key_value`, (n D, D) and (n D,): n times (B, H, L, Hd)."""
+        parts = F.linear(x, weight, bias).view(*x.shape[:2], -1, self.num_heads, x.shape[-1] // self.num_heads)
+        return parts.permute(2, 0, 3, 1, 4).unbind()  # from (B, L, n, H, Hd)
+
+
+def _triangle(q: Tensor) -> Tensor:
+    """The causal mask of as many queries (B, H, L, Hd) as keys: (L, L)."""
+    return causal_visibility(torch.arange(q.shape[2], device=q.device), q.shape[2])
 
 
 def _positions_of(read: Tensor, positions: Tensor) -> Tensor:
@@ -232,8 +244,8 @@ def _positions_of(read: Tensor, positions: Tensor) -> Tensor:
     return positions[:, read] if read.dim() == 1 else positions.gather(1, read)  # (B, Q)
 
 
-def take(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows of x (B, L, D) at positions (Q,), or (B, Q) with a choice for each row: (B, Q, D)."""
-    if positions.dim() == 1:
-        return x[:, positions]  # (B, Q, D)
-    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))  # (B, Q, D)
+def take(x: Tensor, indices: Tensor) -> Tensor:
+    """Rows of x (B, L, D) at indices (Q,), or (B, Q) with a choice for each row: (B, Q, D)."""
+    if indices.dim() == 1:
+        return x[:, indices]  # (B, Q, D)
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))  # (B, Q, D)
