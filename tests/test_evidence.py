@@ -2,6 +2,7 @@
 
 import csv
 import decimal
+import shlex
 import time
 
 import h5py
@@ -398,7 +399,7 @@ def test_a_column_of_any_name_that_shows_more_episodes_is_never_left_alone(tmp_p
     name = {"truncated": "time limit hit", "episode": "match"}.get(kind, "xyz")  # what only cuts needs a name
     path = written(tmp_path / f"log.{suffix}", {**half_marked((5, 3, 4, 6) * 3), name: shown_by(kind, UNEVEN * 3)})
     error = str(problem(lambda: load(path), f"flags mark 7 episodes, {name!r} shows 12"))
-    field, _, column = error.partition("--columns ")[2].partition(" reads")[0].partition("=")
+    field, _, column = shlex.split(error.partition("--columns ")[2].partition(" reads")[0])[0].partition("=")
     dataset = load(path, columns={field: column})
     assert dataset.lengths.tolist() == list(UNEVEN * 3)
     assert load(path, columns={"terminated": "terminals"}).num_episodes == 7
@@ -407,7 +408,7 @@ def test_a_column_of_any_name_that_shows_more_episodes_is_never_left_alone(tmp_p
     path = written(tmp_path / f"unmarked.{suffix}", {**arrays, name: shown_by(kind)})
     if kind not in ("truncated",):
         error = str(problem(lambda: load(path), f"nothing that is read says where episodes end. {name!r} may"))
-        field, _, column = error.partition("--columns ")[2].partition(" reads")[0].partition("=")
+        field, _, column = shlex.split(error.partition("--columns ")[2].partition(" reads")[0])[0].partition("=")
         assert load(path, columns={field: column}).lengths.tolist() == list(UNEVEN)
 
 

@@ -14,11 +14,12 @@ from envs.datasets.declare import followers, with_leaves
 from envs.datasets.ends import episode_ends
 from envs.datasets.episodes import finals_notes, join_episodes
 from envs.datasets.final_rows import without_final_rows, without_last_missing
+from envs.datasets.odd_rows import copy_notes, side_by_side_notes, unfilled_notes
 from envs.datasets.order import check_followed, order_notes, shift_notes
 from envs.datasets.rewards import rewards_of
 from envs.errors import DataError, problems_of
-from envs.reading.episodes import with_done
-from envs.reading.fields import ENDS
+from envs.reading.episodes import TELLING, with_done
+from envs.reading.fields import ENDS, PROOFS
 from envs.reading.readers import Header, Recording
 from envs.spaces import Leaves, leaf_spaces, pruned
 
@@ -67,11 +68,16 @@ def _split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     _check_rows(header.spaces, len(rewards), len(offsets) - 1, actions, observations, after)
     recorded = {"rewards": rewards} if header.rewards_from == "recording" else {}
     recorded |= {"actions" if len(actions) == 1 else f"actions/{name}": values for name, values in actions.items()}
-    header = replace(header, notes=(*header.notes, *shift_notes(recorded, offsets)))
+    notes = shift_notes(recorded, offsets)
     observations, finals = _finals(observations, None if unfollowed else after, offsets)
     if after is not None:
         check_followed(observations, after, offsets, missing, header.rows)
-    return replace(header, notes=(*header.notes, *finals_notes(finals is not None))), {
+    recorded |= {f"observations/{name}": values for name, values in observations.items()}
+    notes += copy_notes(recorded, offsets, header.rows)
+    notes += unfilled_notes(recorded, offsets, terminated | truncated)
+    if not arrays.keys() & {*PROOFS, *TELLING}:
+        notes += side_by_side_notes(offsets)
+    return replace(header, notes=(*header.notes, *notes, *finals_notes(finals is not None))), {
         "observations": observations,
         "final_observations": finals,
         "actions": actions,

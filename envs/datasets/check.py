@@ -157,7 +157,9 @@ def _faults(dataset: Dataset, missing: Missing) -> Iterator[_Fault]:
 
 
 def _oddities(dataset: Dataset) -> Iterator[str]:
-    """What is odd about numbers of a Box, and legitimate."""
+    """What is odd about rewards and numbers of a Box, and legitimate."""
+    if is_rounded(dataset.rewards):
+        yield "rewards: whole numbers beyond 2^53, which float64 rounds: write them in another unit, or less an offset"
     for label, array, leaf in _fields(dataset):
         if not isinstance(leaf, spaces.Box):
             continue

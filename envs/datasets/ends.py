@@ -104,7 +104,11 @@ def _at_ends(where: str, flag: NDArray[np.bool_], offsets: NDArray[np.int64]) ->
     early = flag.copy()
     early[offsets[1:] - 1] = False
     if early.any():
-        raise DataError(f"{where}: {place(offsets, int(early.argmax()))}: true before the episode's last step")
+        raise DataError(
+            f"{where}: {place(offsets, int(early.argmax()))}: true before the episode's last step. If several episodes "
+            "share a number, --columns episode=ONE,OTHER names what tells them apart, such as the environment; if "
+            f"{where} marks something else, --columns {where}=none leaves it unread"
+        )
     return flag[offsets[1:] - 1]
 
 

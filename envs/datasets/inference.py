@@ -103,5 +103,5 @@ def is_one_hot(value: Any) -> bool:
 
 def is_whole(array: NDArray[Any]) -> bool:
     """Whether all of these floats are whole numbers that an integer can be."""
-    exact = 2.0**53  # above it a float of 64 bits does not know all integers
+    exact = np.float64(2.0**53)  # above it a float of 64 bits does not know all integers
     return all(((rows == np.floor(rows)) & (np.abs(rows) < exact)).all() for rows in chunks(array))

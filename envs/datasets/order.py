@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from envs.datasets.array_files import chunks
 from envs.datasets.arrays import how_many, in_file, one_column, place
+from envs.datasets.odd_rows import gap_notes
 from envs.errors import DataError
 from envs.reading.evidence import GAPS_MAY_BE_ENDS, differ
 from envs.reading.readers import Missing
@@ -22,12 +23,14 @@ def order_notes(arrays: Mapping[str, Any], offsets: NDArray[np.int64], rows: NDA
     if "step" in arrays:
         step = one_column("step", arrays["step"])
         _check_steps(step, offsets, rows)
-        return _late_notes(step, offsets)
+        return [*_late_notes(step, offsets), *gap_notes("step", step, offsets, rows)]
     if "next_observations" in arrays:
         return []  # these show the order too
+    notes = list[str]()
     for name, values in arrays.get("clocks", {}).items():
         _check_clock(name, values, offsets, rows)
-    return _source_notes(arrays.get("sources", {}), offsets, rows)
+        notes += gap_notes(name, values, offsets, rows)
+    return notes[:1] + _source_notes(arrays.get("sources", {}), offsets, rows)
 
 
 def _check_steps(step: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> None:

@@ -24,6 +24,12 @@ from envs.reading.unnamed_next import check_next
 TELLING = ("lengths", "episode", "episode_start")
 """Fields that say of each step which episode it belongs to."""
 
+MARKS_STARTS = (
+    "{flag} is true in the first row and not in the last, so it may mark where episodes begin. --columns "
+    "episode_start=NAME, with the name of that column, reads it so; --columns {flag}=NAME says that it marks their ends"
+)
+"""What to do about a flag that looks like one of first rows."""
+
 DM_ENV = (
     "'step_type' is dm_env's: 0 is an episode's first row, 1 any other, 2 its last. Write it as three columns of true "
     "and false: is_first, is_last and is_terminal (its last, where discount is 0)"
@@ -95,17 +101,20 @@ def check_unread(where: str, found: Found, arrays: Mapping[str, Any], options: R
     ends = [name for name in found.unread if looks_like_an_end(name)]
     said = options.columns.keys() & ENDS or options.file_is_episode or options.episode_length is not None
     notes = list[str]()
-    others = {name: each for name, each in found.witnesses.items() if name not in arrays.get("clocks", {})}
-    others = {} if arrays.keys() & set(PROOFS) else others
     steps = len(np.asarray(arrays["rewards" if "rewards" in arrays else "actions"]))
+    ended = ended_rows(arrays, steps)
+    timed = arrays.get("clocks", {}) if ended is not None else {}  # their order is looked at later
+    others = {name: each for name, each in found.witnesses.items() if name not in timed}
+    others = {} if arrays.keys() & set(PROOFS) else others
     if not said and not arrays.keys() & set(TELLING):
         if "step_type" in found.unread:
             raise DataError(f"{where}: {DM_ENV}")
         if not arrays.keys() & set(PROOFS):
             flags = [arrays[name] for name in ENDS if name in arrays]
             notes = check_witnesses(where, others, flags, steps, no_count="step" in options.columns)
+            if flag := _flag_of_first_rows(arrays, ended):
+                raise DataError(f"{where}: {MARKS_STARTS.format(flag=flag)}")
         _check_names(where, found.unread, arrays, options)
-    ended = ended_rows(arrays, steps)
     if (said or arrays.keys() & set(TELLING)) and ended is not None and "step" not in options.columns:
         for name, values in others.items():
             if len(values) == steps:
@@ -113,6 +122,15 @@ def check_unread(where: str, found: Found, arrays: Mapping[str, Any], options: R
     for name, after in found.alike.items():
         notes += check_next(where, name, arrays["observations"], after, ended)
     return notes + [f"{name!r} looks like an end of episodes; it is not read" for name in ends]
+
+
+def _flag_of_first_rows(arrays: Mapping[str, Any], ended: NDArray[np.bool_] | None) -> str | None:
+    """The only flag, if it is true in the first row and not in the last, as one of first rows is. ended: (N,)."""
+    names = [name for name in ENDS if name in arrays]
+    if ended is None or len(names) != 1 or not ended[0] or ended[-1] or np.count_nonzero(ended) < 3:
+        return None
+    has_others = (ended[1:] & ended[:-1]).any()  # other episodes of one step
+    return None if has_others else names[0]
 
 
 def _check_names(where: str, unread: Sequence[str], arrays: Mapping[str, Any], options: ReadingOptions) -> None:

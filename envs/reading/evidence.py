@@ -6,6 +6,7 @@ numbers agree with every end that is read and show more of them, the reading is 
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,18 +94,18 @@ def check_witnesses(
             if not ended.any():
                 raise DataError(
                     f"{where}: nothing that is read says where episodes end. {name!r} may: "
-                    f"--columns {boundary.columns} reads {count} episodes"
+                    f"--columns {shlex.quote(boundary.columns)} reads {count} episodes"
                 )
             row = next(iter(np.setdiff1d(boundary.starts[1:], read)), steps - 1) + 1
             if chance < MOST_CHANCE:
                 raise DataError(
                     f"{where}: flags mark {len(read) + 1} episodes, {name!r} shows {count}; one of them begins at row "
-                    f"{row}. --columns {boundary.columns} reads them; --columns terminated=NAME (or done=NAME) says "
-                    "that only that flag marks the ends"
+                    f"{row}. --columns {shlex.quote(boundary.columns)} reads them; --columns terminated=NAME (or "
+                    "done=NAME) says that only that flag marks the ends"
                 )
             notes.append(
                 f"{name!r} changes within episodes, first at row {row}. If it shows where they begin or end, give "
-                f"--columns {boundary.columns}"
+                f"--columns {shlex.quote(boundary.columns)}"
             )
             break
         if ended.any() and (number := _cycle(values, steps)) > 1 and not _CALENDAR.search(plain(name)):
@@ -161,6 +162,9 @@ def boundaries(name: str, values: NDArray[Any], steps: int) -> Iterator[Boundary
         yield from _runs(said, values, is_calendar)
         return
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+        count = _as_count(values)
+        if count is not None and (counted := _counted(count)) is not None:
+            yield Boundary(f"episode_start={said}", counted, is_calendar=is_calendar)
         return
     if ((values == 0) | (values == 1)).all():
         yield from _flags(said, values == 1)

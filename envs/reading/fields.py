@@ -86,9 +86,8 @@ _SOURCE = re.compile(
 )
 
 _EPISODE = re.compile(
-    r"^(ep|traj|trajectory|rollout"
-    r"|(ep|eps|episode|traj|trajectory|rollout|run)[ _.-]?(id|ids|idx|index|no|nr|num|number))$",
-    re.IGNORECASE,
+    r"^(ep|traj|trajectory|rollout|run_?(id|ids|idx|index|no|nr|num|number))$"
+    r"|(^|[_/])(ep|eps|episode|traj|trajectory|rollout)_?(id|ids|idx|index|no|nr|num|number)$"
 )
 
 
@@ -170,7 +169,7 @@ def plain(name: str) -> str:
 
 def looks_like_a_step(name: str) -> bool:
     """Whether a name may be a time or a count that rises in each episode: t, timestamp, date, index."""
-    return plain(name) in FIELDS["step"] or bool(_WEAK_STEP.search(plain(name)))
+    return plain(name) in FIELDS["step"] or (bool(_WEAK_STEP.search(plain(name))) and not looks_like_an_episode(name))
 
 
 def looks_like_a_source(name: str) -> bool:
@@ -190,7 +189,7 @@ def looks_like_an_end(name: str) -> bool:
 
 def looks_like_an_episode(name: str) -> bool:
     """Whether a name, none of `FIELDS`, may well tell of each step which episode it is of: episode_id, trajectory."""
-    return bool(_EPISODE.search(name.strip()))
+    return bool(_EPISODE.search(plain(name)))
 
 
 _BOUNDARY = re.compile(

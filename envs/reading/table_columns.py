@@ -1,6 +1,7 @@
 """The columns of a table: which of them hold a field, and their cells as numbers."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ EACH_ROW = {
     **dict.fromkeys(FLAGS, "; write 0 (or false) in rows that are not marked"),
 }
 """What to do about an empty cell, by field."""
+
+
+MOST_NAMED = 20
+"""Names of choices that a refusal lists."""
+
+TOTAL = "; if this last row is a total or a comment, delete it"
+"""What to do about a last row that is unlike the others."""
 
 
 def columns_of(path: Path, names: list[str], stem: str, field: str) -> str | list[str]:
@@ -72,7 +80,7 @@ def values_of(
         return _numbered(each) if field == "episode" else np.stack(each, axis=1)
     values, nothing = column_values(path, table.column(columns), columns, field)
     if len(nothing) and field not in (*NEEDED, "next_observations"):  # where episodes end is not known then
-        way = EACH_ROW.get(field, "")
+        way = TOTAL if nothing[0] == len(values) - 1 > 0 else EACH_ROW.get(field, "")
         raise DataError(f"{path}: row {nothing[0] + 1}, column {columns!r}: nothing there{way}")
     if len(nothing):
         missing[field, columns] = nothing
@@ -116,8 +124,10 @@ def column_values(path: Path, column: Any, name: str, field: str) -> tuple[NDArr
             return _flags_in_text(path, name, values), nothing
         if is_list_text(next((text for text in values if text.strip()), "")):
             return lists_in_text(f"{path}: row {{row}}, column {name!r}", values)
-        row = next((row for row, text in enumerate(values) if not _is_number(text)), 0)
-        way = way_for_text(values[row], name, field, first=row == 0 and any(map(_is_number, values[1:2])))
+        row = next((row for row, text in enumerate(values) if not _is_number(text)), None)
+        if row is None:
+            return np.array([float(text) for text in values]), nothing
+        way = TOTAL if row == len(values) - 1 > 0 else way_for_text(row, values, name, field)
         raise DataError(f"{path}: row {row + 1}, column {name!r}: {values[row][:40]!r}, expected a number{way}")
     return as_numbers(values, f"{path}: column {name!r}"), nothing
 
@@ -126,8 +136,10 @@ def _flags_in_text(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.bo
     """True or false from words, as people and tools write them: yes and no, T and F, [False]."""
     words = [text.strip().strip("[]()").strip().lower() for text in values]
     if odd := [row for row, word in enumerate(words) if word not in YES and word not in NO]:
+        row, way = odd[0], "; write 1 in the rows that are marked, and 0 in the others"
+        way = TOTAL if row == len(values) - 1 > 0 else way
         raise DataError(
-            f"{path}: row {odd[0] + 1}, column {name!r}: {values[odd[0]][:40]!r}, expected true or false, or 1 or 0"
+            f"{path}: row {row + 1}, column {name!r}: {values[row][:40]!r}, expected true or false, or 1 or 0{way}"
         )
     return np.array([word in YES for word in words])
 
@@ -144,12 +156,30 @@ def plain_values(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def way_for_text(text: str, name: str, field: str, first: bool) -> str:
-    """What to do about a cell that is not a number. first: whether only the first row has such a cell."""
-    bare = text.strip()
+def check_no_total(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Refuse a last row that holds the sums or the means of the rows above it."""
+    fields = [np.asarray(arrays[name]) for name in NEEDED if name in arrays]
+    fields = [values.reshape(len(values), -1) for values in fields if values.dtype.kind in "iuf" and len(values) > 3]
+    if not fields or len({len(values) for values in fields}) > 1:
+        return
+    numbers = np.concatenate(fields, axis=1).astype(np.float64)  # (N, K)
+    above, last = numbers[:-1], numbers[-1]
+    varied = (above != above[0]).any(axis=0)
+    if np.count_nonzero(varied) < 2:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = above.sum(axis=0)
+    for name, total in (("sums", sums), ("means", sums / len(above))):
+        if np.allclose(last[varied], total[varied], rtol=1e-3, atol=0):
+            raise DataError(f"{path}: row {len(numbers)}, the last, holds the {name} of the rows above it: delete it")
+
+
+def way_for_text(row: int, values: NDArray[Any], name: str, field: str) -> str:
+    """What to do about a cell that is not a number. values: all cells of its column, (N,)."""
+    bare = values[row].strip()
     if bare == name:
         return "; the line of names again: delete it"
-    if first:
+    if row == 0 and any(map(_is_number, values[1:2])):
         return "; if this row holds units or descriptions, delete it"
     if bare.lower() in NOTHING:
         return "; leave a cell empty in which nothing was recorded: --skip-bad-episodes leaves its episode out then"
@@ -164,7 +194,15 @@ def way_for_text(text: str, name: str, field: str, first: bool) -> str:
         return f"; write a list as [{', '.join(parts[:2])}, ...], or as columns {name}_0, {name}_1, ..."
     if _is_number(bare.strip("%$\u20ac\u00a3 ")):
         return "; write numbers without a unit"
-    return "; choices are given as whole numbers, such as 0 and 1" if field == "actions" else ""
+    return way_for_names(values) if field == "actions" else ""
+
+
+def way_for_names(values: NDArray[Any]) -> str:
+    """What to do about choices that are names: (N,)."""
+    names = sorted({str(text).strip() for text in values})
+    if not 1 < len(names) <= MOST_NAMED:
+        return "; choices are given as whole numbers, such as 0 and 1"
+    return f"; choices are whole numbers: write {', '.join(f'{i} for {name}' for i, name in enumerate(names))}"
 
 
 def _named(

@@ -22,7 +22,16 @@ from envs.reading.found import Found, unread_names
 from envs.reading.lerobot import is_lerobot_table, read_lerobot_table
 from envs.reading.options import ReadingOptions
 from envs.reading.readers import most_bytes, too_much
-from envs.reading.table_columns import column_values, columns_named, columns_of, plain_values, rising, values_of
+from envs.reading.table_columns import (
+    check_no_total,
+    column_values,
+    columns_named,
+    columns_of,
+    plain_values,
+    rising,
+    values_of,
+)
+from envs.reading.times import times_in_text
 from envs.reading.unknown import way_for_content
 from envs.reading.unnamed_next import MOST_CANDIDATES, named_alike
 from envs.spaces import reason
@@ -95,12 +104,13 @@ def read_table(path: Path, options: ReadingOptions) -> Found:
         arrays["terminated"] = np.asarray(arrays.pop("not_terminated")) == 0
     if convention and convention.check:
         convention.check(str(path), arrays)
+    check_no_total(path, arrays)
+    clocks = list(shown := _times(table, clocks))
     rows = _together(path, arrays, clocks)
     if rows is not None:
         arrays = {field: values[rows] for field, values in arrays.items()}
         missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
     if clocks:
-        shown = {name: rising(table.column(name)) for name in clocks}
         arrays["clocks"] = {name: values if rows is None else values[rows] for name, values in shown.items()}
     if sources:  # there is no episode to sort the rows by
         arrays["sources"] = {name: column_values(path, table.column(name), name, "episode")[0] for name in sources}
@@ -177,7 +187,19 @@ def _clocks(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: M
     if "step" in said or chosen.keys() & set(PROOFS):
         return []
     named = [name for name in _unread(schema, read) if looks_like_a_step(name)]
-    return [name for name in named[:MOST_CLOCKS] if _is_rising_kind(schema, name)]
+    return [name for name in named[:MOST_CLOCKS] if _is_rising_kind(schema, name) or _is_text(schema, name)]
+
+
+def _times(table: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """These columns as numbers that rise as they do, (N,) each; texts that are no times are left out."""
+    found = dict[str, NDArray[Any]]()
+    for name in names:
+        column = table.column(name)
+        if not _is_text(table.schema, name):
+            found[name] = rising(column)
+        elif (times := times_in_text(column)) is not None:
+            found[name] = (times - times.min()).astype(np.float64)
+    return found
 
 
 def _sources(schema: Any, read: Sequence[str], chosen: Mapping[str, Any]) -> list[str]:
@@ -212,6 +234,13 @@ def _together(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Sequence[s
     rows = np.argsort(number, kind="stable")
     if "next_observations" not in arrays and not _counted(arrays.get("step"), rows, number[rows]):
         again = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
+        if (twice := _twice(arrays.get("step"), rows, number[rows])) is not None:
+            one, other = twice
+            raise DataError(
+                f"{path}: episode {episode[one]}, step {arrays['step'][one]} is in rows {one + 1} and {other + 1}: if "
+                "the file was written twice, delete the copy; if several environments share these numbers, "
+                "--columns episode=ENVIRONMENT,EPISODE names both columns"
+            )
         raise DataError(
             f"{path}: episode: {episode[again]} begins again at row {again + 1}, and neither a column step that counts "
             "evenly nor next_observations shows the order of its rows: "
@@ -219,6 +248,16 @@ def _together(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Sequence[s
             "sort them by episode, then by time (where several columns name an episode, --columns episode=ONE,OTHER)"
         )
     return rows
+
+
+def _twice(step: NDArray[Any] | None, rows: NDArray[np.int64], number: NDArray[np.int64]) -> tuple[int, int] | None:
+    """Two rows of the file with the same step of the same episode; None if there are none. rows, number: (N,)."""
+    if step is None:
+        return None
+    order = np.lexsort((step[rows], number))
+    same = (step[rows][order][1:] == step[rows][order][:-1]) & (number[order][1:] == number[order][:-1])
+    at = int(same.argmax())
+    return (int(rows[order[at]]), int(rows[order[at + 1]])) if same.any() else None
 
 
 def _counted(step: NDArray[Any] | None, rows: NDArray[np.int64], number: NDArray[np.int64]) -> bool:
@@ -233,6 +272,15 @@ def _may_be_steps(schema: Any, name: str) -> bool:
     """The same, or lists of numbers, as in a table with a row for each episode."""
     numbered = name in schema.names and is_list(schema.field(name).type) and is_numeric(schema.field(name).type)
     return numbered or _is_rising_kind(schema, name)
+
+
+def _is_text(schema: Any, name: str) -> bool:
+    """Whether a column of this name holds texts."""
+    from pyarrow import types
+
+    kind = schema.field(name).type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind)
 
 
 def _is_rising_kind(schema: Any, name: str) -> bool:

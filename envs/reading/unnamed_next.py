@@ -1,6 +1,7 @@
 """Next observations in columns of unknown names: found by their numbers, and used as proof of the rows' order."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def check_next(where: str, name: str, seen: Any, after: NDArray[Any], ended: NDA
     usual, is_usual = int(distances[counts.argmax()]), 2 * int(counts.max()) > len(seen)
     if is_usual and usual != 1:
         return []  # the same observations, or earlier ones
-    said = f"--columns next_observations={name}"
+    said = f"--columns {shlex.quote(f'next_observations={name}')}"
     otherwise = "--columns next_observations=none if these are none"
     if not is_usual:
         raise DataError(
