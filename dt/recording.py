@@ -17,7 +17,7 @@ from envs.datasets.dataset import Dataset
 from envs.datasets.in_memory import from_episodes
 from envs.errors import EnvError
 from envs.simulate.environments import Environments
-from envs.simulate.local import EnvInfo
+from envs.simulate.local_env import EnvInfo
 from envs.simulate.rollout import EpisodeRequest, PlayedEpisode, Policy, RandomPolicy, rollout
 from envs.simulate.scores import Reference, reference_in
 from envs.simulate.spec import EnvironmentSpec

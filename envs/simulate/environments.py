@@ -7,7 +7,7 @@ import gymnasium
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
-from envs.simulate.local import EnvInfo, LocalEnv, Step
+from envs.simulate.local_env import EnvInfo, LocalEnv, Step
 
 
 class Environments:
@@ -102,6 +102,6 @@ class Environments:
 
 
 def _in_a_process(make: Callable[[], gymnasium.Env[Any, Any]], timeout: float) -> Any:
-    from envs.simulate.processes import ProcessEnv  # what it needs takes a while to import, and few need it
+    from envs.simulate.process_env import ProcessEnv  # what it needs takes a while to import, and few need it
 
     return ProcessEnv(make, timeout)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from envs.errors import EnvError
-from envs.simulate.local import raised
+from envs.simulate.local_env import raised
 
 imported: list[str] = []
 """Modules of the user's that registered environments; another process imports them too."""

@@ -10,7 +10,7 @@ import gymnasium
 
 from envs.errors import EnvError
 from envs.simulate.environments import Environments
-from envs.simulate.local import Step
+from envs.simulate.local_env import Step
 from envs.spaces import to_leaves
 
 MOST_STEPS = 100

@@ -9,7 +9,7 @@ from gymnasium.spaces import Space
 
 from envs.errors import CannotActError, EnvError
 from envs.simulate.environments import Environments
-from envs.simulate.local import Step
+from envs.simulate.local_env import Step
 
 
 class Policy(Protocol):
@@ -67,7 +67,7 @@ class PlayedEpisode:
 
     @property
     def total_return(self) -> float:
-        """Sum of the rewards, in the order they came (Python's own sum is another from 3.12 on)."""
+        """Sum of the rewards, in order; since Python 3.12 `sum` compensates rounding and gives other bits."""
         total = 0.0
         for reward in self.rewards:
             total += reward
@@ -79,7 +79,7 @@ class PlayedEpisode:
         return len(self.rewards)
 
 
-LARGEST_RETURN = 1e150
+MAX_EPISODE_RETURN = 1e150
 """An episode with a larger return fails: its square, needed for a standard deviation, is not a float64."""
 
 
@@ -140,12 +140,12 @@ def rollout(
         EnvError: an environment failed, without `on_failure`.
         CannotActError: the policy cannot act, without `on_failure`.
     """
-    callbacks = Callbacks(on_reset, on_step, on_episode, on_failure, stop)
-    return Rollout(environments, policy, requests, callbacks, keep_trajectories).run()
+    hooks = RolloutHooks(on_reset, on_step, on_episode, on_failure, stop)
+    return Rollout(environments, policy, requests, hooks, keep_trajectories).run()
 
 
 @dataclass(frozen=True)
-class Callbacks:
+class RolloutHooks:
     """What `rollout` calls, each described there."""
 
     on_reset: Callable[[int, PlayedEpisode], None] | None
@@ -163,11 +163,11 @@ class Rollout:
         environments: Environments,
         policy: Policy,
         requests: Sequence[EpisodeRequest],
-        callbacks: Callbacks,
+        hooks: RolloutHooks,
         keep_trajectories: bool,
     ):
         self._environments, self._policy = environments, policy
-        self._callbacks, self._keep_trajectories = callbacks, keep_trajectories
+        self._hooks, self._keep_trajectories = hooks, keep_trajectories
         self._episodes = [PlayedEpisode(request) for request in requests]
         self._waiting = iter(self._episodes)
         self._playing: dict[int, PlayedEpisode] = {}  # by environment, as are the next two
@@ -176,13 +176,13 @@ class Rollout:
 
     def run(self) -> list[PlayedEpisode]:
         """Play all episodes to their ends, or until they are stopped."""
-        stop = self._callbacks.stop
+        stop = self._hooks.stop
         self._start_episodes(list(range(len(self._environments))))
         while self._playing and not (stop is not None and stop()):
             try:
                 idle = self._step_all(self._policy.choose(self._observations, self._infos))
             except CannotActError as error:
-                idle = self._fail_all(error)
+                idle = self._fail_refused(error)
             for env in idle:
                 del self._playing[env], self._observations[env], self._infos[env]
             self._start_episodes(idle)
@@ -206,8 +206,8 @@ class Rollout:
         self._playing[env] = episode
         if self._keep_trajectories:
             episode.observations.append(copy.deepcopy(observation))
-        if self._callbacks.on_reset:
-            self._callbacks.on_reset(env, episode)
+        if self._hooks.on_reset:
+            self._hooks.on_reset(env, episode)
 
     def _step_all(self, actions: Mapping[int, Any]) -> list[int]:
         """Take one step in each environment; returns the environments where an episode is over."""
@@ -225,23 +225,24 @@ class Rollout:
         self._policy.receive(env, step.reward)
         self._observations[env], self._infos[env] = step.observation, step.info
         episode.rewards.append(step.reward)
-        if abs(step.reward) > LARGEST_RETURN / 1e10 and abs(episode.total_return) > LARGEST_RETURN:
+        # The sum is only taken where one reward is large enough to matter.
+        if abs(step.reward) > MAX_EPISODE_RETURN / 1e10 and abs(episode.total_return) > MAX_EPISODE_RETURN:
             where = f"environment {env}, seed {episode.request.seed}, step {episode.length}"
-            self._fail(episode, EnvError(f"{where}: return {episode.total_return:.3g}, past {LARGEST_RETURN:g}"))
+            self._fail(episode, EnvError(f"{where}: return {episode.total_return:.3g}, past {MAX_EPISODE_RETURN:g}"))
             return True
         episode.terminated, episode.truncated = step.terminated, step.truncated
         if self._keep_trajectories:
             episode.observations.append(copy.deepcopy(step.observation))  # some environments reuse it
-        if self._callbacks.on_step:
-            self._callbacks.on_step(env, episode)
+        if self._hooks.on_step:
+            self._hooks.on_step(env, episode)
         over = step.terminated or step.truncated
-        if over and self._callbacks.on_episode:
-            self._callbacks.on_episode(episode)
+        if over and self._hooks.on_episode:
+            self._hooks.on_episode(episode)
         return over
 
-    def _fail_all(self, error: CannotActError) -> list[int]:
+    def _fail_refused(self, error: CannotActError) -> list[int]:
         """Fail the episodes in which the policy cannot act; returns their environments."""
-        if self._callbacks.on_failure is None or not error.reasons:
+        if self._hooks.on_failure is None or not error.reasons:
             raise error
         for env, reason in error.reasons.items():
             episode = self._playing[env]
@@ -250,6 +251,6 @@ class Rollout:
 
     def _fail(self, episode: PlayedEpisode, failure: EnvError) -> None:
         episode.failure = failure
-        if self._callbacks.on_failure is None:
+        if self._hooks.on_failure is None:
             raise failure
-        self._callbacks.on_failure(episode)
+        self._hooks.on_failure(episode)

@@ -14,7 +14,7 @@ from gymnasium.spaces import Space
 
 from envs.errors import EnvError, MissingEnvError
 from envs.simulate import importing
-from envs.simulate.local import EnvInfo, LocalEnv, raised
+from envs.simulate.local_env import EnvInfo, LocalEnv, raised
 from envs.simulate.wrappers import RecordedWrapper, effective
 from envs.spaces import printable, pruned, reason, same_space, without
 

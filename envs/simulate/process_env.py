@@ -1,4 +1,4 @@
-"""An environment in a process of its own, for those that are slow, crash or hang: each request has a deadline."""
+"""One environment in its own process, with a deadline for each request; `Environments` uses it with `env_timeout`."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ import gymnasium
 
 import envs
 from envs.errors import EnvError
-from envs.simulate.local import LocalEnv, raised
+from envs.simulate.local_env import LocalEnv, raised
 
 STARTING_SECONDS = 60.0
 """What a new process may take to import and make its environment, before the timeout of its first command counts."""
@@ -32,7 +32,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "envs.simulate.processes"])
+    context.set_forkserver_preload(["__main__", "envs.simulate.process_env"])
     return context
 
 

@@ -1,4 +1,7 @@
-"""One environment in this process: every answer is checked, and every failure is an `EnvError`."""
+"""One environment in this process: every answer is checked, and every failure is an `EnvError`.
+
+`Environments` uses it unless `env_timeout` is given.
+"""
 
 import copy
 import math
@@ -42,7 +45,7 @@ class EnvInfo:
 class LocalEnv:
     """One environment in this process. After a failure it is given up, and made again at its next reset.
 
-    send, then recv: an environment in a process of its own (`envs.simulate.processes`) works between the two. Each
+    send, then recv: an environment in a process of its own (`envs.simulate.process_env`) works between the two. Each
     failure is an `EnvError` that says what went wrong; `Environments` adds where.
     """
 
