@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PAD, BEGIN, END = "<pad>", "<begin>", "<end>"
 """Tokens of the translator's vocabulary that are no text; they have the ids 0, 1 and 2."""
 
+TRAINING_SHARE = 0.9
+"""Share of one long text that is trained on; the rest is for validation."""
+
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, also gzipped (`.gz`), with `\\n` at the end of its lines (see `with_line_feeds`).
@@ -164,7 +167,7 @@ class TextCorpus:
         self, text: str, tokenizer: "Tokenizer", context_length: int, device: torch.device, unit: str = "tokens"
     ):
         tokens = torch.tensor(encode(tokenizer, text), device=device)
-        cut = int(0.9 * len(tokens))
+        cut = int(TRAINING_SHARE * len(tokens))
         self.train, self.validation, self.context_length = tokens[:cut], tokens[cut:], context_length
         if len(self.train) <= context_length or len(self.validation) < 2:
             raise TextError(f"a text of {len(tokens)} {unit} is too short for context_length {context_length}")

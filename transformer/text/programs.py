@@ -25,6 +25,7 @@ from transformer.runs.record import begun_by_this_launch
 from transformer.runs.setup import pick_device
 from transformer.runs.training import Trainer
 from transformer.text.corpora import (
+    TRAINING_SHARE,
     PairBatch,
     TextCorpus,
     character_tokenizer,
@@ -42,15 +43,18 @@ from transformer.text.training import (
     mean_loss,
     new_model,
     next_token_loss,
+    settle_device_settings,
+    settle_new_threads,
     train_run,
-    with_precision,
-    with_threads,
 )
 from transformer.text.translating import bleu, pair_corpus, translate
 from transformer.translation import EncoderDecoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+VALIDATION_ROWS = 64
+"""Windows or pairs of the validation text that are evaluated at once, if nothing else is said."""
 
 
 def train_characters(
@@ -74,16 +78,17 @@ def train_characters(
     """
     text, device = read_text(file), pick_device(config.training.device)
     resume = begun_by_this_launch(folder) or resume
-    config = with_precision(config, device, folder, resume)
+    config = settle_device_settings(config, device, folder, resume)
     if not text:
         raise TextError(f"{file}: no text in it")
     tokenizer = character_tokenizer(text)
     corpus = TextCorpus(text, tokenizer, config.model.context_length, device, "characters")
     model = new_model(LanguageModel, config, tokenizer.get_vocab_size(), device)
-    config = with_threads(config, model, resume)
+    config = settle_new_threads(config, model, resume)
     document = describe("characters", config, tokenizer, fingerprint(text))
     return train_run(
-        _language_trainer(model, corpus, tokenizer, config.training, folder, document, 64, callbacks), resume
+        _language_trainer(model, corpus, tokenizer, config.training, folder, document, VALIDATION_ROWS, callbacks),
+        resume,
     )
 
 
@@ -113,14 +118,21 @@ def train_subwords(
     resume = begun_by_this_launch(folder) or resume
     if start is not None:
         check_fits(config, start)
-    config = with_precision(config, device, folder, resume)
+    config = settle_device_settings(config, device, folder, resume)
     if not text:
         raise TextError(f"{file}: no text in it")
-    before = _subwords_before(folder, config, start) if resume else None
-    tokenizer = (
-        known_tokenizer(before["tokenizer"], f"{folder}/run.json") if before else _vocabulary(text, config, start)
-    )
-    if start is None and before is None:
+    if resume:
+        previous_document = _previous_document(folder, config, start)
+        started_from = previous_document.get("started_from")
+        tokenizer = known_tokenizer(previous_document["tokenizer"], f"{folder}/run.json")
+    elif start is not None:
+        started_from = str(start)
+        tokenizer = load_vocabulary(start)
+        check_covers(tokenizer, text, start)
+    else:
+        started_from = None
+        learned_text = text[: int(TRAINING_SHARE * len(text))]
+        tokenizer = subword_tokenizer([learned_text], config.vocabulary_size, (), add_prefix_space=False)
         config = replace(config, vocabulary_size=tokenizer.get_vocab_size())
     check_vocabulary(tokenizer, config.vocabulary_size, start or folder)
     corpus = TextCorpus(text, tokenizer, config.model.context_length, device)
@@ -128,27 +140,18 @@ def train_subwords(
         model = load_start(start, config).to(device)
     else:
         model = new_model(LanguageModel, config, config.vocabulary_size, device)
-    config = with_threads(config, model, resume)
+    config = settle_new_threads(config, model, resume)
     document = describe("subwords", config, tokenizer, fingerprint(text))
-    document["started_from"] = before.get("started_from") if before else start and str(start)
+    document["started_from"] = started_from
     rows = config.training.batch_size
     trainer = _language_trainer(model, corpus, tokenizer, config.training, folder, document, rows, callbacks)
     if start is not None and not resume:
         loss = distributed.on_first_rank(lambda: mean_loss(trainer.loss, corpus.validation_windows(rows)))
-        distributed.tell(f"before        loss {loss:.4f} on the validation text")
+        distributed.tell_once(f"before        loss {loss:.4f} on the validation text")
     return train_run(trainer, resume)
 
 
-def _vocabulary(text: str, config: SubwordsConfig, start: Path | None) -> "Tokenizer":
-    """The tokenizer of a new run: that of the folder it starts from, or one that is learned from the training text."""
-    if start is None:
-        return subword_tokenizer([text[: int(0.9 * len(text))]], config.vocabulary_size, (), add_prefix_space=False)
-    tokenizer = load_vocabulary(start)
-    check_covers(tokenizer, text, start)
-    return tokenizer
-
-
-def _subwords_before(folder: Path, config: SubwordsConfig, start: Path | None) -> dict[str, Any]:
+def _previous_document(folder: Path, config: SubwordsConfig, start: Path | None) -> dict[str, Any]:
     """The run.json of a run to resume; refused where it would begin with other weights or another vocabulary."""
     document: dict[str, Any] = read_json(folder / "run.json", TextDocument)
     size = document["config"].get("vocabulary_size")
@@ -218,13 +221,14 @@ def train_translator(
     """
     import sacrebleu  # noqa: F401 (missing now is better than missing at the first score)
 
-    device, resume = pick_device(config.training.device), begun_by_this_launch(folder) or resume
-    config = with_precision(config, device, folder, resume)
+    device = pick_device(config.training.device)
+    resume = begun_by_this_launch(folder) or resume
+    config = settle_device_settings(config, device, folder, resume)
     _check_last_batch(len(pairs), config.training.batch_size)
     sentences = [sentence for pair in pairs for sentence in pair]
     tokenizer = subword_tokenizer(sentences, config.vocabulary_size)
     model = new_model(EncoderDecoder, config, tokenizer.get_vocab_size(), device)
-    config = with_threads(config, model, resume)
+    config = settle_new_threads(config, model, resume)
     training = config.training
     corpus = pair_corpus(pairs, tokenizer, model, "training pair")
     held_out = pair_corpus(validation, tokenizer, model, "validation pair")
@@ -238,7 +242,8 @@ def train_translator(
         shown = [f"{s}\n  {t}\n  ({r})" for (s, r), t in zip(validation[:20], translations, strict=False)]
         keep_sample(folder, step, "\n".join(shown))
         score, _ = bleu(translations, [target for _, target in validation])
-        batches = [held_out.gather(held_out.pairs[i : i + 64]) for i in range(0, len(validation), 64)]
+        starts = range(0, len(validation), VALIDATION_ROWS)
+        batches = [held_out.gather(held_out.pairs[i : i + VALIDATION_ROWS]) for i in starts]
         return {"score": score, "validation_loss": mean_loss(lambda batch: loss(batch, 0.0), batches)}
 
     trainer = Trainer(

@@ -50,15 +50,15 @@ def mean_loss(loss: Callable[[Any], Loss], batches: Sequence[Any]) -> float:
     return math.fsum(s.item() for s in sums) / sum(int(c) for c in counts)
 
 
-def with_precision(config: C, device: torch.device, folder: Path, resume: bool) -> C:
-    """The configuration with its precision settled, and its threads as the run to resume has them."""
+def settle_device_settings(config: C, device: torch.device, folder: Path, resume: bool) -> C:
+    """The configuration with its precision settled, and, of a run to resume, its number of threads."""
     before = read_config(folder, type(config)).training if resume else None
     training = settle_precision(config.training, device, before)
     return replace(config, training=keep_threads(training, before) if before else training)
 
 
-def with_threads(config: C, model: Any, resume: bool) -> C:
-    """The configuration of a new run with its number of threads settled."""
+def settle_new_threads(config: C, model: Any, resume: bool) -> C:
+    """The configuration with its number of threads settled, unless `settle_device_settings` kept a resumed run's."""
     return config if resume else replace(config, training=settle_threads(config.training, model))
 
 
