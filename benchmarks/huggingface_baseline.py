@@ -40,7 +40,8 @@ from envs.errors import DataError
 from envs.spaces import ROOT
 from transformer.config import TrainingConfig
 from transformer.files import write_json
-from transformer.runs.setup import learning_rate_at, pick_device, step_seed
+from transformer.runs.schedule import learning_rate_at, step_seed
+from transformer.runs.setup import pick_device
 
 RECIPES = {"paper": paper_hopper, "ours": Config}
 """Where training and return scale come from: the paper, the same for its three robots, or our defaults."""
@@ -64,7 +65,7 @@ class Baseline(nn.Module):
             state_dim=states.shape[1],
             act_dim=bounds[0].size,
             hidden_size=config.width,
-            max_ep_len=table_rows(config, dataset),
+            max_ep_len=table_rows(config, dataset, dataset.environment),
             action_tanh=bool((np.abs(bounds) <= 1).all()),  # a tanh reaches no further
             n_layer=config.num_layers,
             n_head=config.num_heads,

@@ -27,7 +27,8 @@ from transformer.errors import CheckpointError, ConfigError, NonFiniteError
 from transformer.files import read_json
 from transformer.runs.checkpoint import checkpoints, step_of
 from transformer.runs.log import CLOCK_FIELDS
-from transformer.runs.setup import learning_rate_at, multiplies_bf16, settle_precision, step_seed
+from transformer.runs.schedule import learning_rate_at, step_seed
+from transformer.runs.setup import multiplies_bf16, settle_precision
 from transformer.runs.training import Trainer
 from transformer.weights import read_tensors
 
@@ -561,7 +562,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(payday, tmp_path, monkey
     config = replace(config, model=replace(config.model, dropout=0.0))
     found = {}
     for windows in (50, 16):
-        monkeypatch.setattr("dt.data.CACHED_WINDOWS", windows)
+        monkeypatch.setattr("dt.data.WINDOWS_PER_SLICE", windows)
         trainer = prepare(payday, config, tmp_path / "run")
         trainer.model.double()
         parts = trainer.slices(trainer.batch_at(0))

@@ -15,9 +15,7 @@ from transformer.errors import CheckpointError
 from transformer.runs.checkpoint import folder_of
 from transformer.runs.console import tell
 from transformer.runs.record import check_same_recipe, newest_state
-from transformer.runs.setup import (
-    learning_rate_at,
-)
+from transformer.runs.schedule import learning_rate_at
 from transformer.runs.training import Trainer
 from transformer.weights import read_tensors
 
@@ -80,7 +78,8 @@ class PreviousRun:
 
         new: the run.json that the training would write.
         """
-        was, now = self.document["dataset"], new["dataset"]
+        was = self.document["dataset"]
+        now = new["dataset"]
         for before, after in zip(was.get("parts", ()), now["parts"], strict=False):
             for name in ("name", "fingerprint", "fraction"):
                 if before[name] != after[name]:

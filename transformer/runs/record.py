@@ -30,7 +30,7 @@ from transformer.runs.outputs import check_folder
 from transformer.runs.progress import Progress
 
 
-class State(TypedDict):
+class CheckpointState(TypedDict):
     """What a checkpoint's state.json holds, apart from its tensors."""
 
     step: int
@@ -98,10 +98,16 @@ class RunRecord:
     """
 
     def __init__(self, folder: Path, document: dict[str, Any], keep_checkpoints: int, callbacks: Callbacks):
-        self.folder, self.document, self._keep_checkpoints = folder, document, keep_checkpoints
+        self.folder = folder
+        self.document = document
+        self._keep_checkpoints = keep_checkpoints
         self.callbacks = callbacks
         self.loss_sum, self.loss_steps = 0.0, 0  # since the last line of the log
         self.best: Best | None = None  # step and score of the best evaluation
+        self._log: RunLog  # this and the next three are set by `open`
+        self._bar: Progress
+        self._clock: float
+        self._clock_step: int
 
     def create(self) -> None:
         """Make the folder; refused where a run, or anything else, already is."""
@@ -125,17 +131,21 @@ class RunRecord:
         Raises:
             CheckpointError: the state is not this checkpoint's, or the run is past its last step.
         """
-        state: State = read_json(checkpoint / "state.json", State)
+        state: CheckpointState = read_json(checkpoint / "state.json", CheckpointState)
         if state["step"] != step_of(checkpoint) or not 0 <= state["loss_steps"] <= state["step"]:
             raise CheckpointError(f"{checkpoint}/state.json: not the state of a run at step {step_of(checkpoint)}")
         if state["step"] > last_step:
             raise CheckpointError(f"{self.folder}: is at step {state['step']} already, steps {last_step} is less")
-        self.best = self._if_still_there(state["best"])
+        self.best = self._verified_best(state["best"])
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
         return state["step"]
 
-    def _if_still_there(self, best: Best | None) -> Best | None:
-        """The best so far. Without its checkpoint it is forgotten; a damaged one is its owner's to decide about."""
+    def _verified_best(self, best: Best | None) -> Best | None:
+        """The best so far; None if its checkpoint is gone.
+
+        Raises:
+            CheckpointError: its checkpoint is damaged.
+        """
         if best is None:
             return None
         checkpoint = folder_of(self.folder, best["step"])
@@ -168,7 +178,8 @@ class RunRecord:
 
     def _open(self, step: int) -> None:
         clear_leftovers(self.folder)
-        write_json(self.folder / "run.json", self.document)  # what a resumed run may change, it has changed from here
+        # A resumed run may have changed some settings; run.json shows the new ones from here on.
+        write_json(self.folder / "run.json", self.document)
         self._name_best()
         self._log = RunLog(self.folder, step)
 

@@ -1,6 +1,5 @@
-"""What a run is trained with: device, precision, threads, compiler, seeds and the schedule of the learning rate."""
+"""What a run is trained with: device, precision, threads and compiler."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -126,21 +125,6 @@ def explain_compiler_error() -> Iterator[None]:
         raise CompilerError(
             f"compile: torch cannot compile here ({why.strip()}); --no-compile trains without"
         ) from error
-
-
-def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Learning rate of step 0, 1, ...: a linear warm-up, then constant, or a cosine down to a tenth at the last."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.schedule == "constant" or step < config.warmup_steps:
-        return config.learning_rate * warmup
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-def step_seed(seed: int, step: int, process: int = 0) -> int:
-    """A seed for torch that is far from its neighbours' for every (seed, step, process)."""
-    mixed = (seed * 0x9E3779B97F4A7C15) ^ ((step + 1) * 0xD1B54A32D192ED03) ^ (process * 0xA0761D6478BD642F)
-    return mixed & 0x7FFF_FFFF_FFFF_FFFF
 
 
 @contextmanager

@@ -27,7 +27,8 @@ from transformer.runs.callbacks import Callback, Callbacks
 from transformer.runs.checkpoint import folder_of
 from transformer.runs.progress import progress
 from transformer.runs.record import RunRecord
-from transformer.runs.setup import compiled, explain_compiler_error, explain_out_of_memory, learning_rate_at, step_seed
+from transformer.runs.schedule import learning_rate_at, step_seed
+from transformer.runs.setup import compiled, explain_compiler_error, explain_out_of_memory
 from transformer.runs.signals import stop_signals
 from transformer.weights import read_tensors
 
@@ -71,11 +72,17 @@ class Trainer:
                 f"batch_size {config.batch_size} leaves some of {distributed.world_size()} processes without any"
             )
         distributed.check_same(document)
-        loss, self.device = loss or model, next(model.parameters()).device
-        loss = compiled(loss, self.device) if config.compile else loss
-        self.model, self.loss, self.batch_at = model, distributed.average_gradients(model, loss), batch_at
-        self.config, self.record = config, RunRecord(run, document, config.keep_checkpoints, self.callbacks)
-        self.evaluate, self.describe = evaluate, describe
+        self.config = config
+        self.device = next(model.parameters()).device
+        loss = loss or model
+        if config.compile:
+            loss = compiled(loss, self.device)
+        self.model = model
+        self.loss = distributed.average_gradients(model, loss)
+        self.batch_at = batch_at
+        self.record = RunRecord(run, document, config.keep_checkpoints, self.callbacks)
+        self.evaluate = evaluate
+        self.describe = describe
         self.slices = slices if slices is not None and distributed.world_size() == 1 else lambda batch: [batch]
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -142,8 +149,16 @@ class Trainer:
                     raise Stopped(stop, self.step)
 
     def _stop_asked_for(self, signals: Sequence[int]) -> int:
-        """What asks for a stop, 0 for nothing: a signal or a callback of one process stops all after the same step."""
-        return distributed.all_max(signals[0] if signals else STOP_BY_CALLBACK * self.callbacks.stop)
+        """What asks for a stop: a signal's number, `STOP_BY_CALLBACK`, or 0 for nothing.
+
+        A signal or a callback of one process stops all processes after the same step.
+        """
+        asked = 0
+        if signals:
+            asked = signals[0]
+        elif self.callbacks.stop:
+            asked = STOP_BY_CALLBACK
+        return distributed.all_max(asked)
 
     def _stop_uncompiled(self, signal_number: int) -> None:
         """Stop where the next step was not compiled. Step 0 needs no checkpoint: a run without one begins there."""
@@ -242,8 +257,13 @@ class Trainer:
 def _read_like(expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint; `CheckpointError` unless they have names, shapes and types of these."""
     found = read_tensors(path)
-    like, there = ({name: (*x.shape, x.dtype) for name, x in tensors.items()} for tensors in (expected, found))
+    like, there = _signature(expected), _signature(found)
     for name in sorted(like.keys() | there.keys()):
         if like.get(name) != there.get(name):
             raise CheckpointError(f"{path}: {name} is {there.get(name)}, expected {like.get(name)}")
     return found
+
+
+def _signature(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    """Shape and type of each tensor, by its name."""
+    return {name: (*tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
