@@ -40,7 +40,7 @@ from benchmarks.huggingface_baseline import Baseline, HuggingFacePolicy, left_pa
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import Batch, TrajectoryDataset
 from dt.learning.build import build_model, table_rows
-from dt.learning.many import Stack
+from dt.learning.train_many import StackedTrainers
 from dt.learning.training import prepare
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
@@ -302,7 +302,7 @@ class D3rlpy(nn.Module):
             dataset.actions[ROOT].shape[1],
             VectorEncoderFactory([config.width], exclude_last_activation=True),  # one linear map; theirs is 256 wide
             num_heads=config.num_heads,
-            max_timestep=table_rows(config, dataset),
+            max_timestep=table_rows(config, dataset, dataset.environment),
             num_layers=config.num_layers,
             context_size=config.context_length,
             **dict.fromkeys(("attn_dropout", "resid_dropout", "embed_dropout"), config.dropout),
@@ -348,7 +348,7 @@ def runs_to_train(
 def many_runs(conditioning: str, num_runs: int, batch_size: int, **shape: int) -> tuple[Work, Work]:
     """A step of every run: stacked, and one by one."""
     alone = runs_to_train(conditioning, num_runs, batch_size, **shape)
-    stack = Stack(runs_to_train(conditioning, num_runs, batch_size, **shape))
+    stack = StackedTrainers(runs_to_train(conditioning, num_runs, batch_size, **shape))
 
     def together() -> int:
         stack._one_step()
@@ -384,7 +384,7 @@ def many_token() -> tuple[Work, Work]:
 
 def stacked(num_runs: int, device: torch.device, steps: int = 50) -> tuple[Work, Work]:
     """So many steps of runs of the paper's size at once, and as many of theirs, both in the device's best precision."""
-    stack = Stack(runs_to_train("token", num_runs, 64, device.type))
+    stack = StackedTrainers(runs_to_train("token", num_runs, 64, device.type))
     dataset, _, theirs = decision_models("token")
     data, config = TrajectoryDataset(dataset, 20, device), replace(stack.config, steps=steps)
     theirs.to(device)

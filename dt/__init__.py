@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dt.data import Batch, TrajectoryDataset
     from dt.errors import PolicyError
     from dt.evaluation import TargetResult, evaluate
-    from dt.learning.many import train_many
     from dt.learning.run import Run, load_run
+    from dt.learning.train_many import train_many
     from dt.learning.training import train
     from dt.model import DecisionTransformer
     from dt.policy import ReturnConditionedPolicy
@@ -43,7 +43,7 @@ _HOMES = {
     "TargetResult": "dt.evaluation",
     "evaluate": "dt.evaluation",
     "import_huggingface": "dt.sharing.huggingface",
-    "train_many": "dt.learning.many",
+    "train_many": "dt.learning.train_many",
     "DecisionTransformer": "dt.model",
     "PolicyError": "dt.errors",
     "ReturnConditionedPolicy": "dt.policy",

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dt.asking.calibrate import calibrate, drop_calibrations
 from dt.cli import main
 from dt.data import Batches
-from dt.learning import many
-from dt.learning.many import Stack, train_many
+from dt.learning import train_many as many
 from dt.learning.run import load_run
+from dt.learning.train_many import StackedTrainers, train_many
 from dt.learning.training import prepare, train
 from envs.datasets.writer import write_minari
 from envs.space_json import space_to_json
@@ -26,7 +26,7 @@ from transformer.attention import Dropout
 from transformer.errors import CheckpointError, ConfigError, MemoryExhaustedError, NonFiniteError, Stopped
 from transformer.files import read_json
 from transformer.runs.checkpoint import checkpoints, step_of
-from transformer.runs.setup import learning_rate_at, step_seed
+from transformer.runs.schedule import learning_rate_at, step_seed
 
 
 def without_dropout(conditioning="single", **training):
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_all_runs(payday, richer, tmp_pat
 
 def test_a_signal_leaves_a_checkpoint_of_each_run(payday, tmp_path):
     config = small(log_every=100, checkpoint_every=100)
-    stack = Stack(begun([payday, replace(payday, name="payday/again-v0")], config, tmp_path))
+    stack = StackedTrainers(begun([payday, replace(payday, name="payday/again-v0")], config, tmp_path))
 
     class Interrupted(Batches):
         def starts(self, step):
@@ -171,7 +171,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 def test_no_step_waits_for_the_device(payday, richer, tmp_path):
-    stack = Stack(begun([payday, richer], small(), tmp_path))
+    stack = StackedTrainers(begun([payday, richer], small(), tmp_path))
     with NoWaiting():
         stack._one_step()
     with NoWaiting(), pytest.raises(AssertionError, match="a number is read"):
@@ -181,7 +181,7 @@ def test_no_step_waits_for_the_device(payday, richer, tmp_path):
 def test_an_update_knows_only_what_the_device_holds(payday, richer, tmp_path, monkeypatch):
     """What a recorded graph would replay: given the windows' starts, the rate and the seed, it is the same step."""
     datasets, config = [payday, richer], small(warmup_steps=4, schedule="cosine")
-    plain, told = (Stack(begun(datasets, config, tmp_path / name)) for name in ("plain", "told"))
+    plain, told = (StackedTrainers(begun(datasets, config, tmp_path / name)) for name in ("plain", "told"))
     for stack in (plain, told):
         stack._one_step()
         stack.step += 1
@@ -207,7 +207,7 @@ def test_an_update_knows_only_what_the_device_holds(payday, richer, tmp_path, mo
 
 def test_recording_an_update_changes_nothing(payday, richer, tmp_path, monkeypatch):
     """All but the graph itself, on the CPU: what stands in for CUDA lets the updates run that are to be recorded."""
-    stack = Stack(begun([payday, richer], small(), tmp_path))
+    stack = StackedTrainers(begun([payday, richer], small(), tmp_path))
     stack._one_step()
     stack.step += 1
     stack._tell_trainers(log=False, score=False, save=False)  # which reads and clears the losses, as at a new start
@@ -241,7 +241,7 @@ def test_recording_an_update_changes_nothing(payday, richer, tmp_path, monkeypat
 @pytest.mark.parametrize("conditioning", ["token", "decoupled", "single"])
 def test_the_graph_is_the_step(payday, richer, tmp_path, conditioning):
     config = without_dropout(conditioning, device="cuda", evaluate_every=0)
-    graph, plain = (Stack(begun([payday, richer], config, tmp_path / name)) for name in ("graph", "plain"))
+    graph, plain = (StackedTrainers(begun([payday, richer], config, tmp_path / name)) for name in ("graph", "plain"))
     plain._run = plain._update
     for stack in (graph, plain):
         for _ in range(5):
@@ -254,7 +254,7 @@ def test_the_graph_is_the_step(payday, richer, tmp_path, conditioning):
 
 
 def test_too_little_memory_says_what_to_lower(payday, tmp_path, monkeypatch):
-    stack = Stack(begun([payday], small(), tmp_path))
+    stack = StackedTrainers(begun([payday], small(), tmp_path))
     monkeypatch.setattr(stack.batches[0].data, "gather", lambda starts: torch.empty(2**60))
     with pytest.raises(MemoryExhaustedError, match="step 0: out of memory; train fewer runs at once than 1, or lower"):
         stack.train(None)
@@ -262,7 +262,7 @@ def test_too_little_memory_says_what_to_lower(payday, tmp_path, monkeypatch):
 
 def test_one_run_that_is_not_finite_stops_all_before_the_update(payday, richer, tmp_path, monkeypatch):
     config = small(log_every=4, checkpoint_every=100)
-    stack, after = Stack(begun([payday, richer], config, tmp_path)), []
+    stack, after = StackedTrainers(begun([payday, richer], config, tmp_path)), []
     trainers, data = stack.trainers, stack.batches[1].data
     gather = data.gather
 

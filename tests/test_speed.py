@@ -64,7 +64,7 @@ def test_a_peer_that_is_not_installed_is_said(monkeypatch):
 
 def test_the_rows_of_a_gpu_do_their_work_on_another_device_too(monkeypatch):
     steps = []
-    monkeypatch.setattr(speed.Stack, "_update", lambda stack: steps.append(stack.starts.clone()))
+    monkeypatch.setattr(speed.StackedTrainers, "_update", lambda stack: steps.append(stack.starts.clone()))
     monkeypatch.setattr(speed, "train", lambda *rest: steps.append(rest[2].steps))
     ours, theirs = speed.stacked(2, torch.device("cpu"), steps=3)
     assert (ours(), theirs()) == (6, 3)

@@ -46,7 +46,7 @@ def _datasets(options: TrainMany) -> tuple[list[Dataset], EnvironmentSpec | None
 def _train(options: TrainMany, datasets: Sequence[Dataset], environment: EnvironmentSpec | None) -> None:
     """`dt train-many`: runs side by side, then what the seeds of each dataset earn together."""
     from dt.evaluation import check_failures
-    from dt.learning.many import train_many
+    from dt.learning.train_many import train_many
 
     folders, done = train_many(
         datasets, options.config, options.seeds, options.output, environment=environment, minutes=options.minutes

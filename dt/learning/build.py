@@ -1,7 +1,5 @@
 """A new model for a dataset: its sizes, and what limits them."""
 
-from dataclasses import replace
-
 from dt.config import Config, ModelConfig
 from dt.model import DecisionTransformer
 from envs.datasets.dataset import Dataset
@@ -14,7 +12,10 @@ MOST_ROWS = 200_000
 
 
 def build_model(dataset: Dataset, config: Config, environment: EnvironmentSpec | None) -> DecisionTransformer:
-    """A new model for a dataset, its normaliser taken from the data; weights from torch's present seed."""
+    """A new model for a dataset, with a normaliser from the data and weights from torch's present seed.
+
+    `dt train` takes the same steps one by one, with checks between them: see `dt.learning.training.prepare`.
+    """
     rows = timestep_rows(dataset, config, environment)
     model = DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
     model.fit(dataset)
@@ -27,16 +28,17 @@ def timestep_rows(dataset: Dataset, config: Config, environment: EnvironmentSpec
     Raises:
         ConfigError: fewer than the longest episode has steps, or more than the data can teach.
     """
-    rows, longest = table_rows(config.model, replace(dataset, environment=environment)), int(dataset.lengths.max())
+    rows = table_rows(config.model, dataset, environment)
+    longest = int(dataset.lengths.max())
     if rows < longest:  # only where it was configured
         raise ConfigError(f"max_timesteps {rows} is less than the data's longest episode, {longest} steps")
     _check_tables(dataset, config, rows)
     return rows
 
 
-def table_rows(config: ModelConfig, dataset: Dataset) -> int:
+def table_rows(config: ModelConfig, dataset: Dataset, environment: EnvironmentSpec | None) -> int:
     """Rows that the timestep table needs: the longer of the data's episodes and the environment's limit."""
-    limit = dataset.environment.step_limit if dataset.environment else None
+    limit = environment.step_limit if environment else None
     return config.max_timesteps or max(int(dataset.lengths.max()), limit or 0)
 
 

@@ -16,7 +16,7 @@ from transformer.runs.folder import check_run
 
 
 class PartDocument(TypedDict):
-    """A dataset that a run learned from, as `envs.datasets.dataset.Part`."""
+    """A dataset that a run learned from, as `envs.datasets.dataset.DatasetSource`."""
 
     name: str
     source: str | None

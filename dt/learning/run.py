@@ -13,7 +13,7 @@ from gymnasium.spaces import Space
 from torch import Tensor
 
 from dt.asking.calibrate import policy_of
-from dt.asking.targets import default_targets, percentiles
+from dt.asking.targets import default_targets, percentiles_of
 from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.inspection import oddities
 from dt.learning.description import environment_in, read_description
@@ -102,7 +102,7 @@ def describe_data(dataset: Dataset, model: ModelConfig, learned: Dataset | None 
         "episodes": learned.num_episodes,
         "steps": learned.num_steps,
         "targets": list(default_targets(learned.returns, conditioned=model.uses_returns)),
-        "percentiles": percentiles(learned.returns),
+        "percentiles": percentiles_of(learned.returns),
         "maximum": float(learned.returns.max()),
         "histograms": {"returns": histogram(learned.returns), "lengths": histogram(learned.lengths)},
         "notes": list(oddities(learned)),
@@ -164,10 +164,14 @@ def load_run(
 
 
 def check_model_size(
-    weights: dict[str, Tensor], config: ModelConfig, seen: Space[Any], done: Space[Any], max_timesteps: int
+    weights: dict[str, Tensor],
+    config: ModelConfig,
+    observation_space: Space[Any],
+    action_space: Space[Any],
+    max_timesteps: int,
 ) -> None:
     """Refuse a model of more weights than there are, and a window that no such model needs, before there is one."""
-    leaves = [leaf for space in (seen, done) for leaf in leaf_spaces(space).values()]
+    leaves = [leaf for space in (observation_space, action_space) for leaf in leaf_spaces(space).values()]
     timesteps = max_timesteps if config.positions == "timesteps" else 0
     fewest = config.width * (timesteps + sum(int(choices(leaf)[0].sum()) for leaf in leaves))  # weights of all tables
     there = sum(tensor.numel() for tensor in weights.values())
@@ -176,7 +180,7 @@ def check_model_size(
     rows = [math.prod(leaf.shape or ()) * np.dtype(leaf.dtype).itemsize for leaf in leaves]
     step = config.frame_stack * sum(rows) + 24 * config.width * config.num_layers  # keys and values of three tokens
     check_size(
-        lambda: DecisionTransformer(config, seen, done, max_timesteps),
+        lambda: DecisionTransformer(config, observation_space, action_space, max_timesteps),
         weights,
         config.num_layers,
         config.context_length * step,

@@ -95,12 +95,9 @@ def prepare(
     config = _settle_training(config, previous, device)
     spec = _environment_of(dataset, environment, previous)
     config.check_rewards(dataset.name, dataset.rewards_from)
-    rows = timestep_rows(dataset, config, spec)
-    if previous is not None:
-        previous.check_model(dataset, config, rows)
-    torch.manual_seed(config.training.seed)
-    with explain_out_of_memory("the model", "lower width, num_layers, context_length or max_timesteps"):
-        model = DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
+    # The order matters: sizes are checked before memory is taken, and how many episodes are held out depends on
+    # `is_playable`, which needs a model.
+    model = _new_model(dataset, config, spec, previous)
     if previous is None:
         config = replace(config, training=settle_threads(config.training, model))
     playable = is_playable(spec, model, config.evaluation, required=environment is not None)
@@ -118,10 +115,14 @@ def prepare(
         previous.check_data(document)
     model.to(device)
     batches = Batches.of(learned, config, model.units, model.return_scale.device)
-    known = document["dataset"]
-    targets = resolve(config.evaluation.named_targets or known["targets"], known["percentiles"])
-    validation = None if held_out is None else Validation(model, learned, held_out)
-    scorer = Scorer(model, validation, spec if playable else None, targets, config.evaluation)
+    data_document = document["dataset"]
+    scorer = Scorer(
+        model,
+        validation=None if held_out is None else Validation(model, learned, held_out),
+        environment=spec if playable else None,
+        targets=resolve(config.evaluation.named_targets or data_document["targets"], data_document["percentiles"]),
+        config=config.evaluation,
+    )
     trainer = Trainer(
         model,
         batches,
@@ -136,6 +137,18 @@ def prepare(
     if previous is not None:
         previous.resume(trainer, config, spec)
     return trainer
+
+
+def _new_model(
+    dataset: Dataset, config: Config, environment: EnvironmentSpec | None, previous: PreviousRun | None
+) -> DecisionTransformer:
+    """A model with the initial weights of the run's seed, after the checks that need no model."""
+    rows = timestep_rows(dataset, config, environment)
+    if previous is not None:
+        previous.check_model(dataset, config, rows)
+    torch.manual_seed(config.training.seed)
+    with explain_out_of_memory("the model", "lower width, num_layers, context_length or max_timesteps"):
+        return DecisionTransformer(config.model, dataset.observation_space, dataset.action_space, rows)
 
 
 def _settle_training(config: Config, previous: PreviousRun | None, device: torch.device) -> Config:
@@ -159,9 +172,10 @@ def _settle_data(config: Config, previous: PreviousRun | None, held_out: float) 
     held_out: the default share of held-out episodes; that of balanced windows depends on the model.
     """
     settled = config.data
+    recorded = {} if previous is None else previous.document["config"].get("data", {})
     defaults = {"held_out": held_out, "balanced": BALANCED if config.model.uses_returns else 0.0}
     for name, default in defaults.items():
         if getattr(settled, name) is None:
-            share = default if previous is None else previous.document["config"].get("data", {}).get(name) or 0.0
+            share = default if previous is None else (recorded.get(name) or 0.0)
             settled = replace(settled, **{name: share})
     return replace(config, data=settled)

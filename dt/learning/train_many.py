@@ -29,7 +29,8 @@ from transformer.errors import CheckpointError, ConfigError, NonFiniteError, Sto
 from transformer.runs.checkpoint import check_checkpoint, checkpoints, folder_of, step_of
 from transformer.runs.console import tell
 from transformer.runs.progress import progress
-from transformer.runs.setup import explain_out_of_memory, learning_rate_at, pick_device, step_seed
+from transformer.runs.schedule import learning_rate_at, step_seed
+from transformer.runs.setup import explain_out_of_memory, pick_device
 from transformer.runs.signals import stop_signals
 from transformer.runs.training import Trainer
 
@@ -72,7 +73,7 @@ def train_many(
         )
         for dataset, seed, folder in cells
     ]
-    stack = Stack(trainers)
+    stack = StackedTrainers(trainers)
     for trainer in trainers:
         if not trainer.record.folder.exists():
             trainer.start()
@@ -108,7 +109,7 @@ def _common_step(folders: Sequence[Path]) -> int:
     raise AssertionError("step 0 needs no checkpoint")
 
 
-class Stack:
+class StackedTrainers:
     """Trainers of one shape, stacked: parameters, buffers and moments are tensors of R rows, one a run.
 
     The trainers' own models and optimisers become views of those rows, so they log, save and evaluate as ever. No step
