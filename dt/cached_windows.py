@@ -40,7 +40,7 @@ class CachedWindows:
                 old.lengths[place] = self.model.state_tokens(last[row, 0]) + 1
         # A narrow head's product of a few rows has, on some processors, last bits that depend on the row.
         idle = self.rows - self.restart_rows
-        return self.model.read(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)), guidance)
+        return self.model.apply_heads(F.pad(x, (0, 0, 0, 0, 0, idle)), batch, F.pad(last, (0, 0, 0, idle)), guidance)
 
     def go_on(self, number: int, batch: Batch, guidance: Tensor | None) -> TensorLeaves:
         """One step of the environments from `number * rows` on; the batch holds their windows: (rows, 1, ...).
@@ -51,11 +51,11 @@ class CachedWindows:
         last = last_step(batch.mask)
         two = _cut(batch, torch.cat([last - 1, last], dim=1).clamp(min=0))
         now, end = torch.ones(1, dtype=torch.int64, device=last.device), int(self.model.state_tokens(torch.tensor(1)))
-        tokens = self.model.embed(two)[:, end + 1 - self.model.tokens_a_step : end + 1]  # (rows, P, D)
+        tokens = self.model.embed(two)[:, end + 1 - self.model.tokens_per_step : end + 1]  # (rows, P, D)
         x = self._transform(tokens, now * (tokens.shape[1] - 1), caches)  # (rows, 1, D)
         for cache in caches:
             cache.lengths += present * tokens.shape[1]
-        return self.model.read(x, two, now, guidance)
+        return self.model.apply_heads(x, two, now, guidance)
 
     def _transform(self, tokens: Tensor, read: Tensor, caches: list[RaggedCache]) -> Tensor:
         """The Transformer's outputs at one token of each row, (B, 1, D), for tokens (B, L, D)."""
@@ -67,7 +67,7 @@ class CachedWindows:
 
     def _make(self, count: int) -> list[RaggedCache]:
         config = self.model.config
-        capacity = (self.context_length + 1) * self.model.tokens_a_step  # rows without a step write past their end
+        capacity = (self.context_length + 1) * self.model.tokens_per_step  # rows without a step write past their end
         shape = (count, config.num_heads, capacity, config.width // config.num_heads)
         return [RaggedCache(*shape, self._like) for _ in range(config.num_layers)]
 

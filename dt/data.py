@@ -29,12 +29,12 @@ from transformer.runs import distributed
 TensorLeaves = dict[str, Tensor]
 """One tensor for each leaf of a space, by the leaf's name."""
 
-CACHED_WINDOWS = 256
-"""As many windows a processor goes through at once in training."""
+WINDOWS_PER_SLICE = 256
+"""Windows that a CPU processes at once in training; the slices of a batch fit its cache."""
 
 
-LARGEST_RETURN, SMALLEST_SCALE = 1e37, 1e-37
-"""Returns and their standard deviation that float32 holds, and what is computed from them."""
+MAX_FLOAT32_RETURN, MIN_FLOAT32_SCALE = 1e37, 1e-37
+"""Bounds of returns and of their standard deviation; float32 also holds what is computed from such numbers."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Batch:
         Of 1,024 windows (K = 20, width 128, bf16), 256 at a time took the least time of 64, 128, 256, 512 and all.
         """
         size = len(self.mask)
-        if self.mask.device.type != "cpu" or size <= CACHED_WINDOWS:
+        if self.mask.device.type != "cpu" or size <= WINDOWS_PER_SLICE:
             return [self]
-        return [self._windows(start, start + CACHED_WINDOWS) for start in range(0, size, CACHED_WINDOWS)]
+        return [self._windows(start, start + WINDOWS_PER_SLICE) for start in range(0, size, WINDOWS_PER_SLICE)]
 
     def _windows(self, start: int, end: int) -> "Batch":
         """The windows from `start` to before `end`."""
@@ -97,10 +97,10 @@ def return_scale(dataset: Dataset) -> float:
     """
     found = statistics(returns_to_go(dataset.rewards, dataset.offsets))
     scale = 1.0 if found.constant else float(found.std)
-    if float(found.reach) > LARGEST_RETURN or scale < SMALLEST_SCALE:
+    if float(found.reach) > MAX_FLOAT32_RETURN or scale < MIN_FLOAT32_SCALE:
         raise DataError(
             f"{dataset.name}: returns-to-go reach {float(found.reach):.3g} and their standard deviation is {scale:.3g} "
-            f"(expected at most {LARGEST_RETURN:g}, and at least {SMALLEST_SCALE:g}). Scale the rewards."
+            f"(expected at most {MAX_FLOAT32_RETURN:g}, and at least {MIN_FLOAT32_SCALE:g}). Scale the rewards."
         )
     return scale
 
@@ -162,13 +162,13 @@ class TrajectoryDataset:
         from_start: float = 0.0,
         units: ModelUnits | None = None,
     ):
-        """units: those of the model that reads the windows, `DecisionTransformer.units`."""
         self.context_length = context_length
         self.balanced, self.from_start = balanced, from_start
         self._bins = ReturnBins(dataset.returns, dataset.offsets) if balanced else None
         self.num_steps, self._episode_starts = dataset.num_steps, dataset.offsets[:-1]
         units = units or ModelUnits()
-        states, actions = _in(dataset.observations, units.observations), _in(dataset.actions, units.actions)
+        states = _in_model_units(dataset.observations, units.observations)
+        actions = _in_model_units(dataset.actions, units.actions)
         self.states = {name: tensor_on(array, device) for name, array in states.items()}
         self.actions = {name: tensor_on(array, device) for name, array in actions.items()}
         self.returns_to_go = tensor_on(returns_to_go(dataset.rewards, dataset.offsets), device)  # float64
@@ -267,8 +267,11 @@ class Batches:
         return f"episodes {episodes[:8]}{' and others' if len(episodes) > 8 else ''}"
 
 
-def _in(leaves: Leaves, units: Mapping[str, Units]) -> Leaves:
-    """The leaves, those that have units in these, a few rows at a time: a file may back them."""
+def _in_model_units(leaves: Leaves, units: Mapping[str, Units]) -> Leaves:
+    """The leaves, with those that have units converted to them.
+
+    They are converted in chunks, because a file may back the array.
+    """
     changed = dict(leaves)
     for name, unit in units.items():
         array = allocate_like(leaves[name].shape, np.float32, leaves[name])

@@ -53,7 +53,7 @@ STEEPNESS = 8.0
 """How far a hidden unit's input of `ReturnModulation` moves, at first, over the range of the data's returns."""
 
 MOST_RETURNS = 100_000
-"""Returns-to-go that quantiles are taken of; if there are more, as many are used, evenly spaced."""
+"""Quantiles are taken of every k-th return-to-go, k = max(1, number // this): of fewer than twice this many."""
 
 
 class ReturnModulation(nn.Module):
@@ -73,8 +73,8 @@ class ReturnModulation(nn.Module):
         self.output = nn.Linear(width, 2 * width)
 
     @torch.no_grad()
-    def spread(self, returns: Tensor) -> None:
-        """Let each hidden unit begin to respond at a return of its own, spread over those of the data.
+    def fit(self, returns: Tensor) -> None:
+        """Let each hidden unit begin to respond at a different return, spread over those of the data.
 
         With small random weights all units are nearly linear in the return at first, and returns that are close to each
         other take long to tell apart. Half of the units begin at quantiles of the data, half evenly over its range;
@@ -147,7 +147,10 @@ class DecisionTransformer(nn.Module):
             nn.init.zeros_(self.modulation.output.bias)
 
     def fit(self, dataset: Dataset) -> None:
-        """Take normaliser, units of unbounded actions and, unless it was set, the return scale from the data."""
+        """Take from the data: normaliser, units of unbounded actions, return scale unless set, where the returns lie.
+
+        The last is for `ReturnModulation.fit`, if the model has one.
+        """
         for encoder, name in zip(self.state_encoders, self.state_leaves, strict=True):
             if isinstance(encoder, LinearEncoder) and encoder.normalizer is not None:
                 encoder.normalizer.fit(dataset.observations[name])
@@ -163,7 +166,7 @@ class DecisionTransformer(nn.Module):
         if self.config.conditioning in MODULATED:
             returns = returns_to_go(dataset.rewards, dataset.offsets)
             some = torch.from_numpy(returns[:: max(1, len(returns) // MOST_RETURNS)].copy())
-            self.modulation.spread((some / self.return_scale.cpu()).to(self.return_scale))
+            self.modulation.fit((some / self.return_scale.cpu()).to(self.return_scale))
 
     @property
     def units(self) -> ModelUnits:
@@ -203,14 +206,21 @@ class DecisionTransformer(nn.Module):
             loss = loss + torch.where(batch.mask, steps, 0.0).sum()
         return loss, batch.mask.sum()
 
-    def predict(self, batch: Batch, steps: Tensor | None = None) -> TensorLeaves:
+    def predict(self, batch: Batch, steps: Tensor | None = None, guidance: Tensor | None = None) -> TensorLeaves:
         """Head outputs for each action leaf: (B, Q, *outputs).
 
         Args:
             batch: B windows of T steps.
             steps: indices into the window, (Q,) or (B, Q). None takes every step, real or padding.
+            guidance: (B,), as in `act`.
         """
-        return self._read_actions(batch, steps)
+        if steps is None:
+            steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+            tokens = None if self.tokens_per_step == 1 else self.state_tokens(steps)  # None: every token is a state's
+        else:
+            tokens = self.state_tokens(steps)
+        x = self.transformer(self.embed(batch), read=tokens)  # (B, Q, D)
+        return self.apply_heads(x, batch, steps, guidance)
 
     @torch.no_grad()
     def act(
@@ -228,7 +238,7 @@ class DecisionTransformer(nn.Module):
             noise: for leaves of choices, the noise that samples them; see `DiscreteHead.choose`.
             guidance: (B,), how strongly each row follows its return-to-go; None is 1. Only where the return modulates.
         """
-        return self.choose(self._read_actions(batch, last_step(batch.mask), guidance), allowed, noise)
+        return self.choose(self.predict(batch, last_step(batch.mask), guidance), allowed, noise)
 
     def choose(
         self,
@@ -249,28 +259,22 @@ class DecisionTransformer(nn.Module):
             for head, name in zip(self.heads, self.action_leaves, strict=True)
         }
 
-    def _read_actions(self, batch: Batch, steps: Tensor | None, guidance: Tensor | None = None) -> TensorLeaves:
-        """Head outputs at the states of the asked steps, (Q,) or (B, Q), or of all: for each leaf (B, Q, *outputs)."""
-        every = torch.arange(batch.mask.shape[1], device=batch.mask.device) if steps is None else steps
-        everything = steps is None and self.tokens_a_step == 1
-        x = self.transformer(self.embed(batch), read=None if everything else self.state_tokens(every))  # (B, Q, D)
-        return self.read(x, batch, every, guidance)
-
     @property
     def timestep_limit(self) -> int | None:
         """Steps of an episode that the model has an encoding for; None where it needs none."""
         return self.max_timesteps if self.config.positions == "timesteps" else None
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """P: return-to-go, state and action; the last two; or one for both."""
         if self.config.conditioning == "token":
             return 3
         return 1 if self.config.conditioning == "single" else 2
 
     def state_tokens(self, steps: Tensor) -> Tensor:
-        """Where the tokens of these steps' states stand: just before the action, where that has a token."""
-        return steps * self.tokens_a_step + max(0, self.tokens_a_step - 2)
+        """Index of each step's state among the window's tokens: second after a return token, else first of its step."""
+        offset = 1 if self.config.conditioning == "token" else 0
+        return steps * self.tokens_per_step + offset
 
     def embed(self, batch: Batch) -> Tensor:
         """The tokens of a batch of windows, in the order of their steps: (B, T P, D)."""
@@ -285,10 +289,14 @@ class DecisionTransformer(nn.Module):
             parts.insert(0, self.return_encoder(self._scaled_returns(batch)[..., None]) + time)
         return self.embedding_norm(interleave(parts))  # (B, T P, D)
 
-    def read(self, x: Tensor, batch: Batch, steps: Tensor, guidance: Tensor | None = None) -> TensorLeaves:
-        """Head outputs of the Transformer's at the states of these steps, (B, Q, D): for each leaf (B, Q, *outputs).
+    def apply_heads(self, x: Tensor, batch: Batch, steps: Tensor, guidance: Tensor | None = None) -> TensorLeaves:
+        """Head outputs for each action leaf: (B, Q, *outputs).
 
-        guidance: (B,), as in `act`.
+        Args:
+            x: (B, Q, D), the Transformer's outputs at the states of these steps.
+            batch: B windows of T steps, which hold the returns-to-go.
+            steps: indices into the window, (Q,) or (B, Q).
+            guidance: (B,), as in `act`.
         """
         if self.config.conditioning in MODULATED:
             returns = self._scaled_returns(batch)

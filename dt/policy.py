@@ -1,6 +1,6 @@
 """A trained model that acts: an environment's last K steps, and target minus reward (Chen et al. 2021, algorithm 1)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -73,12 +73,17 @@ class ReturnConditionedPolicy:
         context_length = trained if context_length is None else context_length
         if not 1 <= context_length <= trained:
             raise PolicyError(f"context_length must be 1 to {trained}, as the model was trained, not {context_length}")
-        self.guidance, self.calibration, self.context_length = guidance, calibration, context_length
-        self.model, self.rows, self.temperature = fast_view(model.eval()), rows, temperature
-        self.device, self._limit = model.return_scale.device, model.timestep_limit
-        leaves = leaf_spaces(model.observation_space)
-        self._observation_spaces, self._images = leaves, {name for name, leaf in leaves.items() if is_image(leaf)}
+        self.model = fast_view(model.eval())
+        self.rows = rows
+        self.temperature = temperature
+        self.guidance = guidance
+        self.calibration = calibration
+        self.context_length = context_length
+        self.device = model.return_scale.device
+        self._limit = model.timestep_limit
         self._units = model.units
+        self._observation_spaces = leaf_spaces(model.observation_space)
+        self._images = {name for name, leaf in self._observation_spaces.items() if is_image(leaf)}
         self._observations = empty_rows(model.observation_space, self._units.observations)
         self._actions = empty_rows(model.action_space, self._units.actions)
         self._states = self._observations | {
@@ -87,7 +92,9 @@ class ReturnConditionedPolicy:
         self._action_spaces = leaf_spaces(model.action_space)
         self._anything = allowed_choices(model.action_space)
         self._histories: dict[int, History] = {}
-        self.precision, self.cached, self._bf16 = precision, cached, precision == "bf16"
+        self.precision = precision
+        self.cached = cached
+        self._bf16 = precision == "bf16"
         self._cached = CachedWindows(self.model, rows, self._bf16, self.context_length) if cached else None
         self._idle = self._history(Request(0.0), 0)
         self._idle.allowed = self._anything
@@ -121,15 +128,14 @@ class ReturnConditionedPolicy:
         """
         self.receive(0, reward)
 
-    def begin(self, env: int, request: float | Request, seed: int) -> None:
+    def begin(self, env: int, condition: float | Request, seed: int) -> None:
         """An episode starts in this environment.
 
         env: its number.
-        request: the target return, which a calibration translates; or a `Request`, which is taken as it is.
+        condition: the target return, which a calibration translates; or a `Request`, which is used unchanged.
         seed: of what the episode draws.
         """
-        if not isinstance(request, Request):
-            request = self.request_for(float(request))
+        request = condition if isinstance(condition, Request) else self.request_for(float(condition))
         if not np.isfinite(request.target_return):
             raise PolicyError(f"target return must be finite, not {request.target_return}")
         self._histories[env] = self._history(request, seed)
@@ -141,8 +147,15 @@ class ReturnConditionedPolicy:
         return self.calibration.request_for(target_return)
 
     def _history(self, request: Request, seed: int) -> History:
-        empty = (self._states, self._images, self._actions)
-        history = History(self.context_length, *empty, float(request.target_return), seed, request.guidance)
+        history = History(
+            self.context_length,
+            states=self._states,
+            images=self._images,
+            actions=self._actions,
+            target_return=float(request.target_return),
+            seed=seed,
+            guidance=request.guidance,
+        )
         if self._cached is not None:
             history.keep = self._cached.keep
         return history
@@ -166,7 +179,7 @@ class ReturnConditionedPolicy:
         seen, reasons = dict[int, tuple[Leaves, Leaves]](), dict[int, str]()
         for env, observation in observations.items():
             try:
-                seen[env] = self._seen(env, observation, infos[env].get("action_mask"))
+                seen[env] = self._checked_observation(env, observation, infos[env].get("action_mask"))
             except SpaceError as error:
                 reasons[env] = f"step {self._histories[env].elapsed}: {error}"
         if reasons:
@@ -187,33 +200,37 @@ class ReturnConditionedPolicy:
         for start in range(0, len(environments), self.rows):
             chunk = environments[start : start + self.rows]
             histories = [self._histories[env] for env in chunk]
-            choices = self._allowed(histories), self._noise(histories)
-            outputs = self.model.act(self._batch(histories), *choices, self._guidance(histories))
-            yield dict(enumerate(chunk)), outputs
+            actions = self.model.act(
+                self._batch(histories),
+                allowed=self._allowed(histories),
+                noise=self._noise(histories),
+                guidance=self._guidance(histories),
+            )
+            yield dict(enumerate(chunk)), actions
 
     def _act_cached(
         self, cached: CachedWindows, environments: list[int]
     ) -> Iterator[tuple[dict[int, int], TensorLeaves]]:
         """The same with cached keys and values: windows that restart, `restart_rows` at a time, then the others."""
-        restarted = [env for env in environments if self._histories[env].restarted]
-        for start in range(0, len(restarted), cached.restart_rows):
-            chunk = restarted[start : start + cached.restart_rows]
+        moved = [env for env in environments if self._histories[env].window_moved]
+        for start in range(0, len(moved), cached.restart_rows):
+            chunk = moved[start : start + cached.restart_rows]
             histories = [self._histories[env] for env in chunk]
-            yield dict(enumerate(chunk)), self._choose_cached(cached.begin, chunk, histories)
+            outputs = cached.begin(chunk, self._batch(histories), self._guidance(histories))
+            yield dict(enumerate(chunk)), self._choose(outputs, histories)
         places: dict[int, dict[int, int]] = {}  # by cache the environment of each row: each has one place
-        for env in sorted(set(environments) - set(restarted)):
+        for env in sorted(set(environments) - set(moved)):
             number, row = divmod(env, self.rows)
             places.setdefault(number, {})[row] = env
         for number, by_row in places.items():
             histories = [self._idle] * self.rows
             for row, env in by_row.items():
                 histories[row] = self._histories[env]
-            yield by_row, self._choose_cached(cached.go_on, number, histories)
+            outputs = cached.go_on(number, self._batch(histories), self._guidance(histories))
+            yield by_row, self._choose(outputs, histories)
 
-    def _choose_cached(
-        self, step: Callable[[Any, Batch, Tensor | None], TensorLeaves], which: Any, histories: list[History]
-    ) -> TensorLeaves:
-        outputs = step(which, self._batch(histories), self._guidance(histories))
+    def _choose(self, outputs: TensorLeaves, histories: list[History]) -> TensorLeaves:
+        """Actions from head outputs at one step, for each leaf: (rows, *leaf)."""
         return self.model.choose(outputs, self._allowed(histories), self._noise(histories))
 
     def receive(self, env: int, reward: float) -> None:
@@ -222,8 +239,12 @@ class ReturnConditionedPolicy:
             raise PolicyError("feed before reset: call reset(target_return) at the start of each episode")
         self._histories[env].earned += float(reward)
 
-    def _seen(self, env: int, observation: Any, action_mask: Any) -> tuple[Leaves, Leaves]:
-        """The leaves of an observation and what may be chosen now. `SpaceError` where the model cannot act there."""
+    def _checked_observation(self, env: int, observation: Any, action_mask: Any) -> tuple[Leaves, Leaves]:
+        """The leaves of an observation, and what may be chosen now.
+
+        Raises:
+            SpaceError: the model cannot act there.
+        """
         if env not in self._histories:
             raise PolicyError("act before reset: call reset(target_return) at the start of each episode")
         if self._limit is not None and self._histories[env].elapsed >= self._limit:
@@ -256,7 +277,10 @@ class ReturnConditionedPolicy:
         return rows.to(self.device)
 
     def _noise(self, histories: list[History]) -> dict[str, torch.Tensor] | None:
-        """Temperature times Gumbel noise of each episode's own generator, (rows, N, M); None where nothing is drawn."""
+        """Temperature times Gumbel noise, (rows, N, M); None where nothing is drawn.
+
+        `DiscreteHead.choose` adds it to the logits. Each episode draws it from its own `History.generator`.
+        """
         if self.temperature == 0:
             return None
         noise = {name: np.zeros((self.rows, *anything.shape), np.float32) for name, anything in self._anything.items()}

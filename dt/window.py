@@ -42,8 +42,8 @@ class History:
         self.returns_to_go = np.zeros(context_length, np.float32)
         self.timesteps = np.zeros(context_length, np.int64)
         self.length = 0  # steps in the window
-        self.keep = context_length - 1  # of them, when it is full and another comes
-        self.restarted = True  # whether the present step is the first after the beginning, or after steps were dropped
+        self.keep = context_length - 1  # steps kept when a full window takes a new one
+        self.window_moved = True  # the present step is the episode's first, or old steps were just dropped
         self.elapsed = 0  # steps of the episode that have been seen
         self.target_return = target_return
         self.guidance = guidance
@@ -57,9 +57,9 @@ class History:
         if self.length == len(self.timesteps):
             for array in (*self.states.values(), *self.actions.values(), self.returns_to_go, self.timesteps):
                 array[: self.keep] = array[self.length - self.keep :]
-            self.length, self.restarted = self.keep, True
+            self.length, self.window_moved = self.keep, True
         else:
-            self.restarted = self.elapsed == 0
+            self.window_moved = self.elapsed == 0
         self.length += 1
         now = self.length - 1
         for name, row in state.items():

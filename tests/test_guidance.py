@@ -150,14 +150,14 @@ def test_a_guidance_that_means_nothing_is_refused(dataset, guidance):
 def test_hidden_units_begin_at_returns_spread_over_the_data():
     modulation = ReturnModulation(8)
     returns = torch.tensor([0.0, 0.0, 0.0, 1.0, 4.0, 10.0])
-    modulation.spread(returns)
+    modulation.fit(returns)
     begin = (-modulation.input.bias / modulation.input.weight[:, 0]).sort().values
     expected = torch.tensor([0.0, 0.0, 0.0, 2.0, 10 / 3, 20 / 3, 10.0, 10.0])  # quantiles and even steps
     torch.testing.assert_close(begin, expected, atol=1e-4, rtol=1e-4)
     moved = modulation.input(torch.tensor([[10.0]])) - modulation.input(torch.tensor([[0.0]]))
     assert moved[0].tolist() == pytest.approx([8, -8] * 4, rel=1e-4)
     before = modulation.input.weight.clone()
-    modulation.spread(torch.full((5,), 3.0))  # returns that do not vary leave the weights as they are
+    modulation.fit(torch.full((5,), 3.0))  # returns that do not vary leave the weights as they are
     assert torch.equal(modulation.input.weight, before)
 
 

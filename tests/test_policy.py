@@ -152,7 +152,7 @@ def dropped_steps_are_remembered(patch):
 
     def never_restarted(self, state):
         add_state(self, state)
-        self.restarted = self.elapsed == 1
+        self.window_moved = self.elapsed == 1
 
     patch.setattr(History, "add_state", never_restarted)
 
@@ -163,7 +163,7 @@ def rows_without_a_step_move_on(patch):
     def all_move(self, number, batch, guidance):
         outputs = go_on(self, number, batch, guidance)
         for cache in self._caches[number]:
-            cache.lengths += ~batch.mask.any(1) * self.model.tokens_a_step
+            cache.lengths += ~batch.mask.any(1) * self.model.tokens_per_step
         return outputs
 
     patch.setattr(CachedWindows, "go_on", all_move)

@@ -72,7 +72,7 @@ class WindowToAction(nn.Module):
         batch = Batch(part("state/"), part("action/"), *times)
         last = last_step(batch.mask)  # (1, 1)
         x = self.model.transformer(self.model.embed(batch), self.model.state_tokens(last))  # (1, 1, D)
-        outputs = self.model.read(x, batch, last, given.get("guidance"))
+        outputs = self.model.apply_heads(x, batch, last, given.get("guidance"))
         return tuple(self.model.choose(outputs, part("allowed/"), part("noise/")).values())
 
 
