@@ -35,7 +35,7 @@ def load_each(
     """
     if not sources:
         raise ConfigError("no dataset named")
-    spaces, options = declared(reading.spaces, resumed), options_for(reading, sources)
+    spaces, options = declared(reading.spaces, resumed), reading_options_of(reading, sources)
     if resumed and not any(map(ReadingOptions.is_said, options)):
         options = [each for _, each in recorded_parts(resumed, len(sources))] or options
     if without_rewards:
@@ -55,16 +55,27 @@ def declared(spaces: str | None, resumed: Path | None = None) -> dict[str, Any]:
         return declared_spaces(read_description(resumed / "run.json"))
 
 
-def options_for(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions]:
-    """How each source is read; a Minari dataset goes by its own names and rows, whatever is said of flat files."""
-    pairs = [each.partition("=") for each in reading.columns]
-    for text, (field, sign, names) in zip(reading.columns, pairs, strict=True):
-        if not (field and sign and names):
+def parse_columns(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of each field, from texts FIELD=COLUMN or FIELD=COLUMN,COLUMN,...
+
+    Raises:
+        ConfigError: a text has another form, or a field is there twice.
+    """
+    columns: dict[str, list[str]] = {}
+    for text in texts:
+        field, _, names = text.partition("=")
+        if not (field and names):
             raise ConfigError(f"--columns: {text!r}, expected FIELD=COLUMN or FIELD=COLUMN,COLUMN,...")
-    if twice := [field for field, _, _ in pairs if [other for other, _, _ in pairs].count(field) > 1]:
-        raise ConfigError(f"--columns: {twice[0]} twice; several columns are FIELD=COLUMN,COLUMN,...")
+        if field in columns:
+            raise ConfigError(f"--columns: {field} twice; several columns are FIELD=COLUMN,COLUMN,...")
+        columns[field] = list(split_names(names))
+    return columns
+
+
+def reading_options_of(reading: Reading, sources: Sequence[str]) -> list[ReadingOptions]:
+    """How each source is read; options for flat files do not apply to a Minari dataset."""
     said = ReadingOptions.of(
-        columns={field: split_names(names) for field, _, names in pairs},
+        columns=parse_columns(reading.columns),
         episode_length=reading.episode_length,
         file_is_episode=reading.file_is_episode,
         last_row_is_final=reading.last_row_is_final,

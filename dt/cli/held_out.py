@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dt.asking.targets import percentiles
+from dt.asking.targets import percentiles_of
 from dt.cli.runs import keep_results
 from dt.learning.description import reading_in
 from dt.learning.run import Run, load_run, versions
@@ -49,10 +49,10 @@ def known_returns(run: Run, sources: Sequence[str]) -> list[float]:
     """The percentiles of the returns that a run learned from, from the data itself, since its run.json has none."""
     if run.imported is None:
         learned, _ = choose_episodes(learned_from(run, sources), run.config.data, run.config.training.seed)
-        return percentiles(learned.returns)
+        return percentiles_of(learned.returns)
     if not sources:
         raise ConfigError(f"{run.folder}: was imported without its data's returns; --dataset SOURCE gives them")
-    return percentiles(join([load(source) for source in sources]).returns)
+    return percentiles_of(join([load(source) for source in sources]).returns)
 
 
 def learned_from(run: Run, sources: Sequence[str]) -> Dataset:

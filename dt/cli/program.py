@@ -37,7 +37,8 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done, 2 bad input, 3 training broke down, 4 done, but some episodes' environments failed, 130 and 143 signals.
+    0 is success. Otherwise it is the error's `exit_code` (see `command_line.exit_status`): 2 bad input, 3 training
+    failed, 4 some episodes failed in their environments, 130 and 143 signals.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with distributed.resend_dropped_signals():

@@ -76,5 +76,5 @@ def exit_status(program: str, work: Callable[[], int]) -> int:
 
 def print_error(program: str, error: Exception | str, exit_code: int = 2) -> int:
     """Print what went wrong as one line on standard error; returns the exit status."""
-    distributed.tell(f"{program}: {' '.join(str(error).split())}")
+    distributed.tell_once(f"{program}: {' '.join(str(error).split())}")
     return exit_code

@@ -282,8 +282,8 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def tell(line: str) -> None:
-    """Print a line to standard error, unless another process that torchrun started has already."""
+def tell_once(line: str) -> None:
+    """Print a line to standard error, unless another process of the same torchrun has printed it already."""
     if not is_launched() or _says_first(line):
         console.tell(line)
 

@@ -47,7 +47,7 @@ def translate(
         parts = _word_chunks(tokenizer, tokens, limit)
         if len(parts) > 1:
             count = f"{len(tokens)} tokens, the model reads {limit}"
-            distributed.tell(f"sentence {number + 1}: {count}; translated in {len(parts)} parts")
+            distributed.tell_once(f"sentence {number + 1}: {count}; translated in {len(parts)} parts")
         chunks += parts
         owners += [number] * len(parts)
     lines: list[list[str]] = [[] for _ in sentences]
