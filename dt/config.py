@@ -12,7 +12,7 @@ WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
 """Environment seeds: scoring on the way, scoring the best again (the way's seeds chose it), and everything else."""
 
 RECORDING_SEED = 10_000_000
-"""LocalEnv seeds of recordings: no model is scored on the starts that it learned from."""
+"""Environment seeds of recordings: no model is scored on the starts that it learned from."""
 
 CALIBRATION_SEED, CALIBRATION_SEEDS = 4_000_000, 1_000_000
 """Environment seeds of calibrations: episode i has the first of these + i; how many of them are kept for this."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dt.asking.alignment import with_returns
 from dt.asking.guidance import Request
 from dt.config import EvaluationConfig
 from dt.errors import FailedEpisodesError, PolicyError
@@ -243,14 +244,9 @@ def check_failures(results: Sequence[TargetResult]) -> None:
 
 def best_target(sweep: Sequence[TargetResult]) -> float:
     """The target that earned most, the lowest of equals. Other environments measure what it earns."""
-    return min(_heard_of(sweep), key=lambda result: (-result.mean_return, result.target_return)).target_return
+    return min(with_returns(sweep), key=lambda result: (-result.mean_return, result.target_return)).target_return
 
 
 def best_mean(results: Sequence[TargetResult]) -> float:
     """Mean return at the target that earned most: the number that decides which checkpoint is best."""
-    return max(result.mean_return for result in _heard_of(results))
-
-
-def _heard_of(results: Sequence[TargetResult]) -> list[TargetResult]:
-    """Without targets at which every episode failed."""
-    return [result for result in results if result.returns]
+    return max(result.mean_return for result in with_returns(results))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dt.asking.alignment import alignment_error, episode_error, quantile_error
-from dt.asking.targets import default_targets, default_targets_of, percentiles, resolve
+from dt.asking.targets import default_targets, default_targets_of, percentiles_of, resolve
 from dt.config import EvaluationConfig
 from dt.evaluation import TargetResult
 from dt.sharing.report import measure_line, measures
@@ -14,14 +14,14 @@ RETURNS = np.array([3.0, -1.0, 7.0, 4.0, 19.0, 4.0, 5.5])
 
 
 def test_targets_are_numbers_percentiles_the_maximum_and_shares_of_the_range():
-    known = percentiles(RETURNS)
+    known = percentiles_of(RETURNS)
     asked = (12.0, "p90", "max", "1.2x", "0x", "-0.5x", "7", "p0", "p100")
     expected = (12.0, np.quantile(RETURNS, 0.9), 19.0, -1 + 1.2 * 20, -1.0, -11.0, 7.0, -1.0, 19.0)
     assert resolve(asked, known) == pytest.approx(expected)
 
 
 def test_default_targets_come_back_from_the_percentiles_of_a_run():
-    assert default_targets_of(percentiles(RETURNS)) == default_targets(RETURNS)
+    assert default_targets_of(percentiles_of(RETURNS)) == default_targets(RETURNS)
     assert default_targets_of([]) == ()
 
 
@@ -54,7 +54,7 @@ def test_errors_are_mean_distances_as_shares_of_the_datas_range():
 
 def test_other_targets_have_a_mean_error_and_never_an_alignment_error():
     results = [result(0.0, 1.0), result(20.0, 19.0)]
-    known = percentiles(np.array([0.0, 20.0]))
+    known = percentiles_of(np.array([0.0, 20.0]))
     assert measures(results, known, standard=True)["alignment_error"] == pytest.approx(0.05)
     other = measures(results, known, standard=False)
     assert other["mean_error"] == pytest.approx(0.05)

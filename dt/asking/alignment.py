@@ -2,10 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+R = TypeVar("R", bound=Any)
+
+
+def with_returns(results: Sequence[R]) -> list[R]:
+    """The results without targets at which every episode failed.
+
+    results: `TargetResult`s.
+    """
+    return [result for result in results if result.returns]
 
 
 def alignment_error(results: Sequence[Any], minimum: float, maximum: float) -> float:
@@ -14,21 +24,24 @@ def alignment_error(results: Sequence[Any], minimum: float, maximum: float) -> f
     results: `TargetResult`s; targets at which every episode failed do not count.
     minimum, maximum: lowest and highest return of the episodes that the model learned from.
     """
-    distances = [abs(result.mean_return - result.target_return) for result in _played(results)]
+    distances = [abs(result.mean_return - result.target_return) for result in with_returns(results)]
     return _share(distances, minimum, maximum)
 
 
 def quantile_error(results: Sequence[Any], minimum: float, maximum: float) -> float:
-    """The same without the data's maximum as a target, which asks for what the data hardly shows."""
+    """Alignment error without the data's maximum as a target, since the data hardly shows that return."""
     return alignment_error([result for result in results if result.target_return != maximum], minimum, maximum)
 
 
 def episode_error(results: Sequence[Any], minimum: float, maximum: float) -> float:
-    """The same with each episode's own return: a mean of falls and triumphs does not pass.
+    """Mean distance of single episodes from their target, as a share of the data's range.
 
-    Each target counts once, however many of its episodes ended.
+    It is large where some episodes fall and others succeed, even if their mean is right. Each target counts once,
+    however many of its episodes ended.
     """
-    distances = [float(np.abs(np.array(result.returns) - result.target_return).mean()) for result in _played(results)]
+    distances = [
+        float(np.abs(np.array(result.returns) - result.target_return).mean()) for result in with_returns(results)
+    ]
     return _share(distances, minimum, maximum)
 
 
@@ -37,7 +50,7 @@ def rank_correlation(results: Sequence[Any]) -> float:
 
     NaN below two targets; 0 for a policy that ignores its target.
     """
-    results = _played(results)
+    results = with_returns(results)
     if len(results) < 2:
         return float("nan")
     targets = _ranks([result.target_return for result in results])
@@ -51,11 +64,6 @@ def _share(distances: Sequence[float], minimum: float, maximum: float) -> float:
     if not distances or not maximum > minimum:
         return math.nan
     return float(np.mean(distances)) / (maximum - minimum)
-
-
-def _played(results: Sequence[Any]) -> list[Any]:
-    """Without targets at which every episode failed."""
-    return [result for result in results if result.returns]
 
 
 def _ranks(values: Sequence[float]) -> NDArray[np.float64]:

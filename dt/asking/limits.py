@@ -9,7 +9,7 @@ MAX_GUIDANCE = 100.0
 """More is a mistake: the output is then the return's direction and nothing of the state."""
 
 MAX_TARGET = 1e38
-"""A return above this is infinite in float32, which models compute in."""
+"""A target above this is nearly infinite in float32, which models compute in."""
 
 PERCENTILE, SHARE = re.compile(r"p(\d{1,3})"), re.compile(r"([+-]?\d+(?:\.\d+)?)x")
 """Targets as texts: a percentile of the data's returns, and a share of their range."""
