@@ -139,7 +139,11 @@ def recipe(cell: Cell, maximum: float) -> Config:
     method = METHODS[cell.method]
     return Config(
         model=ModelConfig(
-            conditioning=method.conditioning, positions="timesteps", rotary=False, context_length=method.context_length
+            conditioning=method.conditioning,
+            positions="timesteps",
+            rotary=False,
+            observation_noise=0.0,
+            context_length=method.context_length,
         ),
         data=DataConfig(top_fraction=method.top_fraction, balanced=0.0, from_start=0.0),
         training=TrainingConfig(

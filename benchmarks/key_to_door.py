@@ -90,6 +90,7 @@ def recipe(method: Method, seed: int, options: Options) -> Config:
         model=ModelConfig(
             positions="timesteps",
             rotary=False,
+            observation_noise=0.0,
             conditioning=CONDITIONING[method],
             width=options.width,
             num_layers=2,

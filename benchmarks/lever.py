@@ -77,6 +77,7 @@ class Method:
     balanced: float | None = None  # None is the default's
     from_start: float = DataConfig().from_start
     context_length: int = 20
+    observation_noise: float = ModelConfig().observation_noise
     positions: Literal["none", "timesteps"] = "none"
     rotary: bool = True
     delayed: bool = False  # all reward at the last step
@@ -95,11 +96,19 @@ METHODS = {
     "default": Method(),
     "unbalanced": Method(balanced=0.0),
     "no-starts": Method(from_start=0.0),
+    "no-noise": Method(observation_noise=0.0),
     "k5": Method(context_length=5),
     "timesteps": Method(from_start=0.0, positions="timesteps", rotary=False),
     "token": Method("token", context_length=5, positions="timesteps", rotary=False),
     "huggingface": Method(
-        "token", balanced=0.0, from_start=0.0, context_length=5, positions="timesteps", rotary=False, peer="huggingface"
+        "token",
+        balanced=0.0,
+        from_start=0.0,
+        context_length=5,
+        observation_noise=0.0,
+        positions="timesteps",
+        rotary=False,
+        peer="huggingface",
     ),
     "delayed": Method(delayed=True),
     "bc-10": Method("none", top_fraction=0.1),
@@ -128,7 +137,7 @@ def grid() -> list[Cell]:
     cells += [
         Cell(dataset, method, seed)
         for seed in range(3)
-        for method in ("unbalanced", "no-starts", "timesteps", "token", "huggingface")
+        for method in ("unbalanced", "no-starts", "no-noise", "timesteps", "token", "huggingface")
         for dataset in TWO
     ]
     cells += [Cell(dataset, "token", 0) for dataset in DATASETS if dataset not in TWO]
@@ -146,6 +155,7 @@ def recipe(cell: Cell) -> Config:
         model=ModelConfig(
             conditioning=method.conditioning,
             context_length=method.context_length,
+            observation_noise=method.observation_noise,
             positions=method.positions,
             rotary=method.rotary,
         ),

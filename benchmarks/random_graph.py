@@ -144,13 +144,19 @@ def recipe(conditioning: Any, steps: int) -> Config:
             conditioning=conditioning,
             positions="timesteps",
             rotary=False,
+            observation_noise=0.0,
             width=32,
             num_layers=2,
             activation="gelu",
             context_length=STEPS,
         ),
         training=TrainingConfig(
-            precision="float32", steps=steps, learning_rate=2e-3, warmup_steps=100, gradient_clip=1.0, evaluate_every=0
+            precision="float32",
+            steps=steps,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            gradient_clip=1.0,
+            evaluate_every=0,
         ),
     )
 

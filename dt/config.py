@@ -44,6 +44,9 @@ class ModelConfig(TransformerConfig):
     right action depends on the time, since steps that few episodes reach teach their rows little."""
     rotary: bool = True
     """Turn queries and keys by their position (RoFormer), so that attention knows how far apart two steps are."""
+    observation_noise: float = 0.05
+    """Gaussian noise that training adds to normalised observations, in standard deviations of the data, so that a
+    policy also knows what to do a little off the recorded way. 0 is the paper's code."""
     max_timesteps: int | None = None
     """Rows of the timestep table. None takes the longest of the data's episodes and the environment's limit."""
 
@@ -56,6 +59,8 @@ class ModelConfig(TransformerConfig):
         super().__post_init__()
         for name in ("context_length", "frame_stack"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        noise = self.observation_noise
+        require(0 <= noise <= 10, f"observation_noise must be at least 0 and at most 10, not {noise}")
         scale, rows = self.return_scale, self.max_timesteps
         require(scale is None or scale > 0, f"return_scale must be above 0, not {scale}")
         require(rows is None or rows >= 1, f"max_timesteps must be at least 1, not {rows}")
@@ -67,6 +72,9 @@ class ModelConfig(TransformerConfig):
 
 NO_SHARES = {"balanced": 0.0, "from_start": 0.0}
 """The shares of a run that says nothing of them, since there were none when it was begun."""
+
+EARLY_MODEL = {"positions": "timesteps", "observation_noise": 0.0}
+"""The same of a model: what there was before there was a choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +217,7 @@ class Config:
             evaluation = {RENAMED.get(name, name): value for name, value in document["evaluation"].items()}
             if isinstance(evaluation["target_return"], list):
                 evaluation["target_return"] = tuple(evaluation["target_return"])
-            model = {"positions": "timesteps", **document["model"]}  # a run of before there was a choice
-            data = NO_SHARES | document.get("data", {})  # a run of before there was a choice has neither
+            model, data = EARLY_MODEL | document["model"], NO_SHARES | document.get("data", {})
             return Config(
                 data=DataConfig(**data),
                 model=ModelConfig(**model),

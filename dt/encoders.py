@@ -84,11 +84,20 @@ class Normalizer(nn.Module):
 
 
 class LinearEncoder(nn.Module):
-    """A linear map of the flattened values; states are normalised first, actions enter as they are (the paper)."""
+    """A linear map of the flattened values; states are normalised first, actions enter as they are (the paper).
 
-    def __init__(self, space: spaces.Box | spaces.MultiBinary, width: int, normalize: bool):
+    Args:
+        space: of the leaf.
+        width: D.
+        normalize: whether values are normalised by the data.
+        noise: standard deviation of the Gaussian noise that training adds to normalised values. A policy leaves the
+            recorded way a little at each step; with noise it has learned what to do there (S4RL, Sinha et al. 2021,
+            arXiv 2103.06326, adds it to the states of value-based methods).
+    """
+
+    def __init__(self, space: spaces.Box | spaces.MultiBinary, width: int, normalize: bool, noise: float = 0.0):
         super().__init__()
-        self.padding = 0  # a value that may stand where no step is
+        self.padding, self.noise = 0, noise  # padding: a value that may stand where no step is
         self.normalizer = Normalizer(space.shape) if normalize else None
         self.num_axes = len(space.shape)
         self.linear = nn.Linear(math.prod(space.shape), width)
@@ -96,6 +105,8 @@ class LinearEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, *leaf) -> (B, T, D)."""
         x = x.to(self.linear.weight.dtype) if self.normalizer is None else self.normalizer(x)
+        if self.training and self.noise and self.normalizer is not None:
+            x = x + self.noise * torch.randn_like(x)
         return self.linear(x.flatten(x.dim() - self.num_axes) if self.num_axes else x[..., None])  # (B, T, D)
 
 
@@ -151,11 +162,14 @@ class ImageEncoder(nn.Module):
         return self.linear(features).tanh().unflatten(0, x.shape[:2])  # (B, T, D)
 
 
-def make_state_encoder(space: Space[object], width: int, frame_stack: int) -> nn.Module:
-    """The encoder of an observation's leaf; a kind of space without one raises `TypeError`."""
+def make_state_encoder(space: Space[object], width: int, frame_stack: int, noise: float = 0.0) -> nn.Module:
+    """The encoder of an observation's leaf; a kind of space without one raises `TypeError`.
+
+    noise: as in `LinearEncoder`; only numbers that are normalised get any.
+    """
     if is_image(space):
         return ImageEncoder(space, width, frame_stack)  # type: ignore[arg-type]
-    return _make_encoder(space, width, normalize=True)
+    return _make_encoder(space, width, normalize=True, noise=noise)
 
 
 def make_action_encoder(space: Space[object], width: int) -> nn.Module:
@@ -163,9 +177,9 @@ def make_action_encoder(space: Space[object], width: int) -> nn.Module:
     return _make_encoder(space, width, normalize=False)
 
 
-def _make_encoder(space: Space[object], width: int, *, normalize: bool) -> nn.Module:
+def _make_encoder(space: Space[object], width: int, *, normalize: bool, noise: float = 0.0) -> nn.Module:
     if isinstance(space, spaces.Box):
-        return LinearEncoder(space, width, normalize)
+        return LinearEncoder(space, width, normalize, noise)
     if isinstance(space, spaces.MultiBinary):
         return LinearEncoder(space, width, normalize=False)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):

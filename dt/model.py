@@ -127,7 +127,8 @@ class DecisionTransformer(nn.Module):
         states, actions = (dict(sorted(leaf_spaces(space).items())) for space in (observation_space, action_space))
         stack, images = config.frame_stack, any(map(is_image, states.values()))
         require(stack == 1 or images, f"frame_stack {stack}: the observations hold no images, {observation_space}")
-        self.state_encoders = nn.ModuleList(make_state_encoder(s, config.width, stack) for s in states.values())
+        noise = config.observation_noise
+        self.state_encoders = nn.ModuleList(make_state_encoder(s, config.width, stack, noise) for s in states.values())
         self.action_encoders = nn.ModuleList(make_action_encoder(s, config.width) for s in actions.values())
         self.heads = nn.ModuleList(make_head(s, config.width) for s in actions.values())
         self.state_leaves, self.action_leaves = tuple(states), tuple(actions)

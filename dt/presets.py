@@ -23,7 +23,9 @@ def demo() -> Config:
 def _paper(targets: tuple[float, ...], return_scale: float = 1000.0) -> Config:
     """The paper's Gym recipe (Chen et al. 2021, table 8 and its published code)."""
     return Config(
-        model=ModelConfig(conditioning="token", positions="timesteps", rotary=False, return_scale=return_scale),
+        model=ModelConfig(
+            conditioning="token", positions="timesteps", rotary=False, return_scale=return_scale, observation_noise=0.0
+        ),
         data=DataConfig(from_start=0.0),
         training=TrainingConfig(
             steps=100_000,
@@ -70,6 +72,7 @@ def paper_breakout() -> Config:
             context_length=30,
             frame_stack=4,
             return_scale=1.0,
+            observation_noise=0.0,
         ),
         data=DataConfig(from_start=0.0),
         training=TrainingConfig(

@@ -293,6 +293,7 @@ def small_model(conditioning: str, dataset: Dataset, **changes: Any) -> Decision
         "num_heads": 2,
         "context_length": CONTEXT,
         "dropout": 0.0,
+        "observation_noise": 0.0,
         "positions": "timesteps",
         "rotary": False,
     }

@@ -27,7 +27,14 @@ from transformer.config import TrainingConfig
 from transformer.errors import ConfigError
 from transformer.positions import LearnedPositions
 
-SMALL = {"width": 24, "num_layers": 1, "context_length": 3, "dropout": 0.0, "activation": "gelu"}
+SMALL = {
+    "width": 24,
+    "num_layers": 1,
+    "context_length": 3,
+    "dropout": 0.0,
+    "observation_noise": 0.0,
+    "activation": "gelu",
+}
 
 
 def model_for(dataset, **changes) -> DecisionTransformer:

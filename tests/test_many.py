@@ -31,7 +31,7 @@ from transformer.runs.schedule import learning_rate_at, step_seed
 
 def without_dropout(conditioning="single", **training):
     config = small(conditioning=conditioning, gradient_clip=0.05, **training)
-    return replace(config, model=replace(config.model, dropout=0.0))
+    return replace(config, model=replace(config.model, dropout=0.0, observation_noise=0.0))
 
 
 @pytest.fixture

@@ -286,3 +286,34 @@ def test_a_configuration_of_before_there_was_a_choice_has_a_table_of_timesteps()
     assert Config.from_json(document).model.positions == "none"
     del document["model"]["positions"]
     assert Config.from_json(document).model.positions == "timesteps"
+
+
+def test_observation_noise_is_a_share_of_the_data_and_only_in_training():
+    """Numbers in any unit get the same noise once they are normalised; choices, pictures and actions get none."""
+    data = np.stack([np.linspace(-3e6, 1e6, 4_001), np.linspace(0, 1e-3, 4_001)], 1).astype(np.float32)
+    encoder = make_state_encoder(spaces.Box(-np.inf, np.inf, (2,)), 2, 1, noise=0.05)
+    encoder.normalizer.fit(data)
+    with torch.no_grad():
+        encoder.linear.weight.copy_(torch.eye(2))
+        encoder.linear.bias.zero_()
+    steps = torch.from_numpy(data)[None]
+    plain = encoder.eval()(steps)
+    assert torch.equal(encoder(steps), plain)
+    torch.manual_seed(0)
+    noise = encoder.train()(steps) - plain
+    assert noise.std((0, 1)).tolist() == pytest.approx([0.05, 0.05], rel=0.05)
+    assert noise.mean().abs() < 0.005
+    assert not torch.equal(encoder(steps) - plain, noise)
+    for space in (spaces.Discrete(3), spaces.MultiBinary(3)):
+        other = make_state_encoder(space, 2, 1, noise=0.05).train()
+        ones = torch.ones(1, 5, *space.shape, dtype=torch.int64)
+        assert torch.equal(other(ones), other(ones))
+    actions = make_action_encoder(spaces.Box(-1, 1, (2,)), 2).train()
+    assert torch.equal(actions(steps), actions(steps))
+
+
+def test_a_model_has_the_noise_of_its_configuration(dataset):
+    for noise in (0.0, 0.05):
+        model = small_model("single", dataset, observation_noise=noise).train()
+        batch = TrajectoryDataset(dataset, CONTEXT).gather(torch.arange(5))
+        assert (model(batch)[0] == model(batch)[0]) == (noise == 0)

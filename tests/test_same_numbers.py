@@ -57,6 +57,7 @@ def curve(replay, folder: Path, conditioning: Any = "single", **changes) -> list
             conditioning=conditioning,
             positions="timesteps",
             rotary=False,
+            observation_noise=0.0,
             **{key: changes.get(key, value) for key, value in model.items()},
         ),
         data=DataConfig(balanced=0.0, from_start=0.0),

@@ -559,7 +559,7 @@ def test_what_is_no_run_or_only_a_part_of_one_is_refused(payday, tmp_path):
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(payday, tmp_path, monkeypatch, conditioning):
     """In float64, with windows that are partly padding, and a last part smaller than the others."""
     config = small(conditioning=conditioning, batch_size=50)
-    config = replace(config, model=replace(config.model, dropout=0.0))
+    config = replace(config, model=replace(config.model, dropout=0.0, observation_noise=0.0))
     found = {}
     for windows in (50, 16):
         monkeypatch.setattr("dt.data.WINDOWS_PER_SLICE", windows)

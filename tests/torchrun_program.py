@@ -38,7 +38,7 @@ COMMAND = COMMAND.split()
 
 
 def without_dropout(config):
-    return replace(config, model=replace(config.model, dropout=0.0))
+    return replace(config, model=replace(config.model, dropout=0.0, observation_noise=0.0))
 
 
 @contextlib.contextmanager

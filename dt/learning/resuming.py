@@ -60,7 +60,7 @@ class PreviousRun:
             )
         if config.model.positions == "timesteps" and self.document["max_timesteps"] != rows:
             raise CheckpointError(f"{self.folder}: max_timesteps was {self.document['max_timesteps']}, now {rows}")
-        check_same_recipe(self.document["config"], config.to_json(), self.folder)
+        check_same_recipe(self.config.to_json(), config.to_json(), self.folder)
         if self.checkpoint is not None:
             weights = read_tensors(self.checkpoint / "model.safetensors")
             try:
