@@ -95,10 +95,10 @@ class Method:
 METHODS = {
     "default": Method(),
     "unbalanced": Method(balanced=0.0),
-    "no-starts": Method(from_start=0.0),
     "no-noise": Method(observation_noise=0.0),
+    "no-starts": Method(observation_noise=0.0, from_start=0.0),
     "k5": Method(context_length=5),
-    "timesteps": Method(from_start=0.0, positions="timesteps", rotary=False),
+    "timesteps": Method(observation_noise=0.0, from_start=0.0, positions="timesteps", rotary=False),
     "token": Method("token", context_length=5, positions="timesteps", rotary=False),
     "huggingface": Method(
         "token",
@@ -137,13 +137,13 @@ def grid() -> list[Cell]:
     cells += [
         Cell(dataset, method, seed)
         for seed in range(3)
-        for method in ("unbalanced", "no-starts", "no-noise", "timesteps", "token", "huggingface")
+        for method in ("unbalanced", "no-noise", "no-starts", "timesteps", "token", "huggingface")
         for dataset in TWO
     ]
     cells += [Cell(dataset, "token", 0) for dataset in DATASETS if dataset not in TWO]
     cells += [Cell(dataset, "huggingface", 0) for dataset in DATASETS if dataset not in (*TWO, *CHOICES)]
     cells += [Cell("hopper/mixed-v0", "delayed", seed) for seed in range(3)]
-    cells += [Cell("hopper/mixed-v0", "timesteps", 0)]
+    cells += [Cell("hopper/mixed-v0", "timesteps", 0), Cell("acrobot/replay-v0", "no-noise", 0)]
     return cells + [Cell(dataset, "k5", seed) for seed in range(3) for dataset in TWO]
 
 
