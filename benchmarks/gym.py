@@ -32,6 +32,7 @@ from tqdm import tqdm
 from benchmarks.delayed_reward import delayed
 from dt.asking.targets import default_targets
 from dt.config import FINAL_SEED, SWEEP_OFFSET, Config, DataConfig, EvaluationConfig, ModelConfig
+from dt.errors import InterruptedEvaluation
 from dt.evaluation import TargetResult, best_target, evaluate
 from dt.learning.run import load_run, versions
 from dt.learning.training import train
@@ -334,7 +335,7 @@ def time_limit(minutes: float) -> Iterator[None]:
     try:
         timer.start()
         yield
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, Stopped, InterruptedEvaluation):
         if not over.is_set():
             raise
         _tell("\nthe time is up; the same command goes on from here")

@@ -106,11 +106,27 @@ def left_padded(batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def train(model: Baseline, data: TrajectoryDataset, training: TrainingConfig, device: torch.device) -> None:
-    """The steps of `transformer.runs.training.Trainer`, without its log, checkpoints and signals."""
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
+def make_optimizer(model: Baseline, training: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW, as their guide uses it."""
+    return torch.optim.AdamW(model.parameters(), weight_decay=training.weight_decay)
+
+
+def train(
+    model: Baseline,
+    data: TrajectoryDataset,
+    training: TrainingConfig,
+    device: torch.device,
+    steps: range | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """The steps of `transformer.runs.training.Trainer`, without its log, checkpoints and signals.
+
+    steps: these only, with the optimiser that did those before them; None is all, with a new one.
+    """
+    optimizer = make_optimizer(model, training) if optimizer is None else optimizer
     model.train()
-    for step in (bar := tqdm(range(training.steps), unit="step", desc="train", smoothing=0.05)):
+    steps = range(training.steps) if steps is None else steps
+    for step in (bar := tqdm(steps, unit="step", desc="train", smoothing=0.05)):
         torch.manual_seed(step_seed(training.seed, step))  # for dropout
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, training)
         window = left_padded(data.gather(data.indices(training.seed, step, training.batch_size)))

@@ -196,20 +196,22 @@ def _ours(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
     training = sum(line["seconds"] for line in log if line["kind"] == "train")
     row = {
         "seconds": {"training": round(training), "with calibration": round(took)},
-        "calibrated": _scored(run, EvaluationConfig()),
+        "calibrated": scored(run, EvaluationConfig()),
     }
     if config.model.uses_returns:
         calibration = read_json(folder / "calibration-last.json")
-        row["plain"] = _scored(run, EvaluationConfig(calibration=False))
-        row["auto"] = _scored(run, EvaluationConfig(target_return="auto"))
+        row["plain"] = scored(run, EvaluationConfig(calibration=False))
+        row["auto"] = scored(run, EvaluationConfig(target_return="auto"))
         row["calibration_steps"] = calibration["steps"]
         if config.training.seed == 0:  # those that are drawn
             row["curves"] = [_means(curve) for curve in calibration["curves"]]
     return row
 
 
-def _scored(run: Run, config: EvaluationConfig) -> dict[str, Any]:
+def scored(run: Run, config: EvaluationConfig) -> dict[str, Any]:
+    """What a run earns, as a row has it; `InterruptedEvaluation` where a signal stopped it."""
     scores = score(run, config, FINAL_SEED, policy_of(run, config), "last")
+    scores.check_complete()
     return {"measures": dict(scores.found), "results": summary(scores.results), "played": dict(scores.played)}
 
 
@@ -232,7 +234,7 @@ def _huggingface(dataset: Dataset, config: Config, folder: Path) -> dict[str, An
     policy = theirs.HuggingFacePolicy(model, dataset.action_space, config.model.context_length)
     return {
         "seconds": {"training": round(took)},
-        "plain": _scored_peer(policy, dataset, default_targets(dataset.returns)),
+        "plain": scored_peer(policy, dataset, default_targets(dataset.returns)),
         "transformers": theirs.transformers.__version__,
     }
 
@@ -249,11 +251,12 @@ def _mlp(dataset: Dataset, config: Config, folder: Path) -> dict[str, Any]:
     return {
         "recipe": {"steps": config.training.steps, "seed": config.training.seed, "top_fraction": share},
         "seconds": {"training": round(took)},
-        "calibrated": _scored_peer(policy, dataset, best),
+        "calibrated": scored_peer(policy, dataset, best),
     }
 
 
-def _scored_peer(policy: Policy, dataset: Dataset, targets: tuple[float, ...]) -> dict[str, Any]:
+def scored_peer(policy: Policy, dataset: Dataset, targets: tuple[float, ...]) -> dict[str, Any]:
+    """What a peer's policy earns at these targets, as a row has it."""
     results = gym.score(policy, dataset, targets, gym.EPISODES)
     known = np.percentile(dataset.returns, range(101)).tolist()
     return {"measures": measures(results, known, standard=len(targets) > 1), "results": summary(results)}
