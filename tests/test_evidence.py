@@ -688,7 +688,7 @@ def test_flags_that_say_the_opposite_are_understood(tmp_path):
     dataset = load(tmp_path / "td3.npz", columns={"observations": "state"})
     assert (dataset.lengths.tolist(), dataset.terminated.tolist()) == ([5] * 4, [True] * 4)
     for name in ("done", "terminated"):
-        with pytest.raises(DataError, match="'not_done' says where no end is; not_done=not_done reads it as that"):
+        with pytest.raises(DataError, match=r"1 where an episode goes on, .* --columns not_done=not_done reads"):
             load(tmp_path / "td3.npz", columns={"observations": "state", name: "not_done"})
     np.savez(tmp_path / "td3.npz", **arrays, mask=going_on)
     words = "'mask' looks like the opposite of an end"

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pyarrow
 import pytest
@@ -18,11 +19,13 @@ from envs import EnvironmentSpec, from_replay_buffer, load
 
 KINDS = {
     "buffer.pth": "torch.load",
-    "trajs.npy": "observations=numpy.load",
+    "trajs.npy": "cannot be read as .npy",
     "log.xlsx": "save it as log.csv",
     "demo.mat": "scipy.io.loadmat",
     "demo.bag": "a row for each step",
-    "log.csv.gz": "compressed; unpack it first",
+    "log.csv.gz": "compressed; unpack it first: gunzip -k ",
+    "log.tar.gz": "compressed; unpack it first: tar -xf ",
+    "log.zip": "compressed; unpack it first: unzip ",
     "hopper.tfrecord": "is_first, is_last and is_terminal",
     "hopper.tfrecord-00000-of-00001": "is_first, is_last and is_terminal",
     "something.xyz": "envs.from_episodes",
@@ -180,3 +183,121 @@ def test_a_replay_buffer_of_stable_baselines_is_opened_by_its_line(tmp_path, mon
     path.write_bytes(pickle.dumps(filled(ReplayBuffer(20, *spaces, device="cpu", n_envs=2), 8)))
     assert "envs.from_replay_buffer(" in named_command(path)
     assert followed(path, monkeypatch, "mine/replay-v0").lengths.tolist() == part.lengths.tolist()
+
+
+STEPS = [{name: value for name, value in row.items() if name != "terminated"} for row in ROWS]
+EPISODES = [STEPS[:2], STEPS[2:]]
+COLUMNS = [{name: [row[name] for row in episode] for name in episode[0]} for episode in EPISODES]
+NESTED = {
+    "rows in an object": {"version": 1, "data": ROWS},
+    "lists of rows": EPISODES,
+    "lists of rows in an object": {"trajectories": EPISODES},
+    "episodes with rows": {"episodes": [{"id": i, "steps": rows} for i, rows in enumerate(EPISODES)]},
+    "episodes with columns": {"environment": "x", "episodes": COLUMNS},
+    "episodes by their names": {f"episode-{i}": columns for i, columns in enumerate(COLUMNS)},
+    "columns and more": {**{name: [row[name] for row in ROWS] for name in ROWS[0]}, "metadata": {"author": "x"}},
+    "columns in an object": {"data": {name: [row[name] for row in ROWS] for name in ROWS[0]}},
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_json_is_opened_as_it_nests(tmp_path, monkeypatch, name):
+    (tmp_path / "log.json").write_text(json.dumps(NESTED[name]))
+    dataset = followed(tmp_path / "log.json", monkeypatch, "log.parquet")
+    assert dataset.lengths.tolist() == [2, 2]
+    assert dataset.rewards.tolist() == [1] * 4
+    assert dataset.observations["value"].reshape(-1).tolist() == [0, 0.5, 1, 1.5]
+
+
+def test_arrays_of_objects_and_records_are_opened_by_their_lines(tmp_path, monkeypatch):
+    episodes = [{name: np.array(values) for name, values in columns.items()} for columns in COLUMNS]
+    renamed = [{f"{name}s": values for name, values in episode.items()} for episode in episodes]
+    np.save(tmp_path / "dicts.npy", np.array(renamed, object))
+    np.save(
+        tmp_path / "dict.npy", {"lengths": [2, 2]} | {k: np.concatenate([e[k] for e in renamed]) for k in renamed[0]}
+    )
+    uneven = {name: np.empty(2, object) for name in renamed[0]}
+    for name, values in uneven.items():
+        values[0], values[1] = renamed[0][name], np.concatenate([renamed[1][name], renamed[1][name]])
+    np.savez(tmp_path / "objects.npz", **uneven)
+    records = np.array([tuple(row.values()) for row in ROWS], [(name, "f8") for name in ROWS[0]])
+    np.save(tmp_path / "records.npy", records)
+    for name, lengths in (("dicts.npy", [2, 2]), ("dict.npy", [2, 2]), ("objects.npz", [2, 4])):
+        made = f"mine/{name.partition('.')[0]}-v0"
+        assert followed(tmp_path / name, monkeypatch, made).lengths.tolist() == lengths
+    assert followed(tmp_path / "records.npy", monkeypatch, "records.parquet").lengths.tolist() == [2, 2]
+    np.save(tmp_path / "plain.npy", np.zeros(3))
+    problem(lambda: load(tmp_path / "plain.npy"), "observations=numpy.load")
+
+
+def grouped(path, names, within=False, **more):
+    """An HDF5 file with these groups, each of an episode of 3 steps, or of two if `within`."""
+    with h5py.File(path, "w") as file:
+        for name in names:
+            for key, values in {"obs": np.arange(6.0), "act": np.zeros(6), "rew": np.ones(6), **more}.items():
+                file[f"{name}/{key}"] = values if within else values[:3]
+    return path
+
+
+def test_groups_of_any_names_have_a_way(tmp_path, monkeypatch):
+    path = grouped(tmp_path / "people.hdf5", ["alice", "bob", "carol"])
+    assert followed(path, monkeypatch, "mine/people-v0").lengths.tolist() == [3, 3, 3]
+    path = grouped(tmp_path / "splits.hdf5", ["test", "train"], within=True, done=np.arange(6) % 3 == 2)
+    said = "observations=test/obs actions=test/act rewards=test/rew done=test/done"
+    problem(lambda: load(path), "only groups of arrays, test, train", f"--columns {said} reads test")
+    columns = dict(each.split("=") for each in said.split())
+    assert load(path, columns=columns).lengths.tolist() == [3, 3]
+    path = grouped(tmp_path / "numbered.hdf5", ["ep 1", "ep 2"])
+    problem(lambda: load(path), "--columns actions=act rewards=rew says which")
+    columns = {"actions": "act", "rewards": "rew"}
+    assert load(path, columns=columns).lengths.tolist() == [3, 3]
+
+
+def test_a_group_of_several_episodes_is_not_one(tmp_path):
+    more = {"action": np.zeros(6), "reward": np.ones(6), "done": np.arange(6) % 3 == 2}
+    path = grouped(tmp_path / "shards.hdf5", ["shard_0", "shard_1"], within=True, observation=np.zeros(6), **more)
+    problem(lambda: load(path), "shard_0/done: true at step 2, and false later", "--columns done=none")
+    assert load(path, columns={"done": "none", "observations": "obs"}).lengths.tolist() == [6, 6]
+
+
+ARRAYS = {
+    "observations": (np.zeros(3, [("x", "f8"), ("y", "f8")]), "a record: write each of x, y as an array of its own"),
+    "actions": (np.array(["left", "right", "left"]), "numpy.unique(array, return_inverse=True)[1] numbers them"),
+    "rewards": (np.array(["1.5", "-2", "1e3"]), "array.astype(float) makes numbers of it"),
+    "terminals": (np.array(["False", "False", "True"]), 'array == "True" makes true and false of it'),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_no_numbers_have_a_way(tmp_path, name):
+    arrays = {"observations": np.zeros(3), "actions": np.zeros(3), "rewards": np.zeros(3), "terminals": [0, 0, 1]}
+    np.savez(tmp_path / "log.npz", **{**arrays, name: ARRAYS[name][0]})
+    problem(lambda: load(tmp_path / "log.npz"), "expected numbers", ARRAYS[name][1])
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_columns_apart_by_several_blanks_are_read(tmp_path, suffix):
+    path = tmp_path / f"log.{suffix}"
+    for align in (str.ljust, str.rjust):
+        rows = [ROWS[0].keys(), *(row.values() for row in ROWS)]
+        path.write_text("\n".join("  ".join(align(str(cell), 14) for cell in row) for row in rows) + "\n")
+        dataset = load(path)
+        assert dataset.lengths.tolist() == [2, 2]
+        assert dataset.observations["value"].tolist() == [0, 0.5, 1, 1.5]
+
+
+def test_a_column_that_is_not_read_may_be_left_out_by_name(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("observation,action,reward,done,mission\n0,1,1,0,go\n1,0,1,1,go\n")
+    assert load(path, leave_out="mission").lengths.tolist() == [2]
+    problem(lambda: load(path, leave_out="observation"), "no 'observation' in it to leave out")
+
+
+def test_powderworlds_last_rows_are_asked_for(tmp_path):
+    path, seen = tmp_path / "powderworld-easy-play-v0.npz", np.arange(16)
+    np.savez(path, observations=seen, actions=np.tile([1, 2, 0, 3], 4), terminals=np.tile([0, 0, 0, 1], 4))
+    problem(lambda: load(path, reward="none"), "--last-row-is-final", "--columns terminated=terminals")
+    dataset = load(path, last_row_is_final=True)
+    assert (dataset.lengths.tolist(), dataset.truncated.tolist()) == ([3] * 4, [True] * 4)
+    assert dataset.final_observations["value"].tolist() == [3, 7, 11, 15]
+    assert load(path, reward="none", columns={"terminated": "terminals"}).lengths.tolist() == [4] * 4

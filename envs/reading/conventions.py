@@ -18,6 +18,9 @@ RLDS = {"is_first", "is_last", "is_terminal"}
 OGBENCH = {"observations", "actions", "terminals", "qpos", "qvel"}
 """The arrays of OGBench (Park et al. 2025): `terminals` marks the last state of each trajectory, and has no reward."""
 
+POWDERWORLD = {"observations", "actions", "terminals"}
+"""All arrays of OGBench's Powderworld data."""
+
 NEORL = {"obs", "next_obs", "action", "reward", "done", "index"}
 """The arrays of NeoRL (Qin et al. 2022): `index` (E,) is the first row of each episode."""
 
@@ -70,6 +73,16 @@ def convention_of(names: Collection[str], options: ReadingOptions, tables: bool 
             last_row_is_final=True,
             no_rewards=True,
             note="terminals are OGBench's: they mark where a trajectory is cut, at a row of an observation only",
+        )
+    if there == POWDERWORLD and not tables and not columns and options.reward != "success":
+        if not options.last_row_is_final:
+            raise DataError(
+                "observations, actions and terminals only, as in OGBench's Powderworld data, where the last row of "
+                "each episode is an observation only: --last-row-is-final says that it is so here, "
+                "--columns terminated=terminals that every row is a step"
+            )
+        return Convention(
+            name="OGBench", columns={"truncated": ("terminals",)}, last_row_is_final=True, no_rewards=True
         )
     if there >= NEORL and not tables:
         usual: Columns = {

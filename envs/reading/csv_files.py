@@ -8,6 +8,7 @@ import csv
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class CsvFile:
     """A CSV file's layout, and its columns by name.
 
     skipped: lines before the header. header: the columns' names where they are in a comment, else None.
-    decimal: what separates the decimals of a number.
+    decimal: what separates the decimals of a number. is_aligned: columns are apart by several blanks.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class CsvFile:
     header: tuple[str, ...] | None
     encoding: str
     decimal: str = "."
+    is_aligned: bool = False
     notes: tuple[str, ...] = ()
 
     def schema(self) -> Any:
@@ -47,7 +49,7 @@ class CsvFile:
 
         read, parse = self._options()
         convert = csv.ConvertOptions(decimal_point=self.decimal)
-        with csv.open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert) as reader:
+        with csv.open_csv(self._source(), read_options=read, parse_options=parse, convert_options=convert) as reader:
             return reader.schema
 
     def read(self, columns: Collection[str], as_text: Iterable[str]) -> Any:
@@ -61,7 +63,14 @@ class CsvFile:
             column_types={name: pyarrow.string() for name in as_text},
             decimal_point=self.decimal,
         )
-        return csv.read_csv(self.path, read_options=read, parse_options=parse, convert_options=convert)
+        return csv.read_csv(self._source(), read_options=read, parse_options=parse, convert_options=convert)
+
+    def _source(self) -> Any:
+        """The file, or its text with one blank between columns."""
+        if not self.is_aligned:
+            return self.path
+        lines = self.path.read_text(encoding=self.encoding).removeprefix("\ufeff").splitlines()
+        return BytesIO("\n".join(" ".join(line.split()) for line in lines).encode(self.encoding))
 
     def _options(self) -> tuple[Any, Any]:
         from pyarrow import csv
@@ -88,6 +97,9 @@ def open_csv(path: Path) -> CsvFile:
     first = lines[skipped] if skipped < len(lines) else ""
     delimiter = separator[1] if separator else _delimiter(first)
     found = CsvFile(path=path, delimiter=delimiter, skipped=skipped, header=None, encoding=encoding, notes=notes)
+    if delimiter == " " and any(re.search(r"  |^ | $", line) for line in lines[skipped : skipped + 1000]):
+        found, lines = replace(found, is_aligned=True), [" ".join(line.split()) for line in lines]
+        first = lines[skipped]
     if _has_decimal_commas(lines[skipped + 1 :], delimiter):
         found = replace(found, decimal=",", notes=(*notes, "numbers are written with a decimal comma"))
     if not _is_numbers(first, delimiter):

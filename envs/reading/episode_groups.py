@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from envs.errors import DataError, problems_of
 from envs.reading.episode_arrays import EpisodeArrays, group_names
-from envs.reading.fields import ENDS, NEEDED, choose, plain
+from envs.reading.fields import ABSENT, ENDS, NEEDED, choose, plain
 from envs.reading.found import Found, side_by_side
 from envs.reading.hdf5 import node_at
 from envs.reading.options import ReadingOptions
@@ -33,16 +33,23 @@ READ = (*NEEDED, *ENDS, "next_observations", "success")
 
 
 def episode_groups(file: Any, path: Path) -> list[str]:
-    """The paths of the episodes' groups, in the order of their numbers; none if the file is not of this layout."""
+    """The paths of the episodes' groups, in the order of their numbers; none if the file is not of this layout.
+
+    Several numbered groups that hold the same names are episodes, whatever the names are.
+    """
     for above in ABOVE:
         matches = [match for name in group_names(file, path, above) if (match := GROUP.fullmatch(name))]
         prefix = f"{above}/" if above else ""
         by_number = {int(match[2]): f"{prefix}{match[0]}" for match in matches}
         alike = len({match[1] for match in matches}) == 1 and len(by_number) == len(matches)
-        if alike and any(
-            plain(name) in ("actions", "action") for name in group_names(file, path, by_number[min(by_number)])
-        ):
-            return [name for _, name in sorted(by_number.items())]
+        groups = [name for _, name in sorted(by_number.items())]
+        if not alike:
+            continue
+        inside = group_names(file, path, groups[0])
+        known = any(plain(name) in ("actions", "action") for name in inside)
+        same = len(groups) > 1 and inside and all(group_names(file, path, each) == inside for each in groups[1:4])
+        if known or same:
+            return groups
     return []
 
 
@@ -57,7 +64,7 @@ def read_episode_groups(file: Any, path: Path, groups: list[str], options: Readi
     with problems_of(f"{path}: {first}"):
         usual = choose(inside, fields, columns, ("rewards",))
     chosen: dict[str, tuple[str, ...]] = {field: (name,) for field, name in usual.items()}
-    chosen |= {field: names for field, names in columns.items() if field in fields}
+    chosen |= {field: names for field, names in columns.items() if field in fields and names != (ABSENT,)}
     read = _Groups(file, path, groups, chosen["actions"][0], options.leave_out)
     arrays: dict[str, Any] = {"lengths": np.array(read.lengths)}
     notes = list[str]()
@@ -87,7 +94,7 @@ class _Groups:
         self.left_out: list[str] = []
         self.lengths = self._arrays.rows([f"{group}/{clock}" for group in groups])
         if 0 in self.lengths:
-            raise DataError(f"{path}: {groups[self.lengths.index(0)]}: no step in it")
+            raise DataError(f"{path}: {groups[self.lengths.index(0)]}: no step in it; delete the group")
 
     def tree(self, name: str, field: str, below: str = "") -> Any:
         """An array, or a dictionary of those of a group. below: the path of `name` in the observations."""
@@ -121,4 +128,14 @@ class _Groups:
             return np.array([bool(self._arrays.number(each)) for each in names]), 0
         all_steps = self._arrays.stacked(names, self.lengths, f"{self._clock} of its episode").reshape(-1)
         last = all_steps[np.cumsum(self.lengths) - 1] != 0
+        again = (all_steps[:-1] != 0) & (all_steps[1:] == 0)
+        again[np.cumsum(self.lengths)[:-1] - 1] = False  # another group begins there
+        if again.any():
+            row = int(again.argmax())
+            at = int(np.searchsorted(np.cumsum(self.lengths), row, side="right"))
+            raise DataError(
+                f"{self._path}: {names[at]}: true at step {row - sum(self.lengths[:at])}, and false later, so a group "
+                f"may hold several episodes: write a group for each, or flat arrays. If a group is one episode, "
+                f"--columns {name}=none leaves this flag unread"
+            )
         return last, int(np.count_nonzero(all_steps)) - int(np.count_nonzero(last))

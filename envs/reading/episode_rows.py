@@ -49,7 +49,9 @@ def read_episode_rows(path: Path, schema: Any, chosen: Mapping[str, str | list[s
     clock = columns["rewards" if "rewards" in columns else "actions"][0]
     lengths = lengths_of(f"{path}: column {clock!r}", column_of(table, clock))
     if (lengths == 0).any():
-        raise DataError(f"{path}: column {clock!r}: row {int((lengths == 0).argmax()) + 1}: no step in it")
+        raise DataError(
+            f"{path}: column {clock!r}: row {int((lengths == 0).argmax()) + 1}: no step in it; delete the row"
+        )
     arrays: dict[str, Any] = {}
     for name, wanted in columns.items():
         if name not in (*PER_STEP, *ENDS):

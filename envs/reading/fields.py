@@ -104,7 +104,11 @@ def named_columns(given: Mapping[str, str | Iterable[str]]) -> Columns:
         if not names or not all(isinstance(name, str) and name for name in names):
             raise DataError(f"columns: {field}: no column named")
         if field in ENDS and (opposite := [name for name in names if looks_like_no_end(name)]):
-            raise DataError(f"columns: {opposite[0]!r} says where no end is; not_done={opposite[0]} reads it as that")
+            name = shell_name(opposite[0])
+            raise DataError(
+                f"columns: {field}={name}: it is 1 where an episode goes on, and {field} is 1 where it ends: "
+                f"--columns {shlex.quote(f'not_done={name}')} reads it so"
+            )
         if field in NEEDED and names == (ABSENT,):
             raise DataError(f"columns: {field}: a dataset needs them")
         columns[field] = names
@@ -141,6 +145,8 @@ def choose(
         elif wanted in NEEDED and wanted not in optional:
             missing.append(wanted)
     if missing:
+        likely = [field for field in optional if field not in {*chosen, *missing, *columns}]
+        missing += [field for field in likely if suggested(field, names) != "NAME,..."]
         ways = [f"{wanted}={suggested(wanted, names)}" for wanted in missing]
         remedy = f"; --columns {' '.join(map(shlex.quote, ways))} says which" if in_file and names else ""
         remedy += NO_REWARDS if in_file and "rewards" in missing else ""

@@ -22,11 +22,12 @@ from envs.reading.fields import IN_FILES, MOST_NAMES, PROOFS, listed, looks_like
 from envs.reading.found import Found, side_by_side, unread_names
 from envs.reading.hdf5 import node_at, numbers_at, open_hdf5
 from envs.reading.options import ReadingOptions
+from envs.reading.other_groups import way_for_groups
 from envs.reading.readers import Recording, header_of, most_bytes, parse_metadata, too_much
 from envs.reading.robomimic import is_robomimic, read_robomimic
 from envs.reading.tables import read_table
 from envs.reading.tianshou import is_tianshou, read_tianshou
-from envs.reading.unknown import way_for_content, way_for_file
+from envs.reading.unknown import way_for_content, way_for_file, way_for_objects
 from envs.reading.unnamed_next import MOST_CANDIDATES, is_next_sought
 from envs.spaces import printable, reason
 
@@ -63,7 +64,7 @@ def recording_of(path: Path, found: Found, given: Mapping[str, Space[Any]], opti
         rows=found.rows,
         last_row_is_final=found.last_row_is_final or options.last_row_is_final,
         reward=options.reward,
-        leave_out=tuple(name for name in options.leave_out if name not in found.left_out),
+        leave_out=tuple(name for name in options.leave_out if name not in {*found.left_out, *found.unread}),
         notes=tuple(map(printable, [*notes, *found.notes])),
     )
     return Recording(header, found.arrays)
@@ -195,8 +196,8 @@ def _declared(path: Path, archive: Any, name: str) -> tuple[int, tuple[int, ...]
         there = archive.getinfo(member).file_size - file.tell()
     if kind.hasobject:
         raise DataError(
-            f"{path}: {name}: type {kind} is pickle, which may run any code; expected numbers. If you trust it, open "
-            f"it with numpy.load({str(path)!r}, allow_pickle=True), and give envs.from_episodes a mapping an episode"
+            f"{path}: {name}: type {kind} is a pickle, which may run any code; expected numbers; "
+            f"{way_for_objects(path)}"
         )
     size = math.prod(shape) * kind.itemsize
     if size > there:
@@ -220,7 +221,11 @@ def _read_hdf5(path: Path, options: ReadingOptions) -> Found:
             return read_tianshou(file, path, options.columns)
         if (groups := episode_groups(file, path)) and not by_path:
             return read_episode_groups(file, path, groups, options)
-        chosen, convention = chosen_fields(path, names, IN_FILES, options)
+        try:
+            chosen, convention = chosen_fields(path, names, IN_FILES, options)
+        except DataError as error:
+            way = "" if options.columns else way_for_groups(file, path)
+            raise (DataError(f"{path}: only groups of arrays, {listed(names, 3)}{way}") if way else error) from None
         arrays = {
             field: side_by_side(f"{path}: {field}", [numbers_at(file, path, name) for name in each])
             for field, each in chosen.items()

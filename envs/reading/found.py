@@ -92,4 +92,4 @@ def unread_names(names: Iterable[str], read: Iterable[str]) -> list[str]:
     """Names that were not read; of a group of arrays, all but those that were."""
     read = set(read)
     inside = {name: sorted(each for each in read if each.startswith(f"{name}/")) for name in set(names) - read}
-    return sorted(name + (f" (but for {', '.join(parts)})" if parts else "") for name, parts in inside.items())
+    return sorted(name + (f" (but for {listed(parts, 2)})" if parts else "") for name, parts in inside.items())

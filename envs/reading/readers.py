@@ -7,6 +7,7 @@ nothing else: no environment is built, no pickle loaded and no module imported b
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,8 +253,28 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def _way_for_type(array: NDArray[Any]) -> str:
+    """What to do about an array of no numbers."""
+    if array.dtype.names:
+        return f"; a record: write each of {', '.join(array.dtype.names[:12])} as an array of its own"
+    if array.dtype.kind in "US":
+        words = {str(word).lower() for word in array.reshape(-1)[:1000]}
+        if words <= {"true", "false"}:
+            return '; text: array == "True" makes true and false of it'
+        if all(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", word) for word in words):
+            return "; text: array.astype(float) makes numbers of it"
+        return "; text: if these are choices, numpy.unique(array, return_inverse=True)[1] numbers them"
+    ways = {
+        "c": "; write its real and imaginary parts as two arrays",
+        "M": "; write times as numbers, such as seconds: (t - t[0]) / numpy.timedelta64(1, 's')",
+        "V": "; bytes without a type: if it is bfloat16, write it as float32",
+        "O": "; if a row holds an episode, envs.from_episodes takes a mapping for each, from Python",
+    }
+    return ways.get(array.dtype.kind, "")
+
+
 def as_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
     """The array in this machine's byte order, which torch wants; text, objects and records are refused."""
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{where}: type {array.dtype}, expected numbers")
+        raise DataError(f"{where}: type {str(array.dtype)[:60]}, expected numbers{_way_for_type(array)}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)

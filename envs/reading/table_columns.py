@@ -36,6 +36,9 @@ EACH_ROW = {
 MOST_NAMED = 20
 """Names of choices that a refusal lists."""
 
+LEAST_ROWS = 8
+"""Rows of a table whose last row may be a total; in fewer, any row may be the sum of the others."""
+
 TOTAL = "; if this last row is a total or a comment, delete it"
 """What to do about a last row that is unlike the others."""
 
@@ -159,8 +162,8 @@ def plain_values(values: NDArray[Any]) -> NDArray[Any]:
 def check_no_total(path: Path, arrays: Mapping[str, Any]) -> None:
     """Refuse a last row that holds the sums or the means of the rows above it."""
     fields = [np.asarray(arrays[name]) for name in NEEDED if name in arrays]
-    fields = [values.reshape(len(values), -1) for values in fields if values.dtype.kind in "iuf" and len(values) > 3]
-    if not fields or len({len(values) for values in fields}) > 1:
+    fields = [values.reshape(len(values), -1) for values in fields if values.dtype.kind in "iuf"]
+    if not fields or {len(values) for values in fields} != {len(fields[0])} or len(fields[0]) < LEAST_ROWS:
         return
     numbers = np.concatenate(fields, axis=1).astype(np.float64)  # (N, K)
     above, last = numbers[:-1], numbers[-1]

@@ -6,11 +6,21 @@ import shlex
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from envs.reading.readers import check_is_file
 
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
-"""Suffixes of compressed files."""
+PACKED = {
+    ".gz": "gunzip -k",
+    ".bz2": "bunzip2 -k",
+    ".xz": "unxz -k",
+    ".zst": "unzstd",
+    ".zip": "unzip",
+    ".tar": "tar -xf",
+    ".tgz": "tar -xf",
+    ".7z": "7z x",
+}
+"""Suffixes of compressed files, and what unpacks them."""
 
 PICKLES = (".pkl", ".pickle", ".p", ".pck")
 """Suffixes of pickles."""
@@ -20,6 +30,9 @@ MOST_FILES = 2000
 
 MOST_FOLDERS, MOST_DEPTH = 20, 3
 """Folders of an unknown folder that are looked into, and how deep."""
+
+MOST_JSON = 1 << 26
+"""Characters of a JSON file that is opened to see how it nests."""
 
 PYTHON = "from Python: envs.from_arrays(observations=..., actions=..., rewards=..., terminated=...)"
 """The way that is open to everything that Python can open."""
@@ -56,7 +69,8 @@ def way_for_file(path: Path) -> str:
     check_is_file(path)
     suffix, name, table = path.suffix.lower(), json.dumps(str(path)), json.dumps(str(path.with_suffix(".parquet")))
     if suffix in PACKED:
-        return "compressed; unpack it first"
+        unpack = PACKED[".tgz"] if path.name.lower().endswith((".tar.gz", ".tar.xz", ".tar.bz2")) else PACKED[suffix]
+        return f"compressed; unpack it first: {unpack} {shlex.quote(str(path))}"
     if suffix in PICKLES:
         return _way_for_pickle(path)
     if suffix in (".pt", ".pth", ".ckpt"):
@@ -65,7 +79,7 @@ def way_for_file(path: Path) -> str:
         write = f"envs.write_minari({arrays}, {_dataset_id(path)})"
         return f"torch's; if it holds plain tensors by name: {_command('import torch, envs', write)}"
     if suffix == ".npy":
-        return f"one array: name it to envs.from_arrays, such as observations=numpy.load({name}), with the others"
+        return _way_for_npy(path)
     if suffix in (".tab", ".dat"):
         return f"if it is a table, name it {path.with_suffix('.csv').name}: commas, semicolons and tabs are known"
     if suffix in (".jsonl", ".ndjson", ".json"):
@@ -153,22 +167,92 @@ def _way_for_pickle(path: Path) -> str:
     return f"a pickle, which may run any code as it is opened; if you trust it: {command}"
 
 
+def _way_for_npy(path: Path) -> str:
+    """An array may hold objects, which are a pickle, or records, which are a table; its header says so."""
+    from numpy.lib import format as npy
+
+    name, table = json.dumps(str(path)), json.dumps(str(path.with_suffix(".parquet")))
+    try:
+        with path.open("rb") as file:
+            read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            shape, _, kind = read(file)
+    except (ValueError, OSError):
+        return "it cannot be read as .npy"
+    if kind.hasobject:
+        opened = f"numpy.load({name}, allow_pickle=True)"
+        read_as = f"envs.from_episodes({opened})" if shape else f"envs.from_arrays(**{opened}.item())"
+        command = _command("import numpy, envs", f"envs.write_minari({read_as}, {_dataset_id(path)})")
+        return f"objects, which are a pickle and may run any code as they are opened; if you trust it: {command}"
+    if kind.names:
+        columns = "{name: rows[name].tolist() for name in rows.dtype.names}"
+        write = f"rows = numpy.load({name}); p.write_table(a.table({columns}), {table})"
+        return f"as a table: {_command('import numpy, pyarrow as a, pyarrow.parquet as p', write)}"
+    return f"one array: name it to envs.from_arrays, such as observations=numpy.load({name}), with the others"
+
+
+def way_for_objects(path: Path) -> str:
+    """What to do about an .npz file with arrays of objects: most hold an array for each episode."""
+    opened = f"d = numpy.load({json.dumps(str(path))}, allow_pickle=True)"
+    read = "envs.from_episodes(dict(zip(d, each)) for each in zip(*d.values()))"
+    command = _command("import numpy, envs", f"{opened}; envs.write_minari({read}, {_dataset_id(path)})")
+    return f"if you trust it, and each of its arrays has an entry for each episode: {command}"
+
+
+def command_for_episodes(path: Path, parts: str) -> str:
+    """The command that reads an HDF5 file with a group for each episode. parts: a mapping of arrays of a group g."""
+    opened = f"f = h5py.File({json.dumps(str(path))})"
+    read = f"envs.from_episodes({parts} for g in f.values())"
+    return _command("import h5py, envs", f"{opened}; envs.write_minari({read}, {_dataset_id(path)})")
+
+
 def _json_table(path: Path) -> str:
-    """The expression that makes a table of JSON: of a list of rows, of an object of columns, or of lines."""
+    """The expression that makes a table of JSON: of lines, of rows, of columns, or of episodes of rows."""
     name = json.dumps(str(path))
-    if _begins_with(path, b"["):
-        return f"a.Table.from_pylist(json.load(open({name})))"
-    with path.open("rb") as file:
-        line = file.readline(1 << 20).strip()
-    is_lines = path.suffix.lower() != ".json" or line.endswith(b"}")
-    return f"j.read_json({name})" if is_lines and not _is_one_line(path) else f"a.table(json.load(open({name})))"
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_JSON + 1)
+        document = json.loads(text) if len(text) <= MOST_JSON else None
+    except (ValueError, RecursionError):  # many objects, a line each, or no JSON
+        document = None
+    if document is None:
+        rows = _begins_with(path, b"[")
+        return f"a.Table.from_pylist(json.load(open({name})))" if rows else f"j.read_json({name})"
+    return _table_of(document, f"json.load(open({name}))")
 
 
-def _is_one_line(path: Path) -> bool:
-    """Whether a .json file has its object in one line: that is one of columns."""
-    with path.open("rb") as file:
-        file.readline(1 << 20)
-        return path.suffix.lower() == ".json" and not file.read(64).strip()
+def _table_of(document: Any, opened: str) -> str:
+    """The expression that makes a table of a JSON document. opened: the expression that opens it."""
+    if isinstance(document, dict):
+        parts = list(document.values())
+        if len(parts) > 1 and all(isinstance(part, dict) for part in parts):  # episodes or rows by their names
+            return _table_of(parts, f"list({opened}.values())")
+        lists = {name: part for name, part in document.items() if isinstance(part, list)}
+        nested = {name: part for name, part in document.items() if isinstance(part, dict)}
+        if len(lists) == 1 and _is_rows(*lists.values()):
+            (name,) = lists
+            return _table_of(lists[name], f"{opened}[{json.dumps(name)}]")
+        if not lists and len(nested) == 1:
+            (name,) = nested
+            return _table_of(nested[name], f"{opened}[{json.dumps(name)}]")
+        columns = "{k: v for k, v in " + opened + ".items() if isinstance(v, list)}"
+        return f"a.table({opened if len(lists) == len(document) else columns})"
+    first = document[0] if isinstance(document, list) and document else None
+    if isinstance(first, list) and _is_rows(first):
+        return f"a.Table.from_pylist([{{'episode': i, **row}} for i, rows in enumerate({opened}) for row in rows])"
+    steps = [name for name, part in first.items() if _is_rows(part)] if isinstance(first, dict) else []
+    if len(steps) == 1:
+        rows = f"for i, e in enumerate({opened}) for row in e[{json.dumps(steps[0])}]"
+        return f"a.Table.from_pylist([{{'episode': i, **row}} {rows}])"
+    return f"a.Table.from_pylist({opened})"
+
+
+def _is_rows(part: Any) -> bool:
+    """Whether a part of a JSON document is a list of records, or of lists of records."""
+    while isinstance(part, list) and part:
+        part = part[0]
+        if isinstance(part, dict):
+            return True
+    return False
 
 
 def _command(imports: str, statement: str) -> str:
