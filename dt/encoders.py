@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dt.units import Units, action_units, observation_units
+from dt.fitted_units import action_units, observation_units
+from dt.units import Units
 from envs.datasets.statistics import statistics
 from envs.spaces import choices, padding_value
 

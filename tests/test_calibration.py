@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dt import curves as curves_module
 from dt.asking import calibration as calibration_module
 from dt.asking.calibrate import calibrate, difference, policy_of, read_calibration
-from dt.asking.calibration import Calibration, Curve, Episode, curves_of, from_json, inverse, monotone, to_json
+from dt.asking.calibration import Calibration, Curve, Episode, curves_of, from_json, monotone, to_json
 from dt.asking.guidance import Request
 from dt.asking.plan import Plan, carry_out, make_plan
 from dt.config import CalibrationConfig, Config, EvaluationConfig, ModelConfig, PlayConfig
+from dt.curves import inverse
 from dt.evaluation import evaluate
 from dt.learning.run import load_run
 from dt.learning.training import train
@@ -314,7 +316,7 @@ def naive_inverse(patch):
         answer = float(np.clip(target, achieved[0], achieved[-1]))
         return float(requests[np.searchsorted(achieved, answer, side="right") - 1]), answer
 
-    patch.setattr(calibration_module, "inverse", far)
+    patch.setattr(curves_module, "inverse", far)
 
 
 def test_a_curve_ends_at_its_peak():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import numpy as np
 import onnx
@@ -14,8 +15,9 @@ from conftest import echo_dataset, random_mask, small_model
 
 import dt
 import envs
-from dt import runner, window
-from dt.asking.calibration import Calibration, Curve
+from dt import runner
+from dt.asking.calibrate import binding_of
+from dt.asking.calibration import Calibration, Curve, to_json
 from dt.cli import main
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from dt.errors import PolicyError
@@ -23,7 +25,8 @@ from dt.learning.build import build_model
 from dt.learning.training import train
 from dt.model import DecisionTransformer
 from dt.policy import ReturnConditionedPolicy
-from dt.sharing.export import OPSET, compare, export_policy
+from dt.sharing.export import OPSET, _curves, compare, export_policy
+from dt.units import Units
 from envs.simulate.spec import EnvironmentSpec
 from transformer.config import TrainingConfig
 
@@ -91,7 +94,7 @@ WRONG = {
     "another guidance": lambda theirs: theirs.about.update(guidance=2.0),
     "rewards are not subtracted": lambda theirs: setattr(theirs, "feed", lambda reward: None),
     "bounds of another robot": lambda theirs: theirs._actions["value"].update(bounds=[[-0.01] * 3, [0.01] * 3]),
-    "actions are forgotten": lambda theirs: theirs._actions["value"].update(largest=0.0),
+    "actions are forgotten": lambda theirs: theirs._done_units.update(value=Units(*np.array([[0.0], [1], [0]]))),
 }
 
 
@@ -149,16 +152,18 @@ def test_it_acts_where_only_numpy_and_onnxruntime_are_installed(robot, tmp_path)
 
 def test_the_folder_holds_our_own_window_and_a_pinned_opset(robot):
     _, folder, _ = robot
-    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "policy.json", "runner.py", "window.py"]
-    for name, module in (("window.py", window), ("runner.py", runner)):
-        assert (folder / name).read_text() == Path(module.__file__).read_text()
+    names = ["curves.py", "leaves.py", "model.onnx", "policy.json", "runner.py", "units.py", "window.py"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in filter(lambda name: name.endswith(".py"), names):
+        assert (folder / name).read_text() == Path(dt.__file__).with_name(name).read_text()
+    assert len((folder / "runner.py").read_text().splitlines()) <= 150
     written = onnx.load(folder / "model.onnx")
     assert [(each.domain, each.version) for each in written.opset_import] == [("", OPSET)] == [("", 18)]
     assert [each.name for each in written.graph.input] == json.loads((folder / "policy.json").read_text())["inputs"]
 
 
-def test_a_calibration_gives_the_same_requests(robot):
-    _, folder, _ = robot
+def test_a_calibration_gives_the_same_requests(robot, tmp_path):
+    folder = copytree(robot[1], tmp_path / "policy")
     rng = np.random.default_rng(0)
     requests = np.array([0, 10, 20, 30, 40, 40.1, 60, 70, 80])  # with a jump in the middle
     curves = tuple(
@@ -166,20 +171,15 @@ def test_a_calibration_gives_the_same_requests(robot):
         for w in (1.0, 1.5, 2.5)
     )
     calibration = Calibration({}, curves, 0)
+    about = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps(about | {"calibration": _curves(calibration)}))
     theirs = runner.Policy(folder)
-    theirs.about["calibration"] = json.loads(json.dumps(curves_in_json(calibration)))
     targets = [*np.linspace(-20, 170, 57), *curves[0].achieved, *curves[1].achieved]
     ours = [calibration.request_for(float(target)) for target in targets]
     assert [(each.target_return, each.guidance) for each in ours] == [theirs.request_for(target) for target in targets]
     assert len({each.guidance for each in ours}) > 1
     theirs.reset(33.0, guidance=1.25)
     assert (theirs._history.target_return, theirs._history.guidance) == (33.0, 1.25)
-
-
-def curves_in_json(calibration):
-    from dt.sharing.export import _curves
-
-    return _curves(calibration)
 
 
 def test_numbers_that_float32_does_not_hold_are_the_same(tmp_path):
@@ -259,6 +259,35 @@ def test_a_run_is_exported_by_one_command(run, tmp_path, capsys):
     assert about["origin"]["dataset"] == "echo/right-and-wrong-v0"
     assert about["origin"]["environment"]["id"] == "Echo-v0"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["policy"]
+
+
+def test_a_calibration_in_bf16_is_not_dropped_in_silence(run, tmp_path, capsys, monkeypatch):
+    folder = copytree(run, tmp_path / "run")
+    monkeypatch.setattr("dt.asking.calibrate.precision_of", lambda run: "bf16")
+
+    def calibrated(precision, name):
+        there = dt.load_run(folder)
+        binding = binding_of(there, there.config.evaluation, precision, False)
+        curve = Curve(1.0, np.array([0.0, 1.0]), (np.zeros(2), np.ones(2)))
+        (folder / name).write_text(json.dumps(to_json(Calibration(binding, (curve,), 20))))
+
+    def export(*options):
+        status = main(["export", str(folder), "--output", str(tmp_path / "policy"), *options])
+        return status, capsys.readouterr().err
+
+    calibrated("bf16", "calibration-last.json")
+    status, err = export()
+    assert status == 2
+    assert "its calibration was measured in bf16" in err
+    assert f"dt calibrate {folder} --precision float32" in err
+    assert not (tmp_path / "policy").exists()
+    assert export("--no-calibration")[0] == 0
+    policy = tmp_path / "policy" / "policy.json"
+    assert json.loads(policy.read_text())["calibration"] is None
+    rmtree(tmp_path / "policy")
+    calibrated("float32", "calibration-last-float32.json")  # where dt calibrate --precision float32 writes it
+    assert export() == (0, "")
+    assert json.loads(policy.read_text())["calibration"][0]["requests"] == [0.0, 1.0]
 
 
 def test_a_difference_leaves_no_folder(run, tmp_path, capsys, monkeypatch):

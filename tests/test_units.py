@@ -12,11 +12,12 @@ import envs
 from dt.config import Config, DataConfig, ModelConfig
 from dt.data import TrajectoryDataset, return_scale
 from dt.encoders import ContinuousHead, Normalizer
+from dt.fitted_units import observation_units
 from dt.learning.build import build_model
 from dt.learning.run import load_run
 from dt.learning.training import train
 from dt.policy import ReturnConditionedPolicy
-from dt.units import Units, observation_units
+from dt.units import Units
 from dt.validation import Validation, choose_episodes
 from envs import load
 from envs.datasets.statistics import is_rounded, never_varies, statistics, without_marks

@@ -1,6 +1,7 @@
 """Calibration of a run: play its plan, keep what was played, and use it where it holds.
 
-RUN/calibration-last.json and -best.json are of the checkpoints of those names. While a calibration is not finished its
+RUN/calibration-last.json and -best.json are of the checkpoints of those names, in the precision of the run's training.
+One in a different precision is next to it, as calibration-last-float32.json. While a calibration is not finished its
 episodes are in RUN/calibration-last.part.json; the same command goes on from there.
 """
 
@@ -92,7 +93,8 @@ def calibrate(
     longest = run.environment.step_limit or run.model.max_timesteps
     plan = make_plan(percentiles, run.config.model, longest, steps)
     binding = binding_of(run, config, precision, cached)
-    part, final = run.folder / f"calibration-{which}.part.json", run.folder / f"calibration-{which}.json"
+    final = _file(run, which, precision)
+    part = final.with_suffix(".part.json")
     _take_up(plan, distributed.on_first_rank(lambda: _read_part(part, binding)))
     policy = ReturnConditionedPolicy(
         run.model,
@@ -159,7 +161,7 @@ def policy_of(
     config, precision = played_as(run, config or own), precision or precision_of(run)
     guidance = 1.0 if config.guidance == "auto" else config.guidance
     asked_for = config.calibration and config.guidance == "auto" and run.environment is not None
-    calibration = read_calibration(run, which) if asked_for else None
+    calibration = read_calibration(run, which, precision) if asked_for else None
     why = calibration and difference(calibration, binding_of(run, config, precision, cached))
     if why:
         tell(
@@ -178,17 +180,31 @@ def policy_of(
     )
 
 
-def read_calibration(run: "Run", which: str = "last") -> Calibration | None:
+def _file(run: "Run", which: str, precision: Precision) -> Path:
+    name = f"calibration-{which}" if precision == precision_of(run) else f"calibration-{which}-{precision}"
+    return run.folder / f"{name}.json"
+
+
+def read_calibration(run: "Run", which: str = "last", precision: Precision | None = None) -> Calibration | None:
     """The calibration in a run's folder, None where there is none.
 
+    which: the checkpoint's name, "last" or "best".
+    precision: as in `ReturnConditionedPolicy`; None is that of the run's training, and so it is where there is no
+        calibration in this precision.
+
     Raises:
-        ConfigError: the file is not a calibration.
+        CheckpointError: the file cannot be read.
+        ConfigError: it is not a calibration.
     """
-    path = run.folder / f"calibration-{which}.json"
+    own = precision_of(run)
+    path = _file(run, which, precision or own)
+    if not path.is_file():
+        path = _file(run, which, own)
     if not path.is_file():
         return None
+    document = read_json(path)
     try:
-        return from_json(read_json(path))
+        return from_json(document)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}; dt calibrate writes it again") from None
 

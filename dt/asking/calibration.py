@@ -11,21 +11,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dt.asking.guidance import Request
-
-Floats = NDArray[np.float64]
-
-SPREAD_WEIGHT = 0.25
-"""Weight of the spread of single episodes against the distance of their mean: what it adds to the error of the mean of
-20 episodes, roughly."""
+from dt.curves import Floats, Points, find_request
 
 NEAR = 0.05
 """Requests that are so close to each other, as a share of what the curve covers, tell of each other's spread."""
-
-SURER = 0.005
-"""By how much a request that was played has to be better than one between two, as a share of what the curve spans."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +49,6 @@ def monotone(values: Floats, weights: Floats) -> Floats:
             before[1] += mass
             before[2] += count
     return np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])
-
-
-def inverse(requests: Floats, achieved: Floats, target: float) -> tuple[float, float]:
-    """The request that earns the target, and what it earns.
-
-    requests: (N,), rising.
-    achieved: (N,), what each earns; never falling. Between two requests it is a straight line.
-    target: the return to earn. Outside what can be earned the nearest end is taken.
-
-    Where several requests earn the same (a plateau), the one nearest to the target is taken. Noise decides where a
-    plateau ends, so a request far from the target may earn something else.
-    """
-    answer = float(np.clip(target, achieved[0], achieved[-1]))
-    left = int(np.searchsorted(achieved, answer, side="left"))  # the first that earns at least the answer
-    right = int(np.searchsorted(achieved, answer, side="right")) - 1  # the last that earns at most the answer
-    if left <= right:  # a plateau, or a single point
-        return float(np.clip(target, requests[left], requests[right])), answer
-    share = (answer - achieved[right]) / (achieved[left] - achieved[right])
-    return float(requests[right] + share * (requests[left] - requests[right])), answer
 
 
 @dataclass(frozen=True)
@@ -146,14 +118,13 @@ class Curve:
         It is the inverse, unless a request that was played is surer: at the edge where a policy begins to stay upright,
         some episodes fall and others do not.
         """
-        requests = self.requests[: self.peak + 1]
-        request, answer = inverse(requests, self.achieved, target)
-        spread = float(np.interp(request, requests, self.spreads))
-        played = np.abs(self.achieved - target) + SPREAD_WEIGHT * self.spreads  # (peak + 1,)
-        best, span = int(played.argmin()), self.achieved[-1] - self.achieved[0]
-        if played[best] < abs(answer - target) + SPREAD_WEIGHT * spread - SURER * span:
-            request, answer, spread = (float(of[best]) for of in (requests, self.achieved, self.spreads))
-        return Request(request, self.guidance), answer, spread
+        guidance, *answer = find_request([self.points], target)
+        return Request(answer[0], guidance), answer[1], answer[2]
+
+    @property
+    def points(self) -> Points:
+        """What a request is looked up in."""
+        return Points(self.guidance, self.requests[: len(self.achieved)], self.achieved, self.spreads)
 
 
 @dataclass(frozen=True)
@@ -177,9 +148,9 @@ class Calibration:
         """The mean return that `request_for` was seen to earn."""
         return self._best(target_return)[1]
 
-    def _best(self, target_return: float) -> tuple[Request, float, float]:
-        answers = [curve.ask(target_return) for curve in self.curves]
-        return min(answers, key=lambda each: abs(each[1] - target_return) + SPREAD_WEIGHT * each[2])
+    def _best(self, target_return: float) -> tuple[Request, float]:
+        guidance, request, answer, _ = find_request([curve.points for curve in self.curves], target_return)
+        return Request(request, guidance), answer
 
     @property
     def highest(self) -> float:

@@ -1,6 +1,8 @@
 """`dt export`: a run's policy as a folder that acts without this package."""
 
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from dt.cli.checks import check_trained_run
 from dt.cli.environments import environment_to_play_in
@@ -9,8 +11,11 @@ from dt.learning.description import environment_in, read_description
 from envs.simulate.spec import EnvironmentSpec
 from transformer.errors import ConfigError
 from transformer.files import check_new, new_folder
-from transformer.runs.console import show, tell
+from transformer.runs.console import show
 from transformer.runs.outputs import check_folder
+
+if TYPE_CHECKING:
+    from dt.learning.run import Run
 
 NEEDED_TO_EXPORT = ("onnx", "onnxscript", "onnxruntime")
 """What `--format onnx` needs beyond the base installation."""
@@ -39,7 +44,7 @@ def _check(options: Export) -> EnvironmentSpec | None:
 
 def _export(options: Export, environment: EnvironmentSpec | None) -> None:
     """`dt export`: a run's policy as a folder that acts without this package."""
-    from dt.asking.calibrate import policy_of, precision_of
+    from dt.asking.calibrate import policy_of
     from dt.asking.targets import resolve
     from dt.cli.runs import run_in_environment
     from dt.evaluation import check_environment
@@ -50,9 +55,10 @@ def _export(options: Export, environment: EnvironmentSpec | None) -> None:
     run = load_run(options.run, options.checkpoint)
     if environment is not None:
         run = run_in_environment(run, environment)
-    if precision_of(run) == "bf16":
-        tell(f"exported in float32; for a calibration in float32: dt calibrate {run.folder} --precision float32")
-    policy = of_one_row(policy_of(run, precision="float32", which=options.checkpoint), run.model)
+    if options.calibration:
+        _check_calibration(run, options.checkpoint)
+    played = replace(run.config.evaluation, calibration=options.calibration)
+    policy = of_one_row(policy_of(run, played, precision="float32", which=options.checkpoint), run.model)
     with new_folder(options.output) as folder:
         export_policy(policy, run.model, folder, options.format, origin_of(run))
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
@@ -63,3 +69,15 @@ def _export(options: Export, environment: EnvironmentSpec | None) -> None:
             show(compare(policy, Policy(folder), run.environment, target).line())
     for name, size in sizes.items():
         show(f"{options.output / name}  {size / 1e3:.0f} kB")
+
+
+def _check_calibration(run: "Run", which: str) -> None:
+    """Refuse a run that was calibrated in bf16 only: that does not hold for an export, which is in float32."""
+    from dt.asking.calibrate import read_calibration
+
+    there = read_calibration(run, which, "float32")
+    if there is not None and there.binding.get("precision") == "bf16":
+        raise ConfigError(
+            f"{run.folder}: its calibration was measured in bf16, and an exported policy computes in float32. Measure "
+            f"one in float32 with dt calibrate {run.folder} --precision float32, or export without: --no-calibration"
+        )

@@ -195,6 +195,8 @@ class Export:
     """onnx runs in onnxruntime, torch-export in torch. onnx needs pip install 'decision-transformer[export]'."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint: the newest, or the one that scored best on the way."""
+    calibration: bool = True
+    """Take the run's calibration along."""
     verify: bool = False
     """Play 300 steps of the environment and compare each action with the original's, before anything is written."""
     env: EnvironmentOptions = field(default_factory=EnvironmentOptions)

@@ -1,4 +1,4 @@
-"""A policy as files that act without this package: the model, policy.json, runner.py and window.py.
+"""A policy as files that act without this package: the model, policy.json, runner.py and what it imports.
 
 The model is exported for one window of K steps. Normaliser, bounds, return scale and guidance are inside it.
 """
@@ -18,8 +18,8 @@ from gymnasium import spaces
 from gymnasium.spaces import Space
 from torch import Tensor, nn
 
-from dt import runner, window
-from dt.asking.calibration import SPREAD_WEIGHT, SURER, Calibration
+from dt import runner
+from dt.asking.calibration import Calibration
 from dt.asking.guidance import MODULATED
 from dt.data import Batch, TensorLeaves
 from dt.encoders import ContinuousHead, is_image
@@ -27,7 +27,7 @@ from dt.errors import PolicyError
 from dt.learning.run import Run
 from dt.model import DecisionTransformer, last_step
 from dt.policy import ReturnConditionedPolicy, empty_rows
-from dt.units import LARGEST, Units
+from dt.units import Units
 from envs.simulate.spec import EnvironmentSpec
 from envs.space_json import space_to_json
 from envs.spaces import allowed_choices, choices, leaf_spaces, padding_value, reason, to_leaves
@@ -41,7 +41,7 @@ OPSET = 18
 
 MODEL_FILES: dict[Format, str] = {"onnx": "model.onnx", "torch-export": "model.pt2"}
 
-COPIED = {"runner.py": runner, "window.py": window}
+COPIED = ("runner.py", "window.py", "leaves.py", "units.py", "curves.py")
 """Files of an exported policy that are copies of our own modules."""
 
 TOLERANCE = 1e-5
@@ -109,8 +109,8 @@ def export_policy(
         _write_model(function, example, outputs, folder / MODEL_FILES[model_format], model_format)
     except Exception as error:  # whatever the exporters raise, their own types are not public
         raise ConfigError(f"--format {model_format}: torch cannot export this model ({reason(error)})") from error
-    for name, module in COPIED.items():
-        (folder / name).write_bytes(Path(str(module.__file__)).read_bytes())
+    for name in COPIED:
+        (folder / name).write_bytes(Path(runner.__file__).with_name(name).read_bytes())
     write_json(folder / "policy.json", _describe(policy, model, model_format, inputs, outputs, origin))
 
 
@@ -220,7 +220,6 @@ def _leaf(leaf: Space[Any], row_dtype: np.dtype[Any], units: Units | None) -> di
         "bounds": bounds,  # of a Box; infinity is the largest number of its type
         "counts": counts.tolist(),  # values of each choice
         "units": None if units is None else units.to_json(),
-        "largest": LARGEST,
     }
 
 
@@ -237,14 +236,12 @@ def _curves(calibration: Calibration) -> list[dict[str, Any]]:
     """The curves of a calibration in the form in which the runner looks up a request."""
     return [
         {
-            "guidance": curve.guidance,
-            "requests": curve.requests[: len(curve.achieved)].tolist(),
-            "achieved": curve.achieved.tolist(),
-            "spreads": curve.spreads.tolist(),
-            "spread_weight": SPREAD_WEIGHT,
-            "surer": SURER,
+            "guidance": guidance,
+            "requests": requests.tolist(),
+            "achieved": achieved.tolist(),
+            "spreads": spreads.tolist(),
         }
-        for curve in calibration.curves
+        for guidance, requests, achieved, spreads in (curve.points for curve in calibration.curves)
     ]
 
 
