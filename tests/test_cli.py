@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from dt.asking.guidance import Request
 from dt.cli import main
 from dt.evaluation import TargetResult
 from dt.learning.description import read_description
+from dt.sharing import video
 from envs.errors import MissingEnvError
 from envs.space_json import space_to_json
 from transformer.errors import ConfigError
@@ -321,6 +323,14 @@ def test_films_begin_at_the_reset_and_are_told_apart(tmp_path, monkeypatch):
     assert np.abs(first[: expected.shape[0], : expected.shape[1]] - expected).mean() < 3
     assert length > 5
     assert max(alive) <= 2  # pictures go to the file one by one
+
+    def killed(environments, policy, request, show):
+        play(environments, policy, request, lambda picture: [show(picture), signal.raise_signal(signal.SIGTERM)])
+
+    play = video._play
+    monkeypatch.setattr(video, "_play", killed)
+    assert main([*arguments, "--video", str(tmp_path / "killed")]) == 143
+    assert files(tmp_path / "killed") == set()
 
 
 def watch_pictures(monkeypatch) -> list[int]:

@@ -1,9 +1,9 @@
 """Films of episodes: what a policy does when it is asked for a return."""
 
-import secrets
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from numpy.typing import NDArray
@@ -46,16 +46,16 @@ def film(
     folder.mkdir(parents=True, exist_ok=True)
     with _filmed(run.environment, env_timeout) as environments:
         for target, path in zip(targets, paths, strict=True):
-            unfinished = folder / f".{secrets.token_hex(8)}{path.suffix}"  # where no link can have been laid
-            try:
+            # A folder of its own: no link can have been laid there, and an ffmpeg that is still starting when a signal
+            # ends this has nowhere left to write.
+            with TemporaryDirectory(dir=folder, prefix=".filming-", ignore_cleanup_errors=True) as own:
+                unfinished = Path(own, path.name)
                 writer: Any = imageio.get_writer(
                     unfinished, fps=environments.info.frames_per_second, macro_block_size=8
                 )
                 with writer:
                     _play(environments, policy, EpisodeRequest(seed, target), writer.append_data)
                 unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
     return paths
 
 

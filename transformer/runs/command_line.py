@@ -1,6 +1,7 @@
 """A command line read into dataclasses, the same for every program of this project."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import takewhile
 from typing import Any
 
@@ -10,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 from transformer.errors import ConfigError, FailedElsewhereError
 from transformer.runs import distributed
 from transformer.runs.console import help_to_anyone
+from transformer.runs.signals import Terminated, ended_by_sigterm
 
 RENAMED = {
     "--num-worlds": "--num-envs",
@@ -56,10 +58,14 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 def exit_status(program: str, work: Callable[[], int]) -> int:
     """The exit status of a program: what `work` returns, or that of the error that ends it, printed as one line.
 
-    An error without an exit status is a bug, and is raised.
+    An error without an exit status is a bug, and is raised. SIGTERM ends the program as Ctrl-C does, except where
+    torchrun started it: there a process may wait for others, in code that looks at no signal.
     """
     try:
-        return work()
+        with nullcontext() if distributed.is_launched() else ended_by_sigterm():
+            return work()
+    except Terminated:
+        return 143
     except KeyboardInterrupt:
         return 130
     except FailedElsewhereError as error:  # the first process prints why

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from transformer.config import require
 from transformer.errors import ConfigError, FailedElsewhereError, LostProcessError
 from transformer.runs import console
+from transformer.runs.signals import Terminated
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -254,7 +255,8 @@ def launch_id() -> str | None:
 @contextmanager
 def resend_dropped_signals() -> Iterator[None]:
     """A signal that comes where Python drops exceptions, as in h5py's weak references, is sent again a little later."""
-    signals, before = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}, sys.unraisablehook
+    signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM, Terminated: signal.SIGTERM}
+    before = sys.unraisablehook
 
     def heed(dropped: "sys.UnraisableHookArgs") -> None:
         if dropped.exc_type not in signals:

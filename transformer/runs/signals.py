@@ -1,4 +1,4 @@
-"""Signals that stop a training: it ends after the present step, with a checkpoint."""
+"""Signals that end a program: a training after the present step, with a checkpoint; anything else as Ctrl-C does."""
 
 import signal
 import threading
@@ -31,3 +31,25 @@ def stop_signals(message: str) -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, if nothing else handles it, ends the program as Ctrl-C does: files that are not complete are removed."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
