@@ -51,6 +51,23 @@ def test_a_run_to_resume_prints_its_configuration_and_stays_as_it_is(recorded, r
     assert files(run) == there
 
 
+def test_many_runs_start_from_a_configuration(recorded, run, tmp_path, capsys):  # noqa: F811
+    text = printed(capsys, recorded, "--config", run, "--seed", 3, "--steps", 2, "--no-calibration")
+    (tmp_path / "recipe.json").write_text(text)
+    command = ["train-many", str(recorded), "--output", str(tmp_path / "many"), "--seeds", "5"]
+    assert main([*command, "--config", str(tmp_path / "recipe.json"), "--width", "16", "--target-return", "2"]) == 0
+    (folder,) = (tmp_path / "many").iterdir()
+    settled, kept = json.loads(text), configuration(folder)
+    assert (kept["training"].pop("seed"), kept["model"].pop("width")) == (5, 16)
+    assert (settled["training"].pop("seed"), settled["model"].pop("width")) == (3, 8)
+    assert (kept["model"], kept["training"], kept["data"]) == (settled["model"], settled["training"], settled["data"])
+    capsys.readouterr()
+    assert main([*command, "--print-config"]) == 2
+    assert capsys.readouterr().err == (
+        "dt: --print-config: dt train has it. dt train-many --config takes what it prints.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

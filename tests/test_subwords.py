@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from transformer import save_gpt2
+from transformer.config import CharactersConfig
+from transformer.files import read_json
 from transformer.runs.checkpoint import checkpoints
 from transformer.text.cli import main
 from transformer.text.corpora import TextCorpus, encode, subword_tokenizer
@@ -148,7 +151,7 @@ REFUSALS = {
     "another vocabulary": (["--vocabulary-size", "300"], "vocabulary_size 300: {folder} has 293 tokens"),
     "another width": (["--width", "24"], "width 24: {folder} has 12; leave --width out"),
     "other positions": (["--positions", "none"], "positions none: {folder} has learned; leave --positions out"),
-    "to go on too": (["--resume"], "--from {folder} starts a run, --resume goes on with one: take one"),
+    "to go on too": (["--resume"], "--from and --resume: each gives a configuration to start from. Take one."),
 }
 
 
@@ -213,3 +216,35 @@ def test_special_tokens_and_the_prefix_space_are_the_translators():
     assert "<pad>" in subword_tokenizer([TEXT], 300).get_vocab()
     own = subword_tokenizer([TEXT], 300, (), add_prefix_space=False)
     assert own.encode("Wand").tokens[0][0] == "W"
+
+
+def test_a_configuration_starts_another_run(text_file, tmp_path, capsys):
+    def run(*words) -> tuple[int, str, str]:
+        status = main([*map(str, words)])
+        return (status, *capsys.readouterr())
+
+    train = ("train-characters", text_file, "--output", tmp_path / "run")
+    status, printed, _ = run(*train, *QUICK, *SMALL, "--steps", 2, "--print-config")
+    assert (status, (tmp_path / "run").exists()) == (0, False)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(printed)
+    assert run(*train, "--config", recipe, "--seed", 3)[0] == 0
+    kept, asked = read_json(tmp_path / "run" / "run.json")["config"], json.loads(printed)
+    assert kept["model"] == asked["model"] != asdict(CharactersConfig().model)
+    assert kept["training"] == asked["training"] | {"seed": 3, "threads": kept["training"]["threads"]}
+    again = ("train-characters", text_file, "--output", tmp_path / "again", "--config", tmp_path / "run")
+    assert json.loads(run(*again, "--width", 16, "--print-config")[1])["model"] == kept["model"] | {"width": 16}
+    sentences = [f"--{name}={text_file}" for name in ("source", "target", "validation-source", "validation-target")]
+    translator = ("train-translator", *sentences, "--output", tmp_path / "x")
+    refusals = {
+        (*again, "--resume"): "--config and --resume: each gives a configuration to start from. Take one.",
+        (*train[:3], tmp_path / "x", "--config", tmp_path): "run.json: no such file",
+        (*translator, "--config", tmp_path / "run"): f"{tmp_path}/run/run.json: not a TranslatorConfig of this version",
+    }
+    for text, wrong in (("[]", "not a CharactersConfig"), ('{"model": 3}', "not a"), ("{", "cannot be read")):
+        (tmp_path / f"{len(text)}.json").write_text(text)
+        refusals[(*train[:3], tmp_path / "x", "--config", tmp_path / f"{len(text)}.json")] = wrong
+    for words, reason in refusals.items():
+        status, _, err = run(*words)
+        assert (status, err.count("\n"), (tmp_path / "x").exists()) == (2, 1, False)
+        assert reason in err

@@ -96,6 +96,8 @@ class TrainMany:
         "default"
     )
     """A named run to start from; the other options change it."""
+    start: Annotated[Path | None, arg(name="config", metavar="RUN|FILE")] = None
+    """As in dt train, but for the seed, which --seeds replaces."""
     output: Path = Path("runs")
     """Where the runs' folders, DATASET-sSEED, lie. The same command again goes on with what is there."""
     minutes: float | None = None

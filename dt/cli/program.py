@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -125,8 +126,10 @@ def _parse(arguments: list[str]) -> Command:
 
 
 def _starting_config(arguments: list[str]) -> Config:
-    preset, folder = option(arguments, "preset"), option(arguments, "output")
-    given = option(arguments, "config") if arguments[:1] == ["train"] else None
+    preset, folder, command = option(arguments, "preset"), option(arguments, "output"), arguments[:1]
+    given = option(arguments, "config") if command in (["train"], ["train-many"]) else None
+    if command == ["train-many"] and "--print-config" in arguments:
+        raise ConfigError("--print-config: dt train has it. dt train-many --config takes what it prints.")
     if "--resume" in arguments and preset is not None:
         raise ConfigError(f"--preset {preset} starts a run, --resume goes on with a run's own configuration: take one")
     if given is not None and (preset is not None or "--resume" in arguments):
@@ -135,7 +138,9 @@ def _starting_config(arguments: list[str]) -> Config:
     if given is not None:
         from dt.learning.description import read_config
 
-        return read_config(Path(given))
+        config = read_config(Path(given))
+        many = command == ["train-many"]  # its seeds are an option of its own
+        return replace(config, training=replace(config.training, seed=0)) if many else config
     if "--resume" in arguments and folder:
         from dt.learning.description import read_description
         from transformer.runs.folder import check_run

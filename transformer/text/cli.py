@@ -1,6 +1,7 @@
 """The text programs: train a language model or a translator, and use them. Results on standard output."""
 
 import io
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,10 @@ class TrainCharacters:
     """The run's folder."""
     resume: bool = False
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    recipe: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN|FILE")] = None
+    """A run's folder or a JSON file of its configuration to start from; the other options change it."""
+    print_config: bool = False
+    """Print the configuration as JSON, which --config takes, and train nothing."""
     config: CharactersConfig = field(default_factory=CharactersConfig)
 
 
@@ -45,6 +50,10 @@ class TrainSubwords:
     tokenizer.json, or vocab.json and merges.txt. The model's settings are the folder's."""
     resume: bool = False
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    recipe: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN|FILE")] = None
+    """A run's folder or a JSON file of its configuration to start from; the other options change it."""
+    print_config: bool = False
+    """Print the configuration as JSON, which --config takes, and train nothing."""
     config: SubwordsConfig = field(default_factory=SubwordsConfig)
 
 
@@ -64,6 +73,10 @@ class TrainTranslator:
     """The run's folder."""
     resume: bool = False
     """Go on with the run in --output from its newest checkpoint, with its configuration."""
+    recipe: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN|FILE")] = None
+    """A run's folder or a JSON file of its configuration to start from; the other options change it."""
+    print_config: bool = False
+    """Print the configuration as JSON, which --config takes, and train nothing."""
     config: TranslatorConfig = field(default_factory=TranslatorConfig)
 
 
@@ -123,6 +136,9 @@ def _main(arguments: list[str]) -> int:
     command = _parse(arguments)
     check_fields(command)
     if isinstance(command, TrainCharacters | TrainSubwords | TrainTranslator):
+        if command.print_config:
+            write(json.dumps(asdict(command.config), indent=2))
+            return 0
         with distributed.process_group():
             distributed.check_same({"config": asdict(command.config), "resume": command.resume})
             if not command.resume:
@@ -153,24 +169,15 @@ def _run(command: Any, name: str) -> int:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """Options in two passes: the run to resume first gives every other option its default."""
-    characters, subwords, translator = CharactersConfig(), SubwordsConfig(), TranslatorConfig()
-    start = option(arguments, "from") if "train-subwords" in arguments else None
-    if start is not None and "--resume" in arguments:
-        raise ConfigError(f"--from {start} starts a run, --resume goes on with one: take one")
-    if start is not None:
-        from transformer.text.gpt2_start import settings_of
-
-        subwords = settings_of(Path(start))
-    if "--resume" in arguments and (folder := option(arguments, "output")):
-        from transformer.text.runs import read_config
-
-        if "train-characters" in arguments:
-            characters = read_config(Path(folder), CharactersConfig)
-        elif "train-subwords" in arguments:
-            subwords = read_config(Path(folder), SubwordsConfig)
-        elif "train-translator" in arguments:
-            translator = read_config(Path(folder), TranslatorConfig)
+    """Options in two passes: the configuration to start from first gives every other option its default."""
+    characters, subwords, translator = (
+        _starting_config(arguments, program, kind)
+        for program, kind in (
+            ("train-characters", CharactersConfig),
+            ("train-subwords", SubwordsConfig),
+            ("train-translator", TranslatorConfig),
+        )
+    )
     missing: dict[str, Any] = {"output": tyro.MISSING}
     files = dict.fromkeys(("source", "target", "validation_source", "validation_target"), tyro.MISSING)
     commands = (
@@ -191,6 +198,26 @@ def _parse(arguments: list[str]) -> Any:
     )
     description = "The Transformer for text: language models and a translator."
     return parse(commands, "dt-text", arguments, description)
+
+
+def _starting_config(arguments: list[str], program: str, kind: type[Any]) -> Any:
+    """What a program's options start from: a run to resume, --config, a GPT-2's folder, or nothing."""
+    if arguments[:1] != [program]:
+        return kind()
+    recipe, run = option(arguments, "config"), option(arguments, "output") if "--resume" in arguments else None
+    gpt2 = option(arguments, "from") if kind is SubwordsConfig else None
+    given = [name for name, value in (("--config", recipe), ("--from", gpt2), ("--resume", run)) if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{given[0]} and {given[1]}: each gives a configuration to start from. Take one.")
+    if gpt2 is not None:
+        from transformer.text.gpt2_start import settings_of
+
+        return settings_of(Path(gpt2))
+    if recipe is not None or run is not None:
+        from transformer.text.runs import read_config
+
+        return read_config(Path(recipe or run or ""), kind)
+    return kind()
 
 
 def _train_characters(options: TrainCharacters) -> int:

@@ -1,7 +1,7 @@
 """A text run's folder, opened: a language model or a translator, with its tokeniser."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
@@ -117,11 +117,23 @@ def load_text_run(folder: str | Path, which: str = "best", device: str | torch.d
     return TextRun(folder, checkpoint, model.to(device).eval(), tokenizer)
 
 
-def read_config(folder: Path, kind: type[C]) -> C:
-    """The configuration of the run in a folder. Raises `ConfigError` where it is another version's."""
+def read_config(path: Path, kind: type[C]) -> C:
+    """The configuration of a run, or of a JSON file; it may come from anywhere.
+
+    path: a run's folder, its run.json, or a file of what `dt-text train-... --print-config` prints.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ConfigError: it is not a configuration of this kind and version.
+    """
+    path = path / "run.json" if path.is_dir() else path
+    document = read_json(path)
     try:
-        document = read_json(folder / "run.json")["config"]
+        document = document.get("config", document)
+        names = [field.name for field in fields(kind)]
+        if sorted(document) != sorted(names):
+            raise ConfigError(f"it has {', '.join(document) or 'nothing'}, expected {', '.join(names)}")
         parts = {"model": SequenceConfig(**document["model"]), "training": TrainingConfig(**document["training"])}
         return kind(**{**document, **parts})
-    except (KeyError, TypeError, ConfigError) as error:
-        raise ConfigError(f"{folder}/run.json: not a {kind.__name__} of this version ({error})") from None
+    except (AttributeError, KeyError, TypeError, ConfigError) as error:
+        raise ConfigError(f"{path}: not a {kind.__name__} of this version ({error})") from None
