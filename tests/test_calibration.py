@@ -87,6 +87,10 @@ GOOD = to_json(Calibration({"checkpoint": "abc"}, (curve(1.0, [4, 5, 6]),), 12))
     [
         lambda d: d.pop("curves"),
         lambda d: d.update(curves=[]),
+        lambda d: d["curves"][0].update(requests=[*range(1001)], returns=[[1.0]] * 1001),
+        lambda d: d.update(curves=[d["curves"][0] | {"guidance": 1.0 + i / 8} for i in range(21)]),
+        lambda d: d["curves"].append(d["curves"][0] | {"guidance": 1e30}),
+        lambda d: d["curves"].insert(0, d["curves"][0] | {"guidance": -5.0}),
         lambda d: d.update(schema=2),
         lambda d: d.update(steps="many"),
         lambda d: d.update(binding=[]),

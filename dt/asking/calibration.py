@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from dt.asking.guidance import Request
+from dt.asking.limits import MAX_GUIDANCE
 from dt.curves import Floats, Points, find_request
 
 NEAR = 0.05
 """Requests that are so close to each other, as a share of what the curve covers, tell of each other's spread."""
+
+MOST_CURVES, MOST_REQUESTS = 20, 1_000
+"""What a calibration's file may hold: more than any plan asks for, and looked up within a second."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def from_json(document: Any) -> Calibration:
     try:
         if document["schema"] != 1:
             raise ValueError(f"schema {str(document['schema'])[:20]}, this version reads 1")
-        curves = tuple(_curve(curve) for curve in _list(document["curves"], 100))
+        curves = tuple(_curve(curve) for curve in _list(document["curves"], MOST_CURVES))
         steps, binding = document["steps"], document["binding"]
         guidances = [curve.guidance for curve in curves]
         if not curves or sorted(set(guidances)) != guidances or 1.0 not in guidances:
@@ -207,13 +211,15 @@ def from_json(document: Any) -> Calibration:
 
 
 def _curve(document: Mapping[str, Any]) -> Curve:
-    requests = _floats(document["requests"])
-    returns = tuple(_floats(each) for each in _list(document["returns"], 10_000))
+    requests = _floats(_list(document["requests"], MOST_REQUESTS))
+    returns = tuple(_floats(each) for each in _list(document["returns"], MOST_REQUESTS))
     (guidance,) = _floats([document["guidance"]])
     if not 1 <= len(requests) == len(returns) or not all(len(each) for each in returns):
         raise ValueError("requests and returns: expected as many of both, and an episode for each request")
     if (np.diff(requests) <= 0).any():
         raise ValueError("requests: not rising")
+    if not 0 <= guidance <= MAX_GUIDANCE:
+        raise ValueError(f"guidance {guidance:g}: expected 0 to {MAX_GUIDANCE:g}")
     return Curve(float(guidance), requests, returns)
 
 
