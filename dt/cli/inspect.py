@@ -8,7 +8,7 @@ from dt.cli.environments import environment_of, seen_in, with_limited_environmen
 from dt.cli.options import Inspect
 from envs.datasets.selection import join
 from envs.errors import DataError
-from envs.reading.minari_folders import NO_DATASET
+from envs.reading.minari_folders import NOT_A_DATASET
 from transformer.errors import ConfigError
 from transformer.runs.command_line import print_error
 from transformer.runs.console import show
@@ -61,7 +61,7 @@ def _explain_path(path: Path, error: Any) -> None:
     if around := run_around(path):
         raise ConfigError(f"{path}: a part of the run {around}; name that folder") from None
     for problem in error.problems:
-        if problem.startswith(f"{path}: {NO_DATASET}"):
-            rest = problem.removeprefix(f"{path}: {NO_DATASET}")
+        if problem.startswith(f"{path}: {NOT_A_DATASET}"):
+            rest = problem.removeprefix(f"{path}: {NOT_A_DATASET}")
             neither = "neither a run (no run.json in it) nor a Minari dataset (no metadata.json)"
             raise ConfigError(f"{path}: {neither} nor LeRobot's (no meta/info.json){rest}") from None

@@ -18,7 +18,7 @@ from envs.reading.readers import MOST_GROWTH, SMALL
 class Found:
     """What a reader makes of a file or folder.
 
-    arrays: by the names of `envs.fields.FIELDS`, in the form that `envs.from_arrays` takes.
+    arrays: by the names of `envs.reading.fields.FIELDS`, in the form that `envs.from_arrays` takes.
     unread: names that were ignored.
     notes: what else is to be said of the file.
     last_row_is_final: the last row of each episode holds an observation only.

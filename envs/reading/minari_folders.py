@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -39,11 +39,14 @@ from envs.spaces import leaf_spaces, reason, to_leaves
 PART = "part-{:06d}"
 """Folder of each part of a recording that is still growing, by its number."""
 
-MARKS = ("metadata.json", "data/metadata.json", "data/main_data.hdf5", "main_data.hdf5")
-"""What one of is in every dataset of Minari's."""
+PART_GLOB = "part-" + "[0-9]" * 6
+"""All of these folders."""
 
-NO_DATASET = "not a dataset's folder (no metadata.json, as Minari's have, and no meta/info.json, as LeRobot's)"
-"""What is said of a folder that is none of those that are read."""
+MARKS = ("metadata.json", "data/metadata.json", "data/main_data.hdf5", "main_data.hdf5")
+"""A Minari dataset's folder holds at least one of these files."""
+
+NOT_A_DATASET = "not a dataset's folder (no metadata.json, as Minari's have, and no meta/info.json, as LeRobot's)"
+"""The message about a folder that is not in any known format."""
 
 REPEATED = "repeated"
 """In Minari's metadata as `final_observations`: the last row of each episode's observations is no observation."""
@@ -69,10 +72,10 @@ def read_folder(folder: Path, given: Mapping[str, Space[Any]], leave_out: tuple[
     if not (folder / "metadata.json").exists() and (files := flat_files(folder)):
         kinds = " ".join(f"{folder}/*{kind}" for kind in sorted({path.suffix for path in files}))
         raise DataError(f"{folder}: a folder of files, which are named one by one: {kinds}")
-    parts = sorted(folder.glob(PART.format(0)[:-6] + "[0-9]" * 6))
+    parts = sorted(folder.glob(PART_GLOB))
     if not parts and not (any((folder / name).exists() for name in MARKS)):
         way = way_for_folder(folder)
-        raise DataError(f"{folder}: {NO_DATASET}{f'; {way}' if way else ''}")
+        raise DataError(f"{folder}: {NOT_A_DATASET}{f'; {way}' if way else ''}")
     if not parts:
         header, found = read_minari(folder, given, leave_out)
         return Recording(header, episodes=found)
@@ -101,7 +104,7 @@ def read_minari(
         check_all_inside(data, data)
     for name in SPACES:
         if name not in metadata and name not in given:
-            raise DataError(f"{path}: no {name}")
+            raise DataError(f"{path}: no {name}")  # Minari itself would ask the environment, which is not made here
     header = header_of(str(path), source, metadata, given, leave_out)
     counts = {name: metadata.get(name) for name in ("total_episodes", "total_steps")}
     for name, count in counts.items():
@@ -111,11 +114,12 @@ def read_minari(
     header = replace(header, repeats_final=metadata.get("final_observations") == REPEATED)
     if layout == "hdf5":
         return header, _hdf5_episodes(header, source, leave_out)
-    if layout in [*COLUMNAR]:  # it may be anything, a list too
+    if layout in [*COLUMNAR]:  # JSON: it may be unhashable, so it is not looked up in the dict
         return header, _columnar_episodes(header, data, layout, leave_out)
-    if missing := [name for name in SPACES if name not in metadata]:  # Minari would make the environment to ask it
+    # Spaces that the user gives do not help here: Minari reads the metadata, and would make the environment to ask it.
+    if missing := [name for name in SPACES if name not in metadata]:
         raise DataError(f"{path}: no {missing[0]}")
-    return header, _public_episodes(header, data, layout)
+    return header, _episodes_by_minari(header, data, layout)
 
 
 def _hdf5_episodes(header: Header, path: Path, leave_out: tuple[str, ...]) -> Iterator[RecordedEpisode | DataError]:
@@ -162,11 +166,11 @@ def _episode_names(file: Any, path: Path) -> list[str]:
     return [name for _, name in sorted(named.items())]
 
 
-def _public_episodes(header: Header, data: Path, layout: Any) -> Iterator[RecordedEpisode]:
+def _episodes_by_minari(header: Header, data: Path, layout: Any) -> Iterator[RecordedEpisode]:
     """By Minari's own iteration, for layouts that it knows and this module does not."""
     from minari import MinariDataset
 
-    seen, done = (header.spaces[name] for name in SPACES)
+    observation_space, action_space = (header.spaces[name] for name in SPACES)
     try:
         dataset = MinariDataset(data)
     except Exception:  # of many kinds, a KeyError where it does not know the layout
@@ -174,9 +178,14 @@ def _public_episodes(header: Header, data: Path, layout: Any) -> Iterator[Record
         raise DataError(f"{data / 'metadata.json'}: data_format {layout!r} is not known; {known} are") from None
     try:
         for episode in dataset.iterate_episodes():
-            ends = episode.rewards, episode.terminations, episode.truncations
-            leaves = to_leaves(seen, episode.observations), to_leaves(done, episode.actions)
-            yield RecordedEpisode(f"episode_{episode.id}", *leaves, *map(np.asarray, ends))
+            yield RecordedEpisode(
+                f"episode_{episode.id}",
+                observations=to_leaves(observation_space, episode.observations),
+                actions=to_leaves(action_space, episode.actions),
+                rewards=np.asarray(episode.rewards),
+                terminations=np.asarray(episode.terminations),
+                truncations=np.asarray(episode.truncations),
+            )
     except Exception as error:  # whatever a damaged file makes that reader raise
         raise DataError(f"{data}: cannot be read as {layout} ({reason(error)})") from None
 
@@ -219,33 +228,45 @@ def _columnar_episode(header: Header, folder: Path, layout: str, leave_out: tupl
             if bytes_left < 0:
                 raise DataError(f"{folder / name}: {too_much(folder)}")
             batches.append(batch)
-
-    def arrays(name: str, space: Space[Any] | None) -> list[NDArray[Any]]:
-        where = f"{folder}: {name}"
-        left_out = {f"{where}/{each}" for each in leave_out} if name == "observations" else set()
-        leaves = [list(_arrow_leaves(where, space, column(batch, name), left_out)) for batch in batches]
-        return leaves[0] if len(leaves) == 1 else [np.concatenate(parts) for parts in zip(*leaves, strict=True)]
-
-    def column(batch: Any, name: str) -> Any:
-        try:
-            return batch.column(name)
-        except KeyError:
-            names = batch.schema.names
-            many = "two columns" if name in names else "no column"
-            raise DataError(f"{folder}: {many} {name!r} in it, only {listed(names)}") from None
-
     if not batches:
         raise DataError(f"{folder}: no row in it")
-    pictures = [leaf for leaf in leaf_spaces(header.spaces["observation_space"]).values() if _is_picture(leaf)]
+    observation_space, action_space = (header.spaces[name] for name in SPACES)
+    pictures = [leaf for leaf in leaf_spaces(observation_space).values() if _is_picture(leaf)]
     rows = sum(len(batch) for batch in batches)
     if rows * sum(math.prod(leaf.shape or ()) for leaf in pictures) > most_bytes(folder):
         raise DataError(f"{folder}: {rows} pictures: {too_much(folder)}")
-    seen, done = (
-        dict(zip(leaf_spaces(header.spaces[space]), arrays(name, header.spaces[space]), strict=True))
-        for name, space in zip(("observations", "actions"), SPACES, strict=True)
+    observations = _columnar_arrays(folder, batches, "observations", observation_space, leave_out)
+    actions = _columnar_arrays(folder, batches, "actions", action_space)
+    flags = [_columnar_arrays(folder, batches, name, None)[0] for name in ("rewards", "terminations", "truncations")]
+    return RecordedEpisode(
+        f"episode_{folder.name}",
+        dict(zip(leaf_spaces(observation_space), observations, strict=True)),
+        {name: array[:-1] for name, array in zip(leaf_spaces(action_space), actions, strict=True)},
+        *(flag[:-1] for flag in flags),
     )
-    flags = [arrays(name, None)[0][:-1] for name in ("rewards", "terminations", "truncations")]
-    return RecordedEpisode(f"episode_{folder.name}", seen, {name: array[:-1] for name, array in done.items()}, *flags)
+
+
+def _columnar_arrays(
+    folder: Path, batches: Sequence[Any], name: str, space: Space[Any] | None, leave_out: tuple[str, ...] = ()
+) -> list[NDArray[Any]]:
+    """A column of an episode's record batches, as an array for each leaf of its space: (rows, *leaf).
+
+    space: None is one number per row.
+    leave_out: parts that are there and not read, by their paths below the column.
+    """
+    where = f"{folder}: {name}"
+    left_out = {f"{where}/{each}" for each in leave_out}
+    leaves = [list(_arrow_leaves(where, space, _batch_column(folder, batch, name), left_out)) for batch in batches]
+    return leaves[0] if len(leaves) == 1 else [np.concatenate(parts) for parts in zip(*leaves, strict=True)]
+
+
+def _batch_column(folder: Path, batch: Any, name: str) -> Any:
+    try:
+        return batch.column(name)
+    except KeyError:
+        names = batch.schema.names
+        many = "two columns" if name in names else "no column"
+        raise DataError(f"{folder}: {many} {name!r} in it, only {listed(names)}") from None
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
