@@ -266,7 +266,7 @@ def test_nothing_is_pickled():
         assert pickling(file.read_text()) == [], file
 
 
-STOPS = 32
+STOPS = 31
 """So many functions a source of flat arrays goes through at most, from `load` to the arrays."""
 
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Space
@@ -42,6 +42,13 @@ SMALLEST = 4 << 20
 
 FRESH = 2_000_000_000
 """Nanoseconds: a file changed so lately may change again and bear the same time, so what is read of it is not kept."""
+
+
+class Kept(NamedTuple):
+    """What an entry of the cache holds: a `Dataset`'s fields, and its fingerprint."""
+
+    fields: dict[str, Any]
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,8 @@ class Entry:
         name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
         return Entry(cache_folder() / name, {path: [each.st_size, each.st_mtime_ns] for path, each in stands.items()})
 
-    def read(self, *, verify: bool = False) -> tuple[dict[str, Any], str] | None:
-        """A `Dataset`'s fields and its fingerprint; None where there is no entry, or none that can be used.
+    def read(self, *, verify: bool = False) -> Kept | None:
+        """What is kept; None where there is no entry, or none that can be used.
 
         verify: hash it all, instead of looking only at sizes.
         Raises `CacheError` where another user made the entry: its numbers could be anything.
@@ -89,7 +96,7 @@ class Entry:
             arrays = [_opened(self.folder, each, verify) for each in document["arrays"]]
             fields = _fields(document, arrays)
             _check_arrays(fields)
-            return fields, str(document["fingerprint"])
+            return Kept(fields, str(document["fingerprint"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             return None  # whatever is wrong with it, it is made again
 

@@ -87,8 +87,9 @@ class Dataset:
     truncated: NDArray[np.bool_]
     """(E,)."""
     inferred: tuple[str, ...] = ()
-    borrowed: tuple[str, ...] = ()  # which of its spaces are those of `environment`, since the file declares none
     """Which of its spaces were inferred from the numbers: "observation_space", "action_space"."""
+    borrowed: tuple[str, ...] = ()
+    """Which of its spaces are those of `environment`, since the file declares none."""
     environment: EnvironmentSpec | None = None
     """Where it was recorded, if known."""
     reference: Reference | None = None
@@ -151,6 +152,11 @@ class Dataset:
                 digest.update(f"{name} {array.dtype} {array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()
+
+    def with_known_fingerprint(self, fingerprint: str) -> "Dataset":
+        """This dataset, with a fingerprint that need not be computed."""
+        vars(self)["fingerprint"] = fingerprint  # where a cached property keeps its value
+        return self
 
     def episode(self, index: int) -> Episode:
         """Episode `index` as views of the flat arrays; its observations are copied to put the last one behind."""

@@ -10,26 +10,26 @@ from envs.spaces import reason
 
 
 def locate(source: str, download: bool = False) -> tuple[Path, str]:
-    """The file or folder of a source, and the lasting name of what came from the Hugging Face hub, else "".
+    """The file or folder of a source, and, of one on the Hugging Face hub, its name with the commit, else "".
 
     A source that is nowhere raises `DataError`. download: as in `load`.
     """
-    path, lasting = find_on_hub(source, download) if source.startswith(SCHEME) else (find(source, download), "")
+    path, pinned = find_on_hub(source, download) if source.startswith(SCHEME) else (find(source, download), "")
     if path.name == "main_data.hdf5":  # Minari's own; its metadata is in the same folder
         path = path.parent
-    return path, lasting
+    return path, pinned
 
 
 def find(source: str, download: bool = False) -> Path:
     """The file or folder that a user means by a path or a Minari id; one that is nowhere raises `DataError`."""
     if not source:
         raise DataError("no dataset named")
-    dataset_id = _minari_id(source)
     path = Path(source)
     if path.exists():
         if not path.is_dir():
             check_is_file(path)  # a pipe or a device may never end
         return path
+    dataset_id = _minari_id(source)
     if is_flat(path) or path.is_absolute() or ".." in path.parts or source.startswith("~"):
         raise DataError(f"{source}: no such file or folder")
     shipped = PACKAGED / f"{source.replace('/', '-')}.npz"

@@ -81,24 +81,23 @@ def load(
     )
     environment = environment and environment.leaving_out(options.leave_out)
     try:
-        path, lasting = locate(str(source), download)
-        request = _Request(path, dict(spaces or {}), environment, skip_bad_episodes, options)
-        dataset, fingerprint = _cached(request, cache)
+        path, pinned = locate(str(source), download)
+        wanted = _Source(path, dict(spaces or {}), environment, skip_bad_episodes, options)
+        dataset, fingerprint = _cached(wanted, cache)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise DataError(f"{str(source)[:80]}: {error.strerror}") from None
-    if lasting:
-        name = HubName.of(lasting)
-        dataset = replace(dataset, name=name.label, notes=(*dataset.notes, f"from the hub: {lasting}"))
+    if pinned:
+        name = HubName.of(pinned)
+        dataset = replace(dataset, name=name.label, notes=(*dataset.notes, f"from the hub: {pinned}"))
+        loaded_from = pinned
     else:
-        lasting = str(Path(source).resolve()) if Path(source).exists() else str(source)
-    dataset = replace(dataset, loaded_from=(lasting,), reading=options)
-    if fingerprint is not None:
-        vars(dataset)["fingerprint"] = fingerprint  # it is known: a cached property is kept there
-    return dataset
+        loaded_from = str(Path(source).resolve()) if Path(source).exists() else str(source)
+    dataset = replace(dataset, loaded_from=(loaded_from,), reading=options)
+    return dataset if fingerprint is None else dataset.with_known_fingerprint(fingerprint)
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Source:
     """What a user wants to have read, and how."""
 
     path: Path
@@ -119,23 +118,23 @@ class _Request:
         return Entry.of(self.path, self.spaces, self.environment, self.skip_bad, self.options.to_json())
 
 
-def _cached(request: _Request, cache: CacheUse) -> tuple[Dataset, str | None]:
+def _cached(source: _Source, cache: CacheUse) -> tuple[Dataset, str | None]:
     """A dataset as the cache has it, or read and put there; and its fingerprint if that is known."""
-    environment = request.environment
+    environment = source.environment
     try:
-        entry = request.entry() if cache != "off" else None
+        entry = source.entry() if cache != "off" else None
         if entry is None:
-            return request.read(), None
+            return source.read(), None
         found = entry.read(verify=cache == "verify")
-        if found and not _spaces_changed(Dataset(**found[0]), environment):
-            return _named_by_user(Dataset(**found[0]), environment), found[1]
+        if found and not _spaces_changed(Dataset(**found.fields), environment):
+            return _with_users_environment(Dataset(**found.fields), environment), found.fingerprint
         with entry.building() as folder:
-            dataset = request.read(folder)
+            dataset = source.read(folder)
             if entry.keep(folder, vars(dataset), dataset.fingerprint) and (found := entry.read()):
-                return _named_by_user(Dataset(**found[0]), environment), found[1]
-            return dataset, dataset.fingerprint  # what is mapped lives on without a name
+                return _with_users_environment(Dataset(**found.fields), environment), found.fingerprint
+            return dataset, dataset.fingerprint  # the mapped files stay readable after their folder is deleted
     except CacheError as error:
-        dataset = request.read()
+        dataset = source.read()
         return replace(dataset, notes=(*dataset.notes, f"not cached: {error}")), None
 
 
@@ -147,7 +146,7 @@ def _spaces_changed(dataset: Dataset, environment: EnvironmentSpec | None) -> bo
     return any(space_to_json(getattr(dataset, name)) != space_to_json(getattr(info, name)) for name in dataset.borrowed)
 
 
-def _named_by_user(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
+def _with_users_environment(dataset: Dataset, environment: EnvironmentSpec | None) -> Dataset:
     """A cached dataset, with the user's environment if it has the same: the user's arguments are trusted."""
     if environment is None or dataset.environment != environment:
         return dataset
