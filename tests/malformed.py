@@ -429,7 +429,7 @@ case("parquet", "NaN", parquet_file(reward=item(NAN, 4)), "episode 1, step 1, re
 case("csv", "ragged", content("flat.csv", b"episode,reward\n1,2\n3\n"), "Expected 2 columns, got 1")
 case("csv", "rows of nothing", content("flat.csv", b"episode,observation,action,reward\n"), "no row in it")
 case("csv", "no header", content("flat.csv", b"1,2,3\n4,5,6\n"), "line 1 holds numbers only")
-case("csv", "a column twice", content("flat.csv", b"reward,reward\n1,2\n"), "column 'reward' stands in it twice")
+case("csv", "a column twice", content("flat.csv", b"reward,reward\n1,2\n"), "column 'reward' appears twice")
 case("parquet", "cut in half", damaged(parquet_file(), half), "cannot be read as .parquet")
 in_one = {f"observation_{i}": None for i in range(4)}
 ragged = parquet_file(**in_one, observation=[[1.0, 2.0]] * 9 + [[1.0]])

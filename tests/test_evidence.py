@@ -14,8 +14,8 @@ from test_readers import problem
 
 from dt.cli import main
 from envs import DataError, from_arrays, from_episodes, load
+from envs.reading.boundaries import episode_lengths
 from envs.reading.csv_files import lists_in_text
-from envs.reading.evidence import episode_lengths
 from envs.reading.fields import looks_like_a_step, looks_like_no_end, plain, split_names
 from envs.reading.options import ReadingOptions
 from envs.reading.unnamed_next import named_alike
@@ -1024,7 +1024,7 @@ def test_many_columns_are_refused_or_read_at_once(tmp_path):
             assert load(path).observations["value"].shape == (1, count)
         assert time.process_time() - begun < 5
     path.write_text("reward,reward,action\n1,1,0\n")
-    problem(lambda: load(path), "column 'reward' stands in it twice")
+    problem(lambda: load(path), "column 'reward' appears twice")
 
 
 # A plain loop over random files.

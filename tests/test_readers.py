@@ -707,7 +707,7 @@ def test_broken_tables_are_refused(tmp_path, suffix, changes, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("episode,reward,reward\n1,2,3\n", "column 'reward' stands in it twice"),
+        ("episode,reward,reward\n1,2,3\n", "column 'reward' appears twice"),
         ("episode,observation,action,reward\n", "no row in it"),
         ("episode,reward\n1,2\n3\n", "Expected 2 columns, got 1"),
         ("1,2,3\n4,5,6\n", "line 1 holds numbers only, so no column has a name"),

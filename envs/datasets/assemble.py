@@ -18,7 +18,7 @@ from envs.datasets.odd_rows import copy_notes, side_by_side_notes, unfilled_note
 from envs.datasets.order import check_followed, order_notes, shift_notes
 from envs.datasets.rewards import rewards_of
 from envs.errors import DataError, problems_of
-from envs.reading.episodes import TELLING, with_done
+from envs.reading.episodes import EPISODE_FIELDS, with_done
 from envs.reading.fields import ENDS, PROOFS
 from envs.reading.readers import Header, Recording
 from envs.spaces import Leaves, leaf_spaces, pruned
@@ -75,7 +75,7 @@ def _split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     recorded |= {f"observations/{name}": values for name, values in observations.items()}
     notes += copy_notes(recorded, offsets, header.rows)
     notes += unfilled_notes(recorded, offsets, terminated | truncated)
-    if not arrays.keys() & {*PROOFS, *TELLING}:
+    if not arrays.keys() & {*PROOFS, *EPISODE_FIELDS}:
         notes += side_by_side_notes(offsets)
     return replace(header, notes=(*header.notes, *notes, *finals_notes(finals is not None))), {
         "observations": observations,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from envs.datasets.arrays import as_array, as_flags, not_finite, offsets_of, one_column, place
 from envs.errors import DataError
-from envs.reading.evidence import episode_lengths, restarts
+from envs.reading.boundaries import episode_lengths, restarts
 from envs.reading.fields import ENDS
 from envs.reading.readers import as_numbers
 

@@ -10,7 +10,7 @@ from envs.datasets.array_files import chunks
 from envs.datasets.arrays import how_many, in_file, one_column, place
 from envs.datasets.odd_rows import gap_notes
 from envs.errors import DataError
-from envs.reading.evidence import GAPS_MAY_BE_ENDS, differ
+from envs.reading.boundaries import GAPS_MAY_BE_ENDS, differ
 from envs.reading.readers import Missing
 from envs.spaces import Leaves
 

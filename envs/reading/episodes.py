@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import DataError
+from envs.reading.boundaries import ended_rows, starts_at_gaps_in
 from envs.reading.conventions import starts_at_gaps
-from envs.reading.evidence import check_count, check_witnesses, ended_rows, gaps
+from envs.reading.evidence import check_count, check_witnesses
 from envs.reading.fields import (
     ENDS,
     PROOFS,
@@ -21,7 +22,7 @@ from envs.reading.found import Found
 from envs.reading.options import ReadingOptions
 from envs.reading.unnamed_next import check_next
 
-TELLING = ("lengths", "episode", "episode_start")
+EPISODE_FIELDS = ("lengths", "episode", "episode_start")
 """Fields that say of each step which episode it belongs to."""
 
 MARKS_STARTS = (
@@ -58,11 +59,11 @@ def split_as_asked(where: str, arrays: Mapping[str, Any], options: ReadingOption
             raise DataError(
                 f"{where}: no next_observations are read of it; --columns next_observations=NAME names them"
             )
-        found["episode_start"] = gaps(where, found, [found[name] for name in ENDS if name in found])
+        found["episode_start"] = starts_at_gaps_in(where, found, [found[name] for name in ENDS if name in found])
     if not options.file_is_episode and options.episode_length is None:
         return found
     flag = "--file-is-episode" if options.file_is_episode else "--episode-length"
-    if telling := [name for name in TELLING if name in found]:
+    if telling := [name for name in EPISODE_FIELDS if name in found]:
         raise DataError(
             f"{where}: {telling[0]} says where episodes end, and so does {flag}. "
             f"Leave that out, or give --columns {telling[0]}=none."
@@ -106,7 +107,7 @@ def check_unread(where: str, found: Found, arrays: Mapping[str, Any], options: R
     timed = arrays.get("clocks", {}) if ended is not None else {}  # their order is looked at later
     others = {name: each for name, each in found.witnesses.items() if name not in timed}
     others = {} if arrays.keys() & set(PROOFS) else others
-    if not said and not arrays.keys() & set(TELLING):
+    if not said and not arrays.keys() & set(EPISODE_FIELDS):
         if "step_type" in found.unread:
             raise DataError(f"{where}: {DM_ENV}")
         if not arrays.keys() & set(PROOFS):
@@ -115,7 +116,7 @@ def check_unread(where: str, found: Found, arrays: Mapping[str, Any], options: R
             if flag := _flag_of_first_rows(arrays, ended):
                 raise DataError(f"{where}: {MARKS_STARTS.format(flag=flag)}")
         _check_names(where, found.unread, arrays, options)
-    if (said or arrays.keys() & set(TELLING)) and ended is not None and "step" not in options.columns:
+    if (said or arrays.keys() & set(EPISODE_FIELDS)) and ended is not None and "step" not in options.columns:
         for name, values in others.items():
             if len(values) == steps:
                 check_count(where, name, values, ended, grouped=True)

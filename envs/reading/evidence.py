@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import DataError
+from envs.reading.boundaries import episode_lengths, restarts
 from envs.reading.fields import (
-    ENDS,
     looks_like_a_boundary,
     looks_like_a_source,
     looks_like_an_episode,
@@ -36,9 +36,6 @@ MOST_CHANCE_OF_SOURCE = 0.01
 MOST_ROUNDING = 0.25
 """By how much of their distance evenly spaced numbers may be rounded."""
 
-GAPS_MAY_BE_ENDS = "; if an episode begins at each such row, give --columns episode_start=next_observations"
-"""What to do about rows that do not observe what the row before leads to."""
-
 MOST_OF_ONE_STEP = 0.1
 """Episodes of one step are rare: a flag that is true in many rows on end, such as success, marks something else."""
 
@@ -52,16 +49,23 @@ _CALENDAR = re.compile(
 class Boundary:
     """What a column may mark.
 
-    columns: the argument of --columns that reads it so.
+    field: what the column holds then, such as episode_start.
+    column: its name, as --columns takes it.
     starts: the first row of each episode then, 0 first: (E,).
     certain: whether its numbers are enough to show it, such as lengths whose sum is the number of rows.
     is_calendar: whether it may count hours or days, which begin again without any episode.
     """
 
-    columns: str
+    field: str
+    column: str
     starts: NDArray[np.int64]
     certain: bool = False
     is_calendar: bool = False
+
+    @property
+    def argument(self) -> str:
+        """The argument of --columns that reads the column so."""
+        return f"{self.field}={self.column}"
 
 
 def check_witnesses(
@@ -77,7 +81,6 @@ def check_witnesses(
     if any(len(flag) != steps for flag in flags):
         return []  # which is refused later
     ended = np.any([flag == 1 for flag in flags], axis=0) if flags else np.zeros(steps, np.bool_)
-    read = np.flatnonzero(ended[:-1]) + 1
     notes = list[str]()
     of_rows = {name: values for name, values in witnesses.items() if ended.any() and len(values) == steps}
     for name, values in of_rows.items() if not no_count else ():
@@ -87,33 +90,54 @@ def check_witnesses(
     for name, values in witnesses.items():
         for boundary in boundaries(name, values, steps):
             chance = _contradiction(boundary, ended, looks_like_a_boundary(name))
-            if chance is None:
-                continue
-            is_cut = boundary.columns.startswith("truncated=")
-            count = len(boundary.starts) + (len(read) if is_cut else 0)  # a cut is none of the ends that are read
-            if not ended.any():
-                raise DataError(
-                    f"{where}: nothing that is read says where episodes end. {name!r} may: "
-                    f"--columns {shlex.quote(boundary.columns)} reads {count} episodes"
-                )
-            row = next(iter(np.setdiff1d(boundary.starts[1:], read)), steps - 1) + 1
-            if chance < MOST_CHANCE:
-                raise DataError(
-                    f"{where}: flags mark {len(read) + 1} episodes, {name!r} shows {count}; one of them begins at row "
-                    f"{row}. --columns {shlex.quote(boundary.columns)} reads them; --columns terminated=NAME (or "
-                    "done=NAME) says that only that flag marks the ends"
-                )
-            notes.append(
-                f"{name!r} changes within episodes, first at row {row}. If it shows where they begin or end, give "
-                f"--columns {shlex.quote(boundary.columns)}"
-            )
-            break
-        if ended.any() and (number := _cycle(values, steps)) > 1 and not _CALENDAR.search(plain(name)):
-            notes.append(
-                f"{name!r} goes round every {number} rows. If it names environments that were recorded side by side, "
-                f"these episodes are wrong: sort the rows by {name} and time"
-            )
+            if chance is not None:
+                notes.append(_contradiction_note(where, name, boundary, ended, chance))
+                break
+        if ended.any() and (note := _cycle_note(name, values, steps)):
+            notes.append(note)
     return notes
+
+
+def _contradiction_note(where: str, name: str, boundary: Boundary, ended: NDArray[np.bool_], chance: float) -> str:
+    """A note on a column that shows other episodes than those that are read.
+
+    ended: the steps that end an episode as it is read, (N,).
+    chance: as `_contradiction` returns it.
+
+    Raises:
+        DataError: nothing else says where episodes end, or the column contradicts it beyond chance.
+    """
+    read = np.flatnonzero(ended[:-1]) + 1
+    # Cuts do not include the ends that are read, so both kinds count.
+    count = len(boundary.starts) + (len(read) if boundary.field == "truncated" else 0)
+    argument = shlex.quote(boundary.argument)
+    if not ended.any():
+        raise DataError(
+            f"{where}: nothing that is read says where episodes end. {name!r} may: "
+            f"--columns {argument} reads {count} episodes"
+        )
+    row = next(iter(np.setdiff1d(boundary.starts[1:], read)), len(ended) - 1) + 1
+    if chance < MOST_CHANCE:
+        raise DataError(
+            f"{where}: flags mark {len(read) + 1} episodes, {name!r} shows {count}; one of them begins at row "
+            f"{row}. --columns {argument} reads them; --columns terminated=NAME (or "
+            "done=NAME) says that only that flag marks the ends"
+        )
+    return (
+        f"{name!r} changes within episodes, first at row {row}. If it shows where they begin or end, give "
+        f"--columns {argument}"
+    )
+
+
+def _cycle_note(name: str, values: NDArray[Any], steps: int) -> str:
+    """A note on a column that may name environments recorded side by side; "" if it does not look so."""
+    number = _cycle(values, steps)
+    if number <= 1 or _CALENDAR.search(plain(name)):
+        return ""
+    return (
+        f"{name!r} goes round every {number} rows. If it names environments that were recorded side by side, "
+        f"these episodes are wrong: sort the rows by {name} and time"
+    )
 
 
 def _cycle(values: NDArray[Any], steps: int) -> int:
@@ -127,7 +151,9 @@ def _cycle(values: NDArray[Any], steps: int) -> int:
 
 
 def _contradiction(boundary: Boundary, ended: NDArray[np.bool_], named: bool) -> float | None:
-    """How probable it is that a column shows other episodes than those that are read by chance; None if it does not.
+    """Probability that the column agrees with the known ends by chance.
+
+    0: it certainly contradicts them. 1: it proves nothing but is worth a note. None: it contradicts nothing.
 
     ended: the steps that end an episode as it is read, (N,). named: whether its name says so too.
     """
@@ -138,7 +164,7 @@ def _contradiction(boundary: Boundary, ended: NDArray[np.bool_], named: bool) ->
         return None
     if np.mean(np.diff(boundary.starts, append=steps) == 1) > MOST_OF_ONE_STEP:
         return None
-    if boundary.columns.startswith("truncated="):
+    if boundary.field == "truncated":
         return 0.0 if named and ended.any() and not np.isin(starts, read).any() else None
     if not np.isin(read, starts).all():
         return None
@@ -149,32 +175,32 @@ def _contradiction(boundary: Boundary, ended: NDArray[np.bool_], named: bool) ->
 
 def boundaries(name: str, values: NDArray[Any], steps: int) -> Iterator[Boundary]:
     """What a column may mark, the surest first."""
-    said, is_calendar = shell_name(name), bool(_CALENDAR.search(plain(name)))
+    column, is_calendar = shell_name(name), bool(_CALENDAR.search(plain(name)))
     if values.ndim != 1 or values.dtype.kind not in "biufOU":
         return
     if len(values) != steps:
         lengths = episode_lengths(values, steps) if values.dtype.kind in "iu" and len(values) > 1 else None
         if lengths is not None:
             certain = values[0] > 0 and int(values.sum()) == steps
-            yield Boundary(f"lengths={said}", np.cumsum([0, *lengths[:-1]]), bool(certain))
+            yield Boundary("lengths", column, np.cumsum([0, *lengths[:-1]]), bool(certain))
         return
     if values.dtype.kind in "OU" or looks_like_an_episode(name):
-        yield from _runs(said, values, is_calendar)
+        yield from _runs(column, values, is_calendar)
         return
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
         count = _as_count(values)
         if count is not None and (counted := _counted(count)) is not None:
-            yield Boundary(f"episode_start={said}", counted, is_calendar=is_calendar)
+            yield Boundary("episode_start", column, counted, is_calendar=is_calendar)
         return
     if ((values == 0) | (values == 1)).all():
-        yield from _flags(said, values == 1)
+        yield from _flags(column, values == 1)
     else:
         if (counted := _counted(values)) is not None:
-            yield Boundary(f"episode_start={said}", counted, is_calendar=is_calendar)
-        yield from _runs(said, values, is_calendar)
+            yield Boundary("episode_start", column, counted, is_calendar=is_calendar)
+        yield from _runs(column, values, is_calendar)
 
 
-def _flags(said: str, flag: NDArray[np.bool_]) -> Iterator[Boundary]:
+def _flags(column: str, flag: NDArray[np.bool_]) -> Iterator[Boundary]:
     """A flag at each first row, at each last one, at those that are cut, or at all others."""
     for field, starts in (
         ("episode_start", np.flatnonzero(flag) if flag[0] else np.empty(0, np.int64)),
@@ -183,14 +209,14 @@ def _flags(said: str, flag: NDArray[np.bool_]) -> Iterator[Boundary]:
         ("not_done", np.concatenate([[0], np.flatnonzero(~flag[:-1]) + 1])),
     ):
         if len(starts) > 1:
-            yield Boundary(f"{field}={said}", starts)
+            yield Boundary(field, column, starts)
 
 
-def _runs(said: str, values: NDArray[Any], is_calendar: bool) -> Iterator[Boundary]:
+def _runs(column: str, values: NDArray[Any], is_calendar: bool) -> Iterator[Boundary]:
     """Numbers or names, if each is in one run of rows only."""
     starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
     if 1 < len(starts) == len(set(values[starts].tolist())):
-        yield Boundary(f"episode={said}", starts, is_calendar=is_calendar)
+        yield Boundary("episode", column, starts, is_calendar=is_calendar)
 
 
 def _counted(values: NDArray[Any]) -> NDArray[np.int64] | None:
@@ -199,29 +225,6 @@ def _counted(values: NDArray[Any]) -> NDArray[np.int64] | None:
     inside = np.delete(np.diff(values), starts[1:] - 1)
     even = len(inside) > 0 and (inside == inside[0]).all() and (values[starts] == values[0]).all()
     return starts if even and len(starts) > 1 else None
-
-
-def restarts(values: NDArray[Any]) -> NDArray[np.int64]:
-    """The rows at which a count does not go on rising, 0 first."""
-    return np.concatenate([[0], np.flatnonzero(~(values[1:] > values[:-1])) + 1])
-
-
-def episode_lengths(values: NDArray[Any], steps: int) -> NDArray[np.int64] | None:
-    """The lengths of episodes, (E,), from numbers that are lengths, first rows, ends or both; None if they are not.
-
-    Lengths have the sum `steps`. First rows begin with 0, ends (each the first row after an episode) end with `steps`.
-    """
-    if values.dtype.kind not in "iu" or not len(values) or int(values.min()) < 0 or int(values.max()) > steps:
-        return None
-    numbers = values.astype(np.int64)
-    if int(numbers.sum()) == steps and numbers.min() > 0:
-        return numbers
-    if numbers[0] != 0 and numbers[-1] != steps:
-        return None
-    bounds = numbers if numbers[0] == 0 else np.concatenate([[0], numbers])
-    bounds = bounds if bounds[-1] == steps else np.append(bounds, steps)
-    lengths = np.diff(bounds)
-    return lengths if len(lengths) and lengths.min() > 0 else None
 
 
 def check_count(where: str, name: str, values: NDArray[Any], ended: NDArray[np.bool_], grouped: bool = False) -> None:
@@ -305,8 +308,8 @@ def _in_one_wave(values: NDArray[np.int64], ended: NDArray[np.bool_]) -> int:
 def _unsorted(count: NDArray[np.int64], ended: NDArray[np.bool_]) -> int | None:
     """The first row out of its place; None if all are in order, or the column counts neither steps nor rows.
 
-    count: it counts if each episode has the whole numbers from 0 on, if the file has each once, or if as many episodes
-    go on to each number as have not ended.
+    count: whole numbers from 0 on. They are step numbers if every episode holds 0, 1, ... once, or if as many episodes
+    reach each number as have not ended before. They are row numbers if the file holds each of them once.
     """
     steps, starts = len(count), np.concatenate([[0], np.flatnonzero(ended[:-1]) + 1])
     if 2 * len(starts) > steps or int(count.max()) >= steps:
@@ -323,65 +326,3 @@ def _unsorted(count: NDArray[np.int64], ended: NDArray[np.bool_]) -> int | None:
     if not (of_rows or of_all or np.array_equal(in_order, np.arange(steps) - starts.repeat(lengths))):
         return None
     return int((count != in_order).argmax())
-
-
-def ended_rows(arrays: Mapping[str, Any], steps: int) -> NDArray[np.bool_] | None:
-    """Which rows end an episode, (N,); None if nothing says so, or what does is wrong and refused later."""
-    starts = np.zeros(steps, np.bool_)
-    if "lengths" in arrays:
-        lengths = episode_lengths(np.asarray(arrays["lengths"]).reshape(-1), steps)
-        if lengths is None:
-            return None
-        starts[np.cumsum(lengths)[:-1]] = True
-        return np.append(starts[1:], True)
-    if "episode" in arrays:
-        names = np.asarray(arrays["episode"])
-        changes = names[1:] != names[:-1]
-        return np.append(changes if changes.ndim == 1 else changes.any(1), True) if len(names) == steps else None
-    if "episode_start" in arrays:
-        values = np.asarray(arrays["episode_start"]).reshape(-1)
-        if len(values) != steps or values.dtype.kind not in "biuf":
-            return None
-        is_flag = ((values == 0) | (values == 1)).all()
-        starts = values == 1 if is_flag else np.isin(np.arange(steps), restarts(values))
-        return np.append(starts[1:], True)
-    flags = [np.asarray(arrays[name]).reshape(-1) == 1 for name in ENDS if name in arrays]
-    if not flags or any(len(flag) != steps for flag in flags) or not any(flag.any() for flag in flags):
-        return None
-    return np.any(flags, axis=0)
-
-
-def differ(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows (n, ...) differ by more than the coarser type's rounding: (n,)."""
-    kinds = [np.finfo(each.dtype) for each in (some, others) if each.dtype.kind == "f"]
-    if kinds:
-        coarsest = max(kinds, key=lambda kind: float(kind.eps))
-        a, b = some.astype(np.float64), others.astype(np.float64)
-        close = np.isclose(a, b, rtol=8 * float(coarsest.eps), atol=float(coarsest.tiny))
-        same = np.asarray(close | ~np.isfinite(a) | ~np.isfinite(b))
-    else:
-        same = np.asarray(some == others)
-    return np.asarray(~same.reshape(len(some), -1).all(1))
-
-
-def gaps(where: str, arrays: Mapping[str, Any], ends: Sequence[Any]) -> NDArray[np.bool_]:
-    """Where an episode begins, (N,): at rows that do not observe what the row before leads to, and after each end.
-
-    arrays: with observations and next_observations, an array each. ends: flags, (N,) each.
-    """
-    seen, after = (np.asarray(arrays[name]) for name in ("observations", "next_observations"))
-    if seen.shape != after.shape or seen.dtype.kind not in "biuf" or after.dtype.kind not in "biuf" or not len(seen):
-        raise DataError(
-            f"{where}: next_observations: shape {after.shape}, expected {seen.shape} as observations have it"
-        )
-    starts = np.concatenate([[True], differ(after[:-1], seen[1:])])
-    for flag in ends:
-        ended = np.asarray(flag).reshape(-1) == 1
-        if len(ended) == len(starts):
-            starts[1:] |= ended[:-1]
-    if 2 * np.count_nonzero(starts) > len(starts) > 1:
-        raise DataError(
-            f"{where}: next_observations: {np.count_nonzero(starts)} of {len(starts)} rows do not follow the last: "
-            "these are single transitions in no order, not episodes"
-        )
-    return starts

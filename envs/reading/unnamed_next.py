@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import DataError
-from envs.reading.evidence import GAPS_MAY_BE_ENDS
+from envs.reading.boundaries import GAPS_MAY_BE_ENDS
 from envs.reading.fields import PROOFS
 from envs.reading.options import ReadingOptions
 
