@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ from numpy.typing import NDArray
 
 from envs.errors import DataError
 from envs.reading.arrow import ROWS, flat, flat_schema, innermost, is_list, is_numeric
-from envs.reading.conventions import chosen_fields, starts_at_gaps
+from envs.reading.conventions import Convention, chosen_fields, starts_at_gaps
 from envs.reading.csv_files import open_csv
 from envs.reading.episode_rows import is_row_an_episode, read_episode_rows
-from envs.reading.episodes import TELLING
+from envs.reading.episodes import EPISODE_FIELDS
 from envs.reading.evidence import MOST_WITNESSES
 from envs.reading.fields import ENDS, IN_FILES, PROOFS, looks_like_a_source, looks_like_a_step, shell_name
 from envs.reading.found import Found, unread_names
@@ -45,89 +47,159 @@ EQUAL_ROWS = (
 """What to do about a CSV file whose lines differ."""
 
 
+@dataclass(frozen=True)
+class _Fields:
+    """Which columns hold the fields of a table.
+
+    columns: by field its column, or the columns that make one vector.
+    chosen: by field the names that were found, before vectors are put together.
+    given: fields whose columns the user names, or the convention.
+    convention: of a library's own names, if the table has them.
+    """
+
+    columns: Mapping[str, str | list[str]]
+    chosen: Mapping[str, Any]
+    given: Mapping[str, Any]
+    convention: Convention | None
+
+    @property
+    def read(self) -> list[str]:
+        """Names of all these columns."""
+        each = ([value] if isinstance(value, str) else value for value in self.columns.values())
+        return list(chain.from_iterable(each))
+
+
+@dataclass(frozen=True)
+class _Proofs:
+    """Columns that hold no field, and are read for what they show of order and episodes; see `Found`."""
+
+    clocks: list[str]
+    sources: list[str]
+    witnesses: list[str]
+    alike: list[list[str]]
+
+
 def read_table(path: Path, options: ReadingOptions) -> Found:
-    """CSV or Parquet: one row a step. A vector is columns observation_0, observation_1, ..., or one of equal lists.
+    """CSV or Parquet: one row per step. A vector is columns observation_0, observation_1, ..., or one of equal lists.
 
     Parquet of LeRobot's frames, and with a row for each episode, has readers of its own.
     """
     is_csv = path.suffix.lower() != ".parquet"
-    try:
-        import pyarrow
+    with _arrow_errors(path):
         from pyarrow import parquet
 
         if is_csv and path.is_file() and (way := way_for_content(path)):
             raise DataError(f"{path}: cannot be read as {path.suffix}{way}")
         file: Any = open_csv(path) if is_csv else parquet.ParquetFile(path)
         schema = file.schema() if is_csv else flat_schema(file)
-        names = list(schema.names)
-        if twice := [name for name, count in Counter(names).items() if count > 1 and name]:
-            raise DataError(f"{path}: column {min(twice)!r} stands in it twice")
-        stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
-        if not is_csv and is_lerobot_table(names):
+        if twice := [name for name, count in Counter(schema.names).items() if count > 1 and name]:
+            raise DataError(f"{path}: column {min(twice)!r} appears twice")
+        if not is_csv and is_lerobot_table(schema.names):
             return read_lerobot_table(path, options)
-        chosen, convention = chosen_fields(path, stems, IN_FILES, options, tables=True)
-        said = dict(convention.columns if convention else options.columns)
-        if starts_at_gaps(options):
-            said.pop("episode_start")
-        if "step" in chosen and "step" not in said and not _may_be_steps(schema, chosen["step"][0]):
-            del chosen["step"]  # a text, which says nothing of the rows' order that could be relied on
-        found = {
-            field: columns_named(path, names, each) if field in said else columns_of(path, names, each[0], field)
-            for field, each in chosen.items()
-        }
-        if not is_csv and is_row_an_episode(path, schema, found):
-            return read_episode_rows(path, schema, found)
-        each_of = {field: [each] if isinstance(each, str) else each for field, each in found.items()}
-        read = list(chain.from_iterable(each_of.values()))
-        clocks = _clocks(schema, read, chosen, said)
-        sources = [] if clocks else _sources(schema, read, chosen)
-        witnesses = _witnesses(schema, read, chosen, said)
-        alike = _alike(schema, read, found, chosen, options)
-        wanted = list(dict.fromkeys([*read, *clocks, *sources, *witnesses, *chain.from_iterable(alike)]))
+        fields = _fields(path, schema, options)
+        if not is_csv and is_row_an_episode(path, schema, fields.columns):
+            return read_episode_rows(path, schema, fields.columns)
+        proofs = _proofs(schema, fields, options)
+        names = [*fields.read, *proofs.clocks, *proofs.sources, *proofs.witnesses]
+        names = list(dict.fromkeys([*names, *chain.from_iterable(proofs.alike)]))
         if is_csv:
-            table = file.read(wanted, [*each_of.get("episode", ()), *sources])
+            episode = fields.columns.get("episode", ())
+            table = file.read(names, [*([episode] if isinstance(episode, str) else episode), *proofs.sources])
         else:
-            table = _read_parquet(path, file, wanted)
+            table = _read_parquet(path, file, names)
+    if table.num_rows == 0:
+        raise DataError(f"{path}: no row in it")
+    return _found(path, table, fields, proofs, schema.names, file.notes if is_csv else ())
+
+
+@contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
+    """Within it, an error of Arrow's becomes a `DataError` that says what to do."""
+    try:
+        import pyarrow
     except ImportError:
         raise DataError(
             f"{path}: reading CSV and Parquet needs pyarrow: pip install 'decision-transformer[arrow]'"
         ) from None
+    try:
+        yield
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         way = EQUAL_ROWS if re.search(r"Expected \d+ columns, got", str(error)) else ""
         way = way_for_content(path) or way
         raise DataError(f"{path}: cannot be read as {path.suffix} ({reason(error)}){way}") from None
-    if table.num_rows == 0:
-        raise DataError(f"{path}: no row in it")
-    missing: dict[tuple[str, str], NDArray[np.int64]] = {}
-    arrays: dict[str, Any] = {field: values_of(path, table, each, field, missing) for field, each in found.items()}
-    if "not_terminated" in arrays:
-        arrays["terminated"] = np.asarray(arrays.pop("not_terminated")) == 0
-    if convention and convention.check:
-        convention.check(str(path), arrays)
-    check_no_total(path, arrays)
-    clocks = list(shown := _times(table, clocks))
-    rows = _together(path, arrays, clocks)
-    if rows is not None:
-        arrays = {field: values[rows] for field, values in arrays.items()}
-        missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
-    if clocks:
-        arrays["clocks"] = {name: values if rows is None else values[rows] for name, values in shown.items()}
-    if sources:  # there is no episode to sort the rows by
-        arrays["sources"] = {name: column_values(path, table.column(name), name, "episode")[0] for name in sources}
-    notes = [*(file.notes if is_csv else ()), *([convention.note] if convention and convention.note else [])]
-    return Found(
-        arrays=arrays,
-        unread=unread_names(names, read),
-        notes=notes,
-        last_row_is_final=convention is not None and convention.last_row_is_final,
-        missing=missing,
-        rows=rows,
-        witnesses=_whole_columns(path, table, witnesses),
-        alike=_whole_sets(path, table, alike),
+
+
+def _fields(path: Path, schema: Any, options: ReadingOptions) -> _Fields:
+    """Which columns hold the fields, by the user's names, a library's or the known ones."""
+    names = list(schema.names)
+    stems = list(dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names))
+    chosen, convention = chosen_fields(path, stems, IN_FILES, options, tables=True)
+    given = dict(convention.columns if convention else options.columns)
+    if starts_at_gaps(options):
+        given.pop("episode_start")
+    if "step" in chosen and "step" not in given and not _may_be_steps(schema, chosen["step"][0]):
+        del chosen["step"]  # a text, which says nothing of the rows' order that could be relied on
+    columns = {
+        field: columns_named(path, names, each) if field in given else columns_of(path, names, each[0], field)
+        for field, each in chosen.items()
+    }
+    return _Fields(columns, chosen, given, convention)
+
+
+def _proofs(schema: Any, fields: _Fields, options: ReadingOptions) -> _Proofs:
+    """Which other columns are looked at."""
+    read, chosen, given = fields.read, fields.chosen, fields.given
+    clocks = _clocks(schema, read, chosen, given)
+    return _Proofs(
+        clocks=clocks,
+        sources=[] if clocks else _sources(schema, read, chosen),
+        witnesses=_witnesses(schema, read, chosen, given),
+        alike=_alike(schema, read, fields.columns, chosen, options),
     )
 
 
-def _witnesses(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+def _found(
+    path: Path, table: Any, fields: _Fields, proofs: _Proofs, names: Sequence[str], notes: Iterable[str]
+) -> Found:
+    """The columns of a table as arrays, the rows of each episode together.
+
+    names: of all columns.
+    notes: on the file.
+    """
+    missing: dict[tuple[str, str], NDArray[np.int64]] = {}
+    arrays: dict[str, Any] = {
+        field: values_of(path, table, each, field, missing) for field, each in fields.columns.items()
+    }
+    if "not_terminated" in arrays:
+        arrays["terminated"] = np.asarray(arrays.pop("not_terminated")) == 0
+    convention = fields.convention
+    if convention and convention.check:
+        convention.check(str(path), arrays)
+    check_no_total(path, arrays)
+    times = _times(table, proofs.clocks)
+    rows = _rows_by_episode(path, arrays, list(times))
+    if rows is not None:
+        arrays = {field: values[rows] for field, values in arrays.items()}
+        missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
+    if times:
+        arrays["clocks"] = {name: values if rows is None else values[rows] for name, values in times.items()}
+    if proofs.sources:  # there is no episode to sort the rows by
+        arrays["sources"] = {
+            name: column_values(path, table.column(name), name, "episode")[0] for name in proofs.sources
+        }
+    return Found(
+        arrays=arrays,
+        unread=unread_names(names, fields.read),
+        notes=[*notes, *([convention.note] if convention and convention.note else [])],
+        last_row_is_final=convention is not None and convention.last_row_is_final,
+        missing=missing,
+        rows=rows,
+        witnesses=_whole_columns(path, table, proofs.witnesses),
+        alike=_whole_sets(path, table, proofs.alike),
+    )
+
+
+def _witnesses(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Columns that are not read, of numbers, flags, times or names; where episodes are known, of counts only."""
     from pyarrow import types
 
@@ -136,7 +208,7 @@ def _witnesses(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said
     kinds = {name: schema.field(name).type for name in _unread(schema, read)}
     counts = (types.is_integer, types.is_floating)
     others = (types.is_string, types.is_large_string, types.is_boolean, types.is_timestamp, types.is_date)
-    usable = counts if chosen.keys() & set(TELLING) or said.keys() & set(ENDS) else (*counts, *others)
+    usable = counts if chosen.keys() & set(EPISODE_FIELDS) or given.keys() & set(ENDS) else (*counts, *others)
     return [name for name, kind in kinds.items() if any(is_kind(kind) for is_kind in usable)][:MOST_WITNESSES]
 
 
@@ -182,9 +254,9 @@ def _whole_sets(path: Path, table: Any, sets: Iterable[list[str]]) -> dict[str, 
     return found
 
 
-def _clocks(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+def _clocks(schema: Any, read: Sequence[str], chosen: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Columns that are not read and may be times or counts: where nothing better shows the order, they do."""
-    if "step" in said or chosen.keys() & set(PROOFS):
+    if "step" in given or chosen.keys() & set(PROOFS):
         return []
     named = [name for name in _unread(schema, read) if looks_like_a_step(name)]
     return [name for name in named[:MOST_CLOCKS] if _is_rising_kind(schema, name) or _is_text(schema, name)]
@@ -204,7 +276,7 @@ def _times(table: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 def _sources(schema: Any, read: Sequence[str], chosen: Mapping[str, Any]) -> list[str]:
     """Columns that are not read and may say which environment a row is from, where only flags mark episodes."""
-    if chosen.keys() & {*PROOFS, *TELLING}:
+    if chosen.keys() & {*PROOFS, *EPISODE_FIELDS}:
         return []
     return [name for name in _unread(schema, read) if looks_like_a_source(name)][:MOST_CLOCKS]
 
@@ -215,7 +287,7 @@ def _unread(schema: Any, read: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(schema.names).items() if count == 1 and name not in done]
 
 
-def _together(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Sequence[str]) -> NDArray[np.int64] | None:
+def _rows_by_episode(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Sequence[str]) -> NDArray[np.int64] | None:
     """The rows in an order in which those of an episode stand together; None where they do.
 
     That the rows of each were written in the order of time must be seen: in next_observations, which are compared
@@ -229,7 +301,7 @@ def _together(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Sequence[s
     names, first = np.unique(episode[starts], return_index=True)
     if len(names) == len(starts):
         return None
-    place = np.argsort(np.argsort(first))  # of each name, in the order of their first rows
+    place = np.argsort(np.argsort(first))  # rank of each episode by its first row
     number = place[np.searchsorted(names, episode)]
     rows = np.argsort(number, kind="stable")
     if "next_observations" not in arrays and not _counted(arrays.get("step"), rows, number[rows]):
@@ -269,7 +341,7 @@ def _counted(step: NDArray[Any] | None, rows: NDArray[np.int64], number: NDArray
 
 
 def _may_be_steps(schema: Any, name: str) -> bool:
-    """The same, or lists of numbers, as in a table with a row for each episode."""
+    """Whether a column may hold step numbers: numbers, times or dates, or lists of numbers (a row for each episode)."""
     numbered = name in schema.names and is_list(schema.field(name).type) and is_numeric(schema.field(name).type)
     return numbered or _is_rising_kind(schema, name)
 
