@@ -220,7 +220,7 @@ def _carried_state(spec: EnvironmentSpec, environments: ReplayingEnvironments) -
 def _result(
     target: float | Request, played: Sequence[tuple[float, int, str | None]], reference: Reference | None
 ) -> TargetResult:
-    target = target.target_return if isinstance(target, Request) else float(target)
+    target = target.return_to_go if isinstance(target, Request) else float(target)
     ended = [episode for episode in played if episode[2] is None and episode[1] > 0]
     failures = tuple(f"target {target:g}, {failure}" for _, _, failure in played if failure is not None)
     returns, lengths = tuple(episode[0] for episode in ended), tuple(episode[1] for episode in ended)

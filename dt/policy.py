@@ -136,8 +136,8 @@ class ReturnConditionedPolicy:
         seed: of what the episode draws.
         """
         request = condition if isinstance(condition, Request) else self.request_for(float(condition))
-        if not np.isfinite(request.target_return):
-            raise PolicyError(f"target return must be finite, not {request.target_return}")
+        if not np.isfinite(request.return_to_go):
+            raise PolicyError(f"target return must be finite, not {request.return_to_go}")
         self._histories[env] = self._history(request, seed)
 
     def request_for(self, target_return: float) -> Request:
@@ -152,7 +152,7 @@ class ReturnConditionedPolicy:
             states=self._states,
             images=self._images,
             actions=self._actions,
-            target_return=float(request.target_return),
+            target_return=float(request.return_to_go),
             seed=seed,
             guidance=request.guidance,
         )

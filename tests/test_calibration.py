@@ -121,7 +121,7 @@ def a_plan(steps=4000, guidances=(1.0, 2.0)):
 
 def answer(request, number):
     """An environment that earns a bent function of the request, and noise that depends on the episode's number."""
-    earned = 100 / (1 + math.exp(-(request.target_return - 50) / (40 / request.guidance)))
+    earned = 100 / (1 + math.exp(-(request.return_to_go - 50) / (40 / request.guidance)))
     return earned + np.random.default_rng(number).normal(), 7 + number % 4
 
 
@@ -135,19 +135,19 @@ def test_a_plan_finds_requests_that_earn_their_targets():
     for target in (10.0, 40.0, 75.0, 90.0):
         assert answer(found.request_for(target), 0)[0] == pytest.approx(target, abs=4)
     assert plan.steps_taken <= plan.steps
-    assert list(plan.episodes) == list(range(plan.whole))
+    assert list(plan.episodes) == list(range(plan.num_settled_episodes))
 
 
 def test_a_plan_that_is_settled_stops_early():
     plan = a_plan(steps=1_000_000)
-    carry_out(plan, lambda numbered, finished: {n: (r.target_return, 10) for n, r in numbered.items()}, lambda p: None)
+    carry_out(plan, lambda numbered, finished: {n: (r.return_to_go, 10) for n, r in numbered.items()}, lambda p: None)
     assert plan.steps_taken < 50_000
 
 
 def test_steps_are_never_more_than_allowed():
     for steps in (260, 400, 777, 1500):
         plan = make_plan([float(p) for p in range(101)], ModelConfig(), longest=10, steps=steps)
-        carry_out(plan, lambda numbered, _: {n: (r.target_return, 10) for n, r in numbered.items()}, lambda p: None)
+        carry_out(plan, lambda numbered, _: {n: (r.return_to_go, 10) for n, r in numbered.items()}, lambda p: None)
         assert 130 <= plan.steps_taken <= steps
 
 
@@ -167,7 +167,7 @@ def test_targets_that_most_episodes_are_near_are_told_apart():
         found = {}
         for number, request in numbered.items():
             noise = np.random.default_rng(number).normal(scale=10)
-            found[number] = (min(request.target_return, 30.0) + noise, 10)
+            found[number] = (min(request.return_to_go, 30.0) + noise, 10)
         return found
 
     def worst(scale):
@@ -175,7 +175,7 @@ def test_targets_that_most_episodes_are_near_are_told_apart():
         plan.scale = scale or plan.scale
         found = Calibration({}, carry_out(plan, play, lambda plan: None), plan.steps_taken)
         targets = np.linspace(2, 28, 14).tolist()
-        return max(abs(found.request_for(target).target_return - target) for target in targets)
+        return max(abs(found.request_for(target).return_to_go - target) for target in targets)
 
     assert worst(None) < 5
     assert worst(1040.0) > 10  # measured by the whole range
@@ -330,8 +330,8 @@ def test_a_curve_ends_at_its_peak():
     assert broken.achieved.tolist() == [0, 10, 20, 30]
     whole = Calibration({}, (broken,), 0)
     assert whole.highest == 30
-    assert whole.request_for(19.0).target_return == pytest.approx(1.9)
-    assert whole.request_for(500.0).target_return == 3.0  # not where it breaks down
+    assert whole.request_for(19.0).return_to_go == pytest.approx(1.9)
+    assert whole.request_for(500.0).return_to_go == 3.0  # not where it breaks down
 
 
 def test_a_plan_looks_for_the_top_where_a_model_breaks_down():
@@ -340,15 +340,15 @@ def test_a_plan_looks_for_the_top_where_a_model_breaks_down():
         outcomes = {}
         for number, request in numbered.items():
             noise = np.random.default_rng(number).normal(scale=3)
-            earned = request.target_return if request.target_return <= 70 else 3.0
+            earned = request.return_to_go if request.return_to_go <= 70 else 3.0
             outcomes[number] = (earned + noise, 8)
         return outcomes
 
     plan = a_plan()
     found = Calibration({}, carry_out(plan, broken, lambda plan: None), plan.steps_taken)
     assert found.highest == pytest.approx(60, abs=3)  # 60 is the highest of the first requests below the breakdown
-    assert 55 <= found.request_for(100.0).target_return <= 70
-    assert found.request_for(40.0).target_return == pytest.approx(40, abs=5)
+    assert 55 <= found.request_for(100.0).return_to_go <= 70
+    assert found.request_for(40.0).return_to_go == pytest.approx(40, abs=5)
 
 
 def test_a_request_at_the_edge_of_a_jump_is_avoided():

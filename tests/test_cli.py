@@ -152,7 +152,7 @@ def test_evaluate_prints_a_table_and_writes_its_json(run, capsys, tmp_path):
 def test_auto_chooses_a_target_on_environments_that_do_not_score_it(run, tmp_path, monkeypatch, capsys):
     def known(policy, environment, targets, *, episodes, seed, **_):
         """A policy that earns most when asked for 4, and in each environment the number of its seed beside."""
-        asked = [target.target_return if isinstance(target, Request) else target for target in targets]
+        asked = [target.return_to_go if isinstance(target, Request) else target for target in targets]
         return [
             TargetResult(g, tuple(seed + i - abs(g - 4) for i in range(episodes)), (1,) * episodes, None) for g in asked
         ]

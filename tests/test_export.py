@@ -176,7 +176,7 @@ def test_a_calibration_gives_the_same_requests(robot, tmp_path):
     theirs = runner.Policy(folder)
     targets = [*np.linspace(-20, 170, 57), *curves[0].achieved, *curves[1].achieved]
     ours = [calibration.request_for(float(target)) for target in targets]
-    assert [(each.target_return, each.guidance) for each in ours] == [theirs.request_for(target) for target in targets]
+    assert [(each.return_to_go, each.guidance) for each in ours] == [theirs.request_for(target) for target in targets]
     assert len({each.guidance for each in ours}) > 1
     theirs.reset(33.0, guidance=1.25)
     assert (theirs._history.target_return, theirs._history.guidance) == (33.0, 1.25)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dt.asking.calibration import Calibration, Episode, from_json, to_json
 from dt.asking.guidance import Request
-from dt.asking.plan import Finished, Outcome, Plan, carry_out, make_plan, seed_of
+from dt.asking.plan import Finished, Outcome, Plan, carry_out, make_plan, number_of, seed_of
 from dt.config import EvaluationConfig, PlayConfig
 from dt.evaluation import check_environment, play_requests
 from dt.policy import ReturnConditionedPolicy
@@ -27,12 +27,12 @@ from transformer.runs.progress import Progress, progress
 if TYPE_CHECKING:
     from dt.learning.run import Run
 
-Play = TypeVar("Play", bound=PlayConfig)
+AnyPlayConfig = TypeVar("AnyPlayConfig", bound=PlayConfig)
 
 Precision = Literal["float32", "bf16"]
 
 
-def played_as(run: "Run", config: Play) -> Play:
+def played_as(run: "Run", config: AnyPlayConfig) -> AnyPlayConfig:
     """How a run is played where a configuration leaves it open: as its training was configured to play it."""
     own = run.config.evaluation
     length = config.eval_context_length or own.eval_context_length or run.config.model.context_length
@@ -236,9 +236,9 @@ def _play(
     assert run.environment is not None
     requests = [EpisodeRequest(seed_of(number), condition) for number, condition in numbered.items()]
 
-    def on_episode(played: PlayedEpisode) -> None:
-        finished(played.request.seed - seed_of(0), (played.total_return, played.length))
-        bar.update(min(played.length, bar.total - bar.done))
+    def on_episode(episode: PlayedEpisode) -> None:
+        finished(number_of(episode.request.seed), (episode.total_return, episode.length))
+        bar.update(min(episode.length, bar.total - bar.done))  # without a step limit, more may be taken
 
     played = play_requests(policy, run.environment, requests, config.num_envs, config.env_timeout, on_episode)
     outcomes = ((total, length) if failure is None else None for total, length, failure in played)
@@ -249,7 +249,7 @@ def _save(plan: Plan, part: Path, binding: Mapping[str, Any]) -> None:
     """Write what was played so far; on a signal, too."""
     if distributed.is_first_rank():
         episodes = [
-            [number, e.request.target_return, e.request.guidance, e.total_return, e.length]
+            [number, e.request.return_to_go, e.request.guidance, e.total_return, e.length]
             for number, e in sorted(plan.episodes.items())
             if e is not None
         ]
@@ -271,8 +271,8 @@ def _read_part(part: Path, binding: Mapping[str, Any]) -> list[list[float]]:
 
 def _take_up(plan: Plan, rows: list[list[float]]) -> None:
     """Give a plan the episodes of an interrupted calibration; those it does not ask for again are not used."""
-    for number, target_return, guidance, total_return, length in rows:
-        plan.known[int(number)] = Episode(Request(target_return, guidance), total_return, int(length))
+    for number, return_to_go, guidance, total_return, length in rows:
+        plan.known[int(number)] = Episode(Request(return_to_go, guidance), total_return, int(length))
 
 
 def _finish(final: Path, part: Path, calibration: Calibration) -> None:

@@ -1,7 +1,7 @@
 """Which request earns a target return: what a run was seen to earn for each request, made monotone and inverted.
 
-A calibration holds one curve for each guidance that was tried: requests along, achieved returns up. For a target the
-curve is taken that comes closest to it, and on that curve the request that earns it. numpy only.
+A calibration holds one curve for each guidance that was tried: it maps each request (x) to its mean return (y). For a
+target, the curve that comes closest is chosen, and on it the request that earns the target. numpy only.
 """
 
 import math
@@ -172,7 +172,7 @@ def curves_of(episodes: Iterable[Episode]) -> tuple[Curve, ...]:
     found: dict[float, dict[float, list[float]]] = {}
     for episode in episodes:
         request = episode.request
-        found.setdefault(request.guidance, {}).setdefault(request.target_return, []).append(episode.total_return)
+        found.setdefault(request.guidance, {}).setdefault(request.return_to_go, []).append(episode.total_return)
     curves = []
     for guidance, returns in sorted(found.items()):
         requests = sorted(returns)

@@ -14,11 +14,11 @@ MODULATED = ("decoupled", "single")
 class Request:
     """The input that an episode begins with. Without calibration it is the target return itself, with guidance 1.
 
-    target_return: the return-to-go of the first step, in the reward's unit.
+    return_to_go: what the model is conditioned on at the first step, in the reward's unit.
     guidance: w in n + w (c - n), with n the model's output without the return and c with it.
     """
 
-    target_return: float
+    return_to_go: float
     guidance: float = 1.0
 
 

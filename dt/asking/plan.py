@@ -31,8 +31,8 @@ MOST_EVEN = 3
 """Episodes at each request of each curve that are spread evenly at most."""
 
 COARSE, FINE = 0.05, 0.005
-"""Two neighbouring requests get one between them where what they earn differs by more than the first, as a share of the
-plan's `scale`, and they themselves by more than the second, as a share of the data's range."""
+"""A request is added between two neighbours if their achieved returns differ by more than COARSE of the plan's `scale`,
+and the requests themselves by more than FINE of the data's range."""
 
 LEAST = 4
 """Episodes at the two requests around a target below which its answer is never settled."""
@@ -73,7 +73,7 @@ class Plan:
     steps: int
     scale: float
     episodes: dict[int, Episode | None] = field(default_factory=dict)  # by number; None: its environment failed
-    whole: int = 0  # episodes of whole rounds; what comes next depends on these only
+    num_settled_episodes: int = 0  # episodes of whole rounds; what comes next depends on these only
     known: dict[int, Episode] = field(
         default_factory=dict
     )  # of an interrupted calibration, used where they are asked for
@@ -86,13 +86,13 @@ class Plan:
     @property
     def steps_taken(self) -> int:
         """Environment steps of all whole rounds; an episode that failed counts as the longest."""
-        episodes = (self.episodes[number] for number in range(self.whole))
+        episodes = (self.episodes[number] for number in range(self.num_settled_episodes))
         return sum(episode.length if episode else self.longest for episode in episodes)
 
     @property
     def curves(self) -> tuple[Curve, ...]:
         """What was earned in whole rounds. A curve needs two requests, since the rest is read between them."""
-        episodes = (self.episodes[number] for number in range(self.whole))
+        episodes = (self.episodes[number] for number in range(self.num_settled_episodes))
         return tuple(curve for curve in curves_of(filter(None, episodes)) if len(curve.requests) > 1)
 
     @property
@@ -109,7 +109,7 @@ class Plan:
     def _even(self) -> list[Request]:
         """One episode at each first request of each guidance, while little is spent."""
         each = [Request(float(request), w) for w in self.guidances for request in self.first_requests]
-        done = self.whole // len(each)  # rounds of this kind come first
+        done = self.num_settled_episodes // len(each)  # rounds of this kind come first
         if done >= MOST_EVEN or (done and self.steps_taken > EVEN_SHARE * self.steps):
             return []
         return each
@@ -144,7 +144,7 @@ class Plan:
 def _chosen(curves: Sequence[Curve], level: float) -> tuple[Curve, float]:
     """The curve that a target return is asked on, and the request there."""
     request = Calibration({}, tuple(curves), 0).request_for(level)
-    return next(curve for curve in curves if curve.guidance == request.guidance), request.target_return
+    return next(curve for curve in curves if curve.guidance == request.guidance), request.return_to_go
 
 
 def make_plan(percentiles: Sequence[float], config: ModelConfig, longest: int, steps: int) -> Plan:
@@ -194,7 +194,7 @@ def carry_out(plan: Plan, play: Play, save: Callable[[Plan], None]) -> tuple[Cur
         ConfigError: every episode at some guidance failed.
     """
     while requests := plan.next_round():
-        numbered = dict(enumerate(requests, plan.whole))
+        numbered = dict(enumerate(requests, plan.num_settled_episodes))
         for number, request in numbered.items():
             if number in plan.known and plan.known[number].request == request:
                 plan.episodes[number] = plan.known[number]
@@ -204,9 +204,10 @@ def carry_out(plan: Plan, play: Play, save: Callable[[Plan], None]) -> tuple[Cur
             plan.episodes[number] = None if outcome is None else Episode(numbered[number], *outcome)
 
         try:
+            # Each process records its own episodes as they end, so that a signal loses none; play() returns all.
             for number, outcome in play(waiting, finished).items():
                 finished(number, outcome)
-            plan.whole += len(requests)
+            plan.num_settled_episodes += len(requests)
         finally:
             save(plan)
     curves = plan.curves
@@ -217,3 +218,8 @@ def carry_out(plan: Plan, play: Play, save: Callable[[Plan], None]) -> tuple[Cur
 def seed_of(number: int) -> int:
     """The environment seed of a calibration's episode."""
     return CALIBRATION_SEED + number
+
+
+def number_of(seed: int) -> int:
+    """The number of a calibration's episode, from its environment seed."""
+    return seed - CALIBRATION_SEED

@@ -179,7 +179,7 @@ def _how(policy: ReturnConditionedPolicy, results: Sequence[TargetResult]) -> di
     }
     if policy.calibration is not None:
         requests = [policy.request_for(result.target_return) for result in results]
-        how["requests"] = [vars(request) for request in requests]
+        how["requests"] = [{"target_return": r.return_to_go, "guidance": r.guidance} for r in requests]
     return how
 
 

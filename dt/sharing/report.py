@@ -42,7 +42,7 @@ def calibration_table(calibration: Any, known: Sequence[float]) -> str:
     lines = [f"{'target':>10} {'request':>10} {'guidance':>9} {'seen':>10}"]
     for target in known[::10]:
         request, seen = calibration.request_for(target), calibration.answer_to(target)
-        lines.append(f"{target:>10.5g} {request.target_return:>10.5g} {request.guidance:>9g} {seen:>10.5g}")
+        lines.append(f"{target:>10.5g} {request.return_to_go:>10.5g} {request.guidance:>9g} {seen:>10.5g}")
     lines.append(f"{calibration.steps} environment steps; at most {calibration.highest:.5g} was earned")
     return "\n".join(lines)
 
