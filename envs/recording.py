@@ -47,8 +47,8 @@ class ExperienceRecorder(BaseCallback):
     """Stores every episode that a learner plays, in each of its environments, as the innermost environment gave it.
 
     What wrappers such as VecNormalize, VecFrameStack or VecTransposeImage change is not stored; an episode's true final
-    observation is. Episodes are stored in the order in which they finish, in parts that are Minari datasets and are
-    complete or absent. Episodes that are still running when the recorder closes are stored last, as truncated, and
+    observation is. Episodes are stored in the order in which they finish, in parts that are Minari datasets, each
+    written atomically. Episodes that are still running when the recorder closes are stored last, as truncated, and
     counted in the metadata. The recorder closes at the end of its `with` block, or when Python ends, so an error or
     Ctrl-C loses nothing. A killed process loses the running episodes and at most 2,000 finished steps.
 

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, and JSON that anyone may have written.
+"""Files and folders written atomically, and JSON that anyone may have written.
 
 Every write goes one way: under a temporary name, each file and the folder flushed to the disk, then one rename, then
 the folder above flushed.
@@ -23,17 +23,17 @@ MOST_JSON = 64 << 20
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file completely or not at all."""
+    """Write a JSON file atomically."""
     replace_text(path, json_text(document))
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file completely or not at all."""
+    """Write a text file atomically."""
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all.
+    """Write a file atomically: it is complete or does not exist.
 
     It is written under a new name that cannot be guessed, so a link that waits there is never followed.
     """

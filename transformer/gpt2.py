@@ -90,7 +90,7 @@ def load_gpt2(path: str | Path) -> LanguageModel:
 def save_gpt2(model: LanguageModel, folder: str | Path) -> None:
     """Write config.json and model.safetensors, which `GPT2LMHeadModel.from_pretrained` opens.
 
-    The folder is complete or absent. GPT-2's tokens for beginning and end are left open (null).
+    The folder is written atomically. GPT-2's tokens for beginning and end are left open (null).
 
     Args:
         model: pre-norm, with learned positions and without rotary ones.

@@ -193,7 +193,7 @@ def _target_of(film: Path) -> tuple[float, str]:
 
 
 def send(package: Package, name: str, private: bool = False) -> str:
-    """Send a package to a repository in one commit, which is there completely or not at all; returns the commit.
+    """Send a package to a repository in one commit, atomically; returns the commit.
 
     The repository is made if there is none. One that holds something else is refused, and so is a public one where
     a private one is asked for.

@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face hub, fetched at one commit: its files are here completely or not at all.
+"""A repository of the Hugging Face hub, fetched at one commit, atomically: all of its files or none.
 
     FOLDER/revisions.json     the commit that each fetched revision stood for
     FOLDER/COMMIT/...         the files of that commit

@@ -24,7 +24,7 @@ from envs.spaces import nested, os_reason, reason
 
 
 def write_minari(dataset: Dataset, dataset_id: str) -> Path:
-    """Write a dataset under Minari's root and return its folder, which is complete or absent.
+    """Write a dataset under Minari's root and return its folder. It is written atomically.
 
     Numbers keep their types, and pictures stay as they are (no JPEG). Minari's layout holds T + 1 observations an
     episode. If the final one was never recorded, the last is repeated, the metadata says so, and `load` drops it again.
@@ -67,7 +67,7 @@ def keep_elsewhere(dataset: Dataset) -> Path | None:
 
 
 def write_folder(folder: Path, dataset: Dataset) -> None:
-    """Write a dataset in Minari's layout into a new folder anywhere, which is there completely or not at all.
+    """Write a dataset in Minari's layout into a new folder anywhere, atomically.
 
     A disk that is full raises `DataError`.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints of a run that are complete or absent: safetensors and JSON in a folder that appears by one rename.
+"""Checkpoints of a run, written atomically: safetensors and JSON in a folder that appears by one rename.
 
 Nothing here is ever unpickled, so opening a checkpoint runs no code of its maker's.
 """

@@ -1,4 +1,4 @@
-"""Pictures: drawn alike whatever the current folder holds, and written completely or not at all."""
+"""Pictures: drawn alike whatever the current folder holds, and written atomically."""
 
 import contextlib
 import io

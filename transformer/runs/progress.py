@@ -1,4 +1,4 @@
-"""The progress of a long piece of work: a bar on a terminal and in a notebook, elsewhere a line a minute."""
+"""The progress of a long piece of work: a bar on a terminal and in a notebook, elsewhere one line per minute."""
 
 import sys
 import time
