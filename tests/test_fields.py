@@ -315,7 +315,7 @@ def test_several_columns_name_an_episode_together(tmp_path):
         dataset = load(path, columns={"episode": names.split(",")})
         assert dataset.fingerprint == from_arrays(**numbers()).fingerprint
     problem(
-        lambda: load(path), "0 begins again at row 4", "where several columns name an episode, --columns episode=ONE"
+        lambda: load(path), "episode 0, step 0 is in rows 1 and 2", "--columns episode=ENVIRONMENT,EPISODE names both"
     )
 
 

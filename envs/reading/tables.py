@@ -324,8 +324,8 @@ def _rows_by_episode(path: Path, arrays: Mapping[str, NDArray[Any]], clocks: Seq
 
 def _twice(step: NDArray[Any] | None, rows: NDArray[np.int64], number: NDArray[np.int64]) -> tuple[int, int] | None:
     """Two rows of the file with the same step of the same episode; None if there are none. rows, number: (N,)."""
-    if step is None:
-        return None
+    if step is None or (step == step[0]).all():
+        return None  # a step that never changes counts nothing
     order = np.lexsort((step[rows], number))
     same = (step[rows][order][1:] == step[rows][order][:-1]) & (number[order][1:] == number[order][:-1])
     at = int(same.argmax())
