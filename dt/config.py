@@ -91,8 +91,8 @@ class DataConfig:
     """Share of each batch that is drawn evenly over the range of the episodes' returns, so that episodes with rare
     returns are sampled more often. None takes 0.5 if the model is conditioned on returns, and otherwise 0."""
     from_start: float = 0.06
-    """Share of each batch whose windows begin at the first step of their episode. A policy plays these steps in every
-    episode, and other windows seldom show them. 0 is the paper's code."""
+    """Share of each batch in which windows begin at the first step of their episode. A policy plays these steps in
+    every episode, and other windows seldom show them. 0 is the paper's code."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -148,7 +148,7 @@ class TrajectoryDataset:
         frame_stack: pictures in a stack.
         units: those of the model that reads the windows, `DecisionTransformer.units`.
         balanced: share of each batch that is drawn evenly over the range of the episodes' returns; see `ReturnBins`.
-        from_start: share of each batch whose windows begin at the first step of their episode.
+        from_start: share of each batch in which windows begin at the first step of their episode.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ MOST_WITNESSES = 24
 """Unread columns that are looked at."""
 
 MOST_CHANCE = 0.1
-"""A column whose agreement with the ends that are read has at least this probability by chance shows nothing."""
+"""If a column agrees with the ends that are read with at least this probability by chance, it shows nothing."""
 
 MOST_CHANCE_OF_SOURCE = 0.01
 """The same of a column that may name environments: any of many columns may be of few names."""

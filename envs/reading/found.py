@@ -25,7 +25,7 @@ class Found:
     left_out: observations that the user leaves out and that were not read.
     metadata: the text of an array of that name; None where there is none.
     missing: by field and column the rows of a table in which nothing is.
-    rows: of a table whose rows were put in another order, the row of each step.
+    rows: the row of each step, if the rows of a table were put in another order.
     witnesses: numbers or names of columns that were ignored, for `envs.reading.evidence`.
     alike: ignored arrays of the observations' shape, by their argument of --columns, for `envs.reading.unnamed_next`.
     """

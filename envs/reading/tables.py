@@ -44,7 +44,7 @@ EQUAL_ROWS = (
     "; each line must have as many cells as the first, which holds the names: delete titles, comments and lines that "
     "were cut short, and put a cell that has the separator in it in quotes"
 )
-"""What to do about a CSV file whose lines differ."""
+"""What to do about a CSV file in which lines have different numbers of cells."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Fields:
 
     columns: by field its column, or the columns that make one vector.
     chosen: by field the names that were found, before vectors are put together.
-    given: fields whose columns the user names, or the convention.
+    given: fields that the user, or the convention, names columns for.
     convention: of a library's own names, if the table has them.
     """
 
