@@ -191,6 +191,29 @@ def test_rotary_positions_see_distance_alone():
     torch.testing.assert_close(rotary(q, torch.tensor([0])), q)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("positions", [torch.arange(5), torch.randint(1000, (3, 5))], ids=["(L,)", "(B, L)"])
+def test_rotary_positions_have_the_bits_of_the_formula(dtype, positions):
+    rotary = RotaryPositions(14)
+
+    def formula(x):
+        angles = positions.expand(3, 5)[:, None, :, None] * rotary.frequencies
+        cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        even, odd = x[..., 0::2], x[..., 1::2]
+        return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2)
+
+    x = torch.randn(3, 5, 2, 14, dtype=dtype).transpose(1, 2)  # as attention has it
+    weights, found = torch.randn(3, 2, 5, 14, dtype=dtype), []
+    for turn in (formula, lambda x: rotary(x, positions)):
+        leaf = x.detach().requires_grad_()
+        turned = turn(leaf)
+        turned.backward(weights)
+        found.append((turned.detach(), leaf.grad))
+    assert found[1][0].dtype == dtype
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_sinusoidal_positions_follow_the_papers_formula():
     encoding = SinusoidalPositions(6)(torch.tensor([[0, 3], [17, 1000]]))
     assert encoding.shape == (2, 2, 6)
