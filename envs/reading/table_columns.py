@@ -165,16 +165,15 @@ def check_no_total(path: Path, arrays: Mapping[str, Any]) -> None:
     fields = [values.reshape(len(values), -1) for values in fields if values.dtype.kind in "iuf"]
     if not fields or {len(values) for values in fields} != {len(fields[0])} or len(fields[0]) < LEAST_ROWS:
         return
-    numbers = np.concatenate(fields, axis=1).astype(np.float64)  # (N, K)
-    above, last = numbers[:-1], numbers[-1]
-    varied = (above != above[0]).any(axis=0)
-    if np.count_nonzero(varied) < 2:
+    columns = [column for values in fields for column in values.T if (column[:-1] != column[0]).any()]
+    if len(columns) < 2:
         return
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = above.sum(axis=0)
-    for name, total in (("sums", sums), ("means", sums / len(above))):
-        if np.allclose(last[varied], total[varied], rtol=1e-3, atol=0):
-            raise DataError(f"{path}: row {len(numbers)}, the last, holds the {name} of the rows above it: delete it")
+        sums = np.array([column[:-1].sum(dtype=np.float64) for column in columns])
+    last, rows = np.array([float(column[-1]) for column in columns]), len(fields[0])
+    for name, total in (("sums", sums), ("means", sums / (rows - 1))):
+        if np.allclose(last, total, rtol=1e-3, atol=0):
+            raise DataError(f"{path}: row {rows}, the last, holds the {name} of the rows above it: delete it")
 
 
 def way_for_text(row: int, values: NDArray[Any], name: str, field: str) -> str:
