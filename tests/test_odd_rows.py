@@ -343,3 +343,40 @@ def test_half_precision_warns_of_nothing(tmp_path, recwarn):
     np.savez(tmp_path / "log.npz", **{**recording(), "observations": recording()["observations"].astype(np.float16)})
     load(tmp_path / "log.npz")
     assert not recwarn.list
+
+
+def test_rewards_that_only_rise_or_fall_are_noted(tmp_path):
+    arrays, path = recording(), tmp_path / "log.npz"
+    parts = [arrays["rewards"][i == EPISODE] for i in range(len(LENGTHS))]
+    np.savez(path, **arrays)
+    assert not noted(path, "rewards only")
+    np.savez(path, **{**arrays, "rewards": np.concatenate([np.cumsum(part) for part in parts])})
+    assert noted(path, "rewards only rise within each of 4 episodes: if they are a running score")
+    np.savez(path, **{**arrays, "rewards": np.concatenate([np.cumsum(part[::-1])[::-1] for part in parts])})
+    assert noted(path, "rewards only fall within each of 4 episodes: if they are returns-to-go")
+
+
+@pytest.mark.parametrize("name", ["run", "worker"])
+def test_neighbours_that_share_a_number_are_noted(tmp_path, name):
+    arrays, path = {**recording(), name: (EPISODE > 1).astype(int)}, tmp_path / "log.csv"
+    path.write_text(text(arrays))
+    assert not noted(path, "changes within episodes")
+    path.write_text(text({**arrays, "episode": np.array([0, 1, 1, 2])[EPISODE]}))
+    assert noted(path, f"{name!r} changes within episodes, first at episode 1, step 7", f"episode={name},NAME")
+    assert load(path, columns={"episode": [name, "episode"]}).lengths.tolist() == list(LENGTHS)
+
+
+@pytest.mark.parametrize("kind", ["mask", "length"])
+def test_padding_of_rows_that_are_episodes_is_refused(tmp_path, kind):
+    arrays, path, most = recording(), tmp_path / "padded.parquet", max(LENGTHS)
+    padded = {
+        name: [[*values[i == EPISODE].tolist()] + [values[0].tolist()] * (most - n) for i, n in enumerate(LENGTHS)]
+        for name, values in arrays.items()
+        if name != "episode"
+    }
+    real = LENGTHS if kind == "length" else [[j < n for j in range(most)] for n in LENGTHS]
+    parquet.write_table(pyarrow.table({**padded, kind: pyarrow.array(real)}), path)
+    problem(lambda: load(path), f"{kind!r} says that row 1 has 5 steps, and its lists have 7", "envs.from_episodes")
+    whole = [most] * len(LENGTHS) if kind == "length" else [[True] * most] * len(LENGTHS)
+    parquet.write_table(pyarrow.table({**padded, kind: pyarrow.array(whole)}), path)
+    assert load(path).lengths.tolist() == [most] * len(LENGTHS)

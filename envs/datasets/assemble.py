@@ -14,7 +14,7 @@ from envs.datasets.declare import followers, with_leaves
 from envs.datasets.ends import episode_ends
 from envs.datasets.episodes import finals_notes, join_episodes
 from envs.datasets.final_rows import without_final_rows, without_last_missing
-from envs.datasets.odd_rows import copy_notes, side_by_side_notes, unfilled_notes
+from envs.datasets.odd_rows import copy_notes, running_notes, side_by_side_notes, unfilled_notes
 from envs.datasets.order import check_followed, order_notes, shift_notes
 from envs.datasets.rewards import rewards_of
 from envs.errors import DataError, problems_of
@@ -75,6 +75,7 @@ def _split(header: Header, arrays: Mapping[str, Any]) -> tuple[Header, Fields]:
     recorded |= {f"observations/{name}": values for name, values in observations.items()}
     notes += copy_notes(recorded, offsets, header.rows)
     notes += unfilled_notes(recorded, offsets, terminated | truncated)
+    notes += running_notes(rewards, offsets) if header.rewards_from == "recording" else []
     if not arrays.keys() & {*PROOFS, *EPISODE_FIELDS}:
         notes += side_by_side_notes(offsets)
     return replace(header, notes=(*header.notes, *notes, *finals_notes(finals is not None))), {

@@ -106,7 +106,7 @@ def _at_ends(where: str, flag: NDArray[np.bool_], offsets: NDArray[np.int64]) ->
     if early.any():
         raise DataError(
             f"{where}: {place(offsets, int(early.argmax()))}: true before the episode's last step. If several episodes "
-            "share a number, --columns episode=ONE,OTHER names what tells them apart, such as the environment; if "
+            "share a number, --columns episode=ONE,OTHER names both columns, such as the environment's; if "
             f"{where} marks something else, --columns {where}=none leaves it unread"
         )
     return flag[offsets[1:] - 1]

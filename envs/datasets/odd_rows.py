@@ -85,6 +85,26 @@ def unfilled_notes(fields: Leaves, offsets: NDArray[np.int64], ended: NDArray[np
     ]
 
 
+def running_notes(rewards: NDArray[np.generic], offsets: NDArray[np.int64]) -> list[str]:
+    """A note on rewards that only rise, or only fall, within each episode: a running score, or returns-to-go."""
+    change = np.diff(rewards.astype(np.float64))
+    inside = np.ones(len(change), np.bool_)
+    inside[offsets[1:-1] - 1] = False  # another episode begins there
+    if (
+        len(offsets) < 4
+        or np.diff(offsets).min() < 3
+        or np.count_nonzero(change[inside]) * 2 < np.count_nonzero(inside)
+    ):
+        return []
+    for said, change_of, way in (
+        ("rise", change, "a running score, write each step's difference"),
+        ("fall", -change, "returns-to-go, write each step's difference to the next"),
+    ):
+        if (change_of[inside] >= 0).all() and (change_of[~inside] < 0).all():
+            return [f"rewards only {said} within each of {len(offsets) - 1} episodes: if they are {way}"]
+    return []
+
+
 def side_by_side_notes(offsets: NDArray[np.int64]) -> list[str]:
     """A note on ends in row after row, as environments have that are recorded side by side and end together."""
     lengths = np.diff(offsets)

@@ -70,7 +70,8 @@ def _source_notes(
             row = int(changes.argmax()) + 1
             notes.append(
                 f"{name!r} changes within episodes, first at {place(offsets, row)} (row {in_file(row, rows)}). "
-                f"If several were recorded side by side, these episodes are wrong: sort the rows by {name} and time"
+                f"If several were recorded side by side, these episodes are wrong: sort the rows by {name} and time. "
+                f"If they share numbers of episodes, give --columns episode={name},NAME"
             )
     return notes
 

@@ -7,7 +7,8 @@
 A row is an episode where its actions are lists of lists, or its rewards lists of other than one number.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import numpy as np
 
 from envs.errors import DataError
 from envs.reading.arrow import column_of, is_list, lengths_of, numbers_of, read_columns
-from envs.reading.fields import ENDS
+from envs.reading.fields import ENDS, plain
 from envs.reading.found import Budget, Found, side_by_side
+
+LENGTH = re.compile(r"(^|_)(len|length|lengths|steps|timesteps|size|horizon|valid|t)(_|$)")
+"""What a column of how many steps each row has is called."""
 
 PER_STEP = ("observations", "actions", "rewards", "next_observations", "success", "step")
 """The fields that a row has lists of."""
@@ -52,6 +56,7 @@ def read_episode_rows(path: Path, schema: Any, chosen: Mapping[str, str | list[s
         raise DataError(
             f"{path}: column {clock!r}: row {int((lengths == 0).argmax()) + 1}: no step in it; delete the row"
         )
+    _check_not_padded(path, schema, names, lengths)
     arrays: dict[str, Any] = {}
     for name, wanted in columns.items():
         if name not in (*PER_STEP, *ENDS):
@@ -61,6 +66,38 @@ def read_episode_rows(path: Path, schema: Any, chosen: Mapping[str, str | list[s
         parts = [_per_step(path, table, each, name, lengths, clock) for each in wanted]
         arrays[name] = side_by_side(f"{path}: {name}", parts)
     return Found(arrays={**arrays, "lengths": lengths}, unread=[name for name in schema.names if name not in names])
+
+
+def _check_not_padded(path: Path, schema: Any, read: Sequence[str], lengths: Any) -> None:
+    """Refuse rows of equal lengths if another column says that their last steps are padding. lengths: (E,)."""
+    from pyarrow import types
+
+    if len(lengths) < 2 or (lengths != lengths[0]).any():
+        return
+    budget = Budget(path, path.stat().st_size)
+    for name in (each for each in schema.names if each not in read):
+        kind = schema.field(name).type
+        is_mask = is_list(kind) and (types.is_boolean(kind.value_type) or types.is_integer(kind.value_type))
+        if not is_mask and not (types.is_integer(kind) and LENGTH.search(plain(name))):
+            continue
+        column = column_of(read_columns(path, [name], budget), name)
+        if column.null_count:
+            continue
+        real = _steps_of_mask(column, int(lengths[0])) if is_mask else np.asarray(column.to_numpy())
+        if real is not None and real.min() > 0 and (real <= lengths).all() and real.min() < lengths[0] - is_mask:
+            raise DataError(
+                f"{path}: {name!r} says that row 1 has {real[0]} steps, and its lists have {lengths[0]}: the rest is "
+                "padding. From Python: envs.from_episodes takes a mapping of each row's arrays, cut to their steps"
+            )
+
+
+def _steps_of_mask(column: Any, length: int) -> Any:
+    """How many steps each row's mask is 1 for, (E,), if it is 1 at the first ones and 0 at the others; else None."""
+    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False))
+    if len(flat) != length * len(column) or ((flat != 0) & (flat != 1)).any():
+        return None
+    mask = flat.reshape(-1, length) == 1
+    return mask.sum(axis=1) if (mask[:, 1:] <= mask[:, :-1]).all() else None
 
 
 def _per_step(path: Path, table: Any, name: str, field: str, lengths: Any, clock: str) -> Any:

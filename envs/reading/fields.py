@@ -79,7 +79,7 @@ _WEAK_STEP = re.compile(
 _NOT_AN_END = re.compile(r"^(is_)?(mask|continue|alive|not_(done|terminal|end|over)|non_?terminal)s?(_flags?)?$")
 
 _SOURCE = re.compile(
-    r"^(env|environment|world|worker|agent|robot|actor|player|user|session|advertiser|vehicle|machine|sensor|rank|lane|car"
+    r"^(run|session|seed|trial|env|environment|world|worker|agent|robot|actor|player|user|session|advertiser|vehicle|machine|sensor|rank|lane|car"
     r"|instance|slot|thread|process|replica|ticker|tic|symbol|asset|zone|building|device|station|store|sku|item|patient"
     r"|subject|client|customer|account|campaign|drone|bot|arm|side|seat|channel|household|meter|turbine|node|uid)s?"
     r"(_(id|ids|idx|index|no|nr|num|number|name))?$"
@@ -246,7 +246,8 @@ GUESSES = {
 
 def suggested(wanted: str, names: Collection[str]) -> str:
     """The names that most likely hold a field that is not found, or NAME,... where none do."""
-    by_plain = {plain(name): name for name in names}
+    by_plain = {plain(re.split(r"[/.]", name)[-1]): name for name in sorted(names, reverse=True)}
+    by_plain |= {plain(name): name for name in names}
     for guess in (*FIELDS[wanted], *GUESSES.get(wanted, ())):
         if guess in by_plain:
             return shell_name(by_plain[guess])

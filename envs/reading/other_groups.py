@@ -1,4 +1,4 @@
-"""What is said of HDF5 files whose arrays are in groups that are not known: a way that works for this very file."""
+"""What is said of HDF5 files with groups that are not known: a way that works for this very file."""
 
 import json
 import shlex

@@ -37,7 +37,7 @@ MOST_NAMED = 20
 """Names of choices that a refusal lists."""
 
 LEAST_ROWS = 8
-"""Rows of a table whose last row may be a total; in fewer, any row may be the sum of the others."""
+"""In a table of fewer rows any row may be the sum of the others by chance, so no total is looked for."""
 
 TOTAL = "; if this last row is a total or a comment, delete it"
 """What to do about a last row that is unlike the others."""

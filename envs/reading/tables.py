@@ -183,10 +183,9 @@ def _found(
         missing = {name: np.flatnonzero(np.isin(rows, nothing)) for name, nothing in missing.items()}
     if times:
         arrays["clocks"] = {name: values if rows is None else values[rows] for name, values in times.items()}
-    if proofs.sources:  # there is no episode to sort the rows by
-        arrays["sources"] = {
-            name: column_values(path, table.column(name), name, "episode")[0] for name in proofs.sources
-        }
+    if proofs.sources:
+        named = {name: column_values(path, table.column(name), name, "episode")[0] for name in proofs.sources}
+        arrays["sources"] = {name: values if rows is None else values[rows] for name, values in named.items()}
     return Found(
         arrays=arrays,
         unread=unread_names(names, fields.read),
@@ -275,8 +274,8 @@ def _times(table: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 
 def _sources(schema: Any, read: Sequence[str], chosen: Mapping[str, Any]) -> list[str]:
-    """Columns that are not read and may say which environment a row is from, where only flags mark episodes."""
-    if chosen.keys() & {*PROOFS, *EPISODE_FIELDS}:
+    """Columns that are not read and may say which environment a row is from, where no lengths or steps are there."""
+    if chosen.keys() & {*PROOFS, "lengths", "episode_start"}:
         return []
     return [name for name in _unread(schema, read) if looks_like_a_source(name)][:MOST_CLOCKS]
 

@@ -17,7 +17,7 @@ MOST_CANDIDATES = 6
 """Unread columns, or sets of columns, that are compared with the observations."""
 
 MOST_NAMES = 64
-"""Columns of observations by whose names others are sought."""
+"""Columns of observations; others are sought by their names."""
 
 MOST_NUMBERS = 64
 """Numbers of each row that are compared."""
