@@ -32,7 +32,7 @@ import torch
 from benchmarks import gym, mlp_clone
 from benchmarks.delayed_reward import delayed
 from benchmarks.gym import Cell, fill_cells, hardware, status_of, summary, time_limit
-from dt.asking.calibrate import policy_of
+from dt.asking.calibrated_policy import policy_of
 from dt.asking.targets import default_targets
 from dt.cli.scores import score
 from dt.config import FINAL_SEED, Config, DataConfig, EvaluationConfig, ModelConfig

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dt.asking.calibrate import policy_of
+from dt.asking.calibrated_policy import policy_of
 from dt.asking.targets import resolve
 from dt.config import EvaluationConfig
 from dt.evaluation import check_environment

@@ -10,7 +10,8 @@ import pytest
 
 from dt import curves as curves_module
 from dt.asking import calibration as calibration_module
-from dt.asking.calibrate import calibrate, difference, policy_of, read_calibration
+from dt.asking.calibrate import calibrate
+from dt.asking.calibrated_policy import difference, policy_of, read_calibration
 from dt.asking.calibration import Calibration, Curve, Episode, curves_of, from_json, monotone, to_json
 from dt.asking.guidance import Request
 from dt.asking.plan import Plan, carry_out, make_plan

@@ -16,7 +16,7 @@ from conftest import echo_dataset, random_mask, small_model
 import dt
 import envs
 from dt import runner
-from dt.asking.calibrate import binding_of
+from dt.asking.calibrated_policy import binding_of
 from dt.asking.calibration import Calibration, Curve, to_json
 from dt.cli import main
 from dt.config import Config, DataConfig, EvaluationConfig, ModelConfig
@@ -263,7 +263,7 @@ def test_a_run_is_exported_by_one_command(run, tmp_path, capsys):
 
 def test_a_calibration_in_bf16_is_not_dropped_in_silence(run, tmp_path, capsys, monkeypatch):
     folder = copytree(run, tmp_path / "run")
-    monkeypatch.setattr("dt.asking.calibrate.precision_of", lambda run: "bf16")
+    monkeypatch.setattr("dt.asking.calibrated_policy.precision_of", lambda run: "bf16")
 
     def calibrated(precision, name):
         there = dt.load_run(folder)

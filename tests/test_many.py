@@ -13,7 +13,8 @@ from gymnasium import spaces
 from test_training import assert_equal_runs, everything, log_without_clock, small
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dt.asking.calibrate import calibrate, drop_calibrations
+from dt.asking.calibrate import calibrate
+from dt.asking.calibrated_policy import drop_calibrations
 from dt.cli import main
 from dt.data import Batches
 from dt.learning import train_many as many

@@ -135,7 +135,7 @@ class Curve:
 class Calibration:
     """A run's answers to requests.
 
-    binding: what they hold for: checkpoint, environment and how it was played; see `dt.asking.calibrate.binding_of`.
+    binding: what they hold for: checkpoint, environment and how it was played; see `binding_of`.
     curves: one for each guidance, the lowest first.
     steps: environment steps that it took.
     """

@@ -59,7 +59,7 @@ def _check_places(options: Evaluate) -> None:
 
 def _evaluate(options: Evaluate, given: EnvironmentSpec | None) -> None:
     """Score a run and write what the options ask for. given: the environment that they name."""
-    from dt.asking.calibrate import policy_of
+    from dt.asking.calibrated_policy import policy_of
     from dt.cli.runs import limited, run_in_environment
     from dt.cli.scores import document_of, plot_scores, print_scores, score, warn_of_targets
     from dt.evaluation import check_failures

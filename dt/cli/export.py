@@ -44,7 +44,7 @@ def _check(options: Export) -> EnvironmentSpec | None:
 
 def _export(options: Export, environment: EnvironmentSpec | None) -> None:
     """`dt export`: a run's policy as a folder that acts without this package."""
-    from dt.asking.calibrate import policy_of
+    from dt.asking.calibrated_policy import policy_of
     from dt.asking.targets import resolve
     from dt.cli.runs import run_in_environment
     from dt.evaluation import check_environment
@@ -73,7 +73,7 @@ def _export(options: Export, environment: EnvironmentSpec | None) -> None:
 
 def _check_calibration(run: "Run", which: str) -> None:
     """Refuse a run that was calibrated in bf16 only: that does not hold for an export, which is in float32."""
-    from dt.asking.calibrate import read_calibration
+    from dt.asking.calibrated_policy import read_calibration
 
     there = read_calibration(run, which, "float32")
     if there is not None and there.binding.get("precision") == "bf16":

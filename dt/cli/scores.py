@@ -6,7 +6,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from dt.asking.calibrate import policy_of
+from dt.asking.calibrated_policy import policy_of
 from dt.asking.guidance import MODULATED, Request
 from dt.asking.targets import default_targets_of, resolve
 from dt.config import FINAL_SEED, SWEEP_OFFSET, EvaluationConfig

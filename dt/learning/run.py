@@ -12,7 +12,7 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor
 
-from dt.asking.calibrate import policy_of
+from dt.asking.calibrated_policy import policy_of
 from dt.asking.targets import default_targets, percentiles_of
 from dt.config import Config, EvaluationConfig, ModelConfig
 from dt.inspection import oddities
@@ -61,7 +61,7 @@ class Run:
         """The run's policy, with its calibration where that holds.
 
         config: how it is played; None is as its training was configured.
-        how: `precision`, `cached` and `which`, the checkpoint's name; see `dt.asking.calibrate.policy_of`.
+        how: `precision`, `cached` and `which`, the checkpoint's name; see `dt.asking.calibrated_policy.policy_of`.
         """
         return policy_of(self, config, **how)
 

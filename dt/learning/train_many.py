@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import default_collate
 
-from dt.asking.calibrate import calibrate_after_training, drop_calibrations
+from dt.asking.calibrate import calibrate_after_training
+from dt.asking.calibrated_policy import drop_calibrations
 from dt.config import Config
 from dt.data import Batch, Batches
 from dt.learning.cells import cells_of

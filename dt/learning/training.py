@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from dt.asking.calibrate import calibrate_after_training, drop_calibrations
+from dt.asking.calibrate import calibrate_after_training
+from dt.asking.calibrated_policy import drop_calibrations
 from dt.asking.targets import resolve
 from dt.config import Config
 from dt.data import Batch, Batches
