@@ -98,7 +98,7 @@ def _dataset(described: dict[str, Any]) -> Iterator[Html]:
         )
     known = described.get("percentiles") or []
     if known:
-        words = ["minimum", *(f"{q} %" for q in QUANTILES[1:-1]), "maximum"]
+        words = ["minimum", *(f"{q}\u00a0%" for q in QUANTILES[1:-1]), "maximum"]
         yield table(("returns", *words), [("", *(number(known[q]) for q in QUANTILES))])
     notes = described.get("notes")
     if notes:
