@@ -10,7 +10,7 @@ import pytest
 
 from dt import curves as curves_module
 from dt.asking import calibration as calibration_module
-from dt.asking.calibrate import calibrate
+from dt.asking.calibrate import _read_part, calibrate
 from dt.asking.calibrated_policy import difference, policy_of, read_calibration
 from dt.asking.calibration import Calibration, Curve, Episode, curves_of, from_json, monotone, to_json
 from dt.asking.guidance import Request
@@ -407,3 +407,12 @@ def test_targets_with_the_same_request_share_their_episodes(trained, monkeypatch
     assert [result.target_return for result in together] == [5.0, 7.0, 9.0]
     apart = [evaluate(policy, trained.environment, [target], episodes=3)[0] for target in (5.0, 7.0, 9.0)]
     assert together == apart
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400, None, "nine"])
+def test_a_part_with_other_than_numbers_is_begun_again(tmp_path, number):
+    part = tmp_path / "calibration-last.part.json"
+    part.write_text(json.dumps({"binding": {}, "episodes": [[0, 5.0, 1.0, 4.0, 9]]}))
+    assert _read_part(part, {}) == [[0, 5.0, 1.0, 4.0, 9]]
+    part.write_text(json.dumps({"binding": {}, "episodes": [[0, 5.0, 1.0, 4.0, number]]}))
+    assert _read_part(part, {}) == []

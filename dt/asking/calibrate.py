@@ -5,6 +5,7 @@ One in a different precision is next to it, as calibration-last-float32.json. Wh
 episodes are in RUN/calibration-last.part.json; the same command goes on from there.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,9 @@ def _read_part(part: Path, binding: Mapping[str, Any]) -> list[list[float]]:
     try:
         document = read_json(part)
         episodes = [[float(number) for number in row] for row in document["episodes"]]
-        right = document["binding"] == dict(binding) and all(len(row) == 5 for row in episodes)
+        right = document["binding"] == dict(binding) and all(
+            len(row) == 5 and all(map(math.isfinite, row)) for row in episodes
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         right = False
     return episodes if right else []
