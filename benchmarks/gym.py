@@ -151,6 +151,7 @@ def recipe(cell: Cell, maximum: float) -> Config:
             steps=method.steps,
             precision="float32",
             learning_rate=6e-4,
+            learning_rate_floor=0.1,
             evaluate_every=method.steps // 4,
             checkpoint_every=500,
             seed=cell.seed,

@@ -104,6 +104,7 @@ def recipe(method: Method, seed: int, options: Options) -> Config:
             precision="float32",
             steps=options.steps,
             learning_rate=2e-3,
+            learning_rate_floor=0.1,
             warmup_steps=100,
             gradient_clip=1.0,
             evaluate_every=0,

@@ -78,6 +78,7 @@ class Method:
     from_start: float = DataConfig().from_start
     context_length: int = 20
     observation_noise: float = ModelConfig().observation_noise
+    learning_rate_floor: float = TrainingConfig().learning_rate_floor
     positions: Literal["none", "timesteps"] = "none"
     rotary: bool = True
     delayed: bool = False  # all reward at the last step
@@ -95,10 +96,12 @@ class Method:
 METHODS = {
     "default": Method(),
     "unbalanced": Method(balanced=0.0),
-    "no-noise": Method(observation_noise=0.0),
-    "no-starts": Method(observation_noise=0.0, from_start=0.0),
+    "no-noise": Method(observation_noise=0.0, learning_rate_floor=0.1),
+    "no-starts": Method(observation_noise=0.0, learning_rate_floor=0.1, from_start=0.0),
     "k5": Method(context_length=5),
-    "timesteps": Method(observation_noise=0.0, from_start=0.0, positions="timesteps", rotary=False),
+    "timesteps": Method(
+        observation_noise=0.0, learning_rate_floor=0.1, from_start=0.0, positions="timesteps", rotary=False
+    ),
     "token": Method("token", context_length=5, positions="timesteps", rotary=False),
     "huggingface": Method(
         "token",
@@ -161,7 +164,13 @@ def recipe(cell: Cell) -> Config:
         ),
         data=DataConfig(top_fraction=method.top_fraction, balanced=method.balanced, from_start=method.from_start),
         training=TrainingConfig(
-            steps=steps, precision="auto", threads=1, evaluate_every=0, checkpoint_every=500, seed=cell.seed
+            steps=steps,
+            learning_rate_floor=method.learning_rate_floor,
+            precision="auto",
+            threads=1,
+            evaluate_every=0,
+            checkpoint_every=500,
+            seed=cell.seed,
         ),
     )
 

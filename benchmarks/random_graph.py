@@ -154,6 +154,7 @@ def recipe(conditioning: Any, steps: int) -> Config:
             precision="float32",
             steps=steps,
             learning_rate=2e-3,
+            learning_rate_floor=0.1,
             warmup_steps=100,
             gradient_clip=1.0,
             evaluate_every=0,

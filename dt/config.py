@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dt.asking.limits import check_strength, check_target
-from transformer.config import TrainingConfig, TransformerConfig, check_fields, require
+from transformer.config import EARLY_TRAINING, TrainingConfig, TransformerConfig, check_fields, require
 from transformer.errors import ConfigError
 
 WAY_SEED, BEST_SEED, FINAL_SEED = 1_000_000, 2_000_000, 0
@@ -221,7 +221,7 @@ class Config:
             return Config(
                 data=DataConfig(**data),
                 model=ModelConfig(**model),
-                training=TrainingConfig(**document["training"]),
+                training=TrainingConfig(**EARLY_TRAINING | document["training"]),
                 evaluation=EvaluationConfig(**evaluation),
                 calibration=CalibrationConfig(**document.get("calibration", {})),
             )

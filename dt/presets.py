@@ -12,10 +12,12 @@ def default() -> Config:
 
 
 def demo() -> Config:
-    """Four to five minutes of one slow core, calibration included: half the width, two layers, one thread."""
+    """About four minutes of one slow core: half the width, two layers, half the batch and a short calibration."""
     return Config(
         model=ModelConfig(width=64, num_layers=2),
-        training=TrainingConfig(steps=5_000, learning_rate=2e-3, warmup_steps=200, evaluate_every=0, threads=1),
+        training=TrainingConfig(
+            steps=6_000, batch_size=32, learning_rate=2e-3, warmup_steps=200, evaluate_every=0, threads=1
+        ),
         calibration=CalibrationConfig(calibration_steps=50_000),
     )
 
@@ -80,6 +82,7 @@ def paper_breakout() -> Config:
             steps=20_000,  # five times through 500,000 steps of data
             batch_size=128,
             learning_rate=6e-4,
+            learning_rate_floor=0.1,
             warmup_steps=3,
             weight_decay=0.1,
             gradient_clip=1.0,

@@ -50,6 +50,7 @@ def curve(replay, folder: Path, conditioning: Any = "single", **changes) -> list
         "precision": "float32",
         "device": "cpu",
         "learning_rate": 3e-3,
+        "learning_rate_floor": 0.1,
         "weight_decay": 0.1,
     }
     config = Config(

@@ -162,14 +162,17 @@ def test_a_resumed_run_names_the_part_that_is_another(payday, tmp_path):
 def test_a_run_of_before_there_was_a_choice_goes_on(payday, tmp_path):
     from transformer.files import write_json
 
-    early = replace(SMALL, model=replace(SMALL.model, observation_noise=0.0))
+    model, training = replace(SMALL.model, observation_noise=0.0), replace(SMALL.training, learning_rate_floor=0.1)
+    early = replace(SMALL, model=model, training=training)
     train(payday, early, tmp_path / "run")
     document = read_json(tmp_path / "run" / "run.json")
-    del document["config"]["data"], document["dataset"]["parts"], document["config"]["model"]["observation_noise"]
+    del document["config"]["data"], document["dataset"]["parts"]
+    del document["config"]["model"]["observation_noise"], document["config"]["training"]["learning_rate_floor"]
     write_json(tmp_path / "run" / "run.json", document)
     before = Config.from_json(document["config"])
     assert before.data == DataConfig(balanced=0.0, from_start=0.0)  # what there was then
     assert (before.model, before.evaluation) == (early.model, early.evaluation)
+    assert before.training.learning_rate_floor == 0.1
     train(payday, early, tmp_path / "run", resume=True)
 
 

@@ -171,7 +171,9 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """After the warm-up: hold the learning rate, or let it fall to a tenth along a cosine until the last step."""
+    """After the warm-up: hold the learning rate, or let it fall along a cosine until the last step."""
+    learning_rate_floor: float = 0.0
+    """Share of the peak learning rate at which a cosine ends."""
     warmup_steps: int = 500
     """Steps over which the learning rate rises linearly from zero."""
     weight_decay: float = 1e-4
@@ -207,15 +209,21 @@ class TrainingConfig:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "evaluate_every"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
+        floor = self.learning_rate_floor
+        require(0 <= floor <= 1, f"learning_rate_floor must be at least 0 and at most 1, not {floor}")
         check_seed(self.seed)
         require(self.threads == "auto" or 1 <= self.threads <= 1024, f"threads must be 1 to 1024, not {self.threads}")
         for name in ("learning_rate", "gradient_clip"):
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
 
 
+EARLY_TRAINING = {"learning_rate_floor": 0.1}
+"""What a run that does not say was trained with: it was begun before there was a choice."""
+
 SHORT_TRAINING = TrainingConfig(
     steps=2_000,
     batch_size=12,
+    learning_rate_floor=0.1,
     warmup_steps=100,
     weight_decay=0.1,
     gradient_clip=1.0,
@@ -262,6 +270,7 @@ class TranslatorConfig:
         default_factory=lambda: TrainingConfig(
             steps=8_000,
             batch_size=128,
+            learning_rate_floor=0.1,
             warmup_steps=1_000,
             gradient_clip=1.0,
             precision="auto",

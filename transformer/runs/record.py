@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+from transformer.config import EARLY_TRAINING
 from transformer.errors import CheckpointError, NonFiniteError
 from transformer.files import make_folder, os_reason, read_json, write_json
 from transformer.runs import distributed
@@ -78,9 +79,11 @@ def begun_by_this_launch(run: Path) -> bool:
 
 def check_same_recipe(old: dict[str, Any], new: dict[str, Any], run: Path) -> None:
     """Refuse to go on with another model or another recipe (configurations as in `run.json`); name what differs."""
+    early = {"model": {}, "training": EARLY_TRAINING}
     for part in ("model", "training"):
+        known = early[part] | old[part]
         for name, value in new[part].items():
-            before = old[part].get(name)
+            before = known.get(name)
             if before != value and name not in RESUMABLE:
                 raise CheckpointError(f"{run}: {name} was {before}, now {value}; a resumed run cannot change it")
 

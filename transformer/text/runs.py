@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 import torch
 
 from transformer.config import (
+    EARLY_TRAINING,
     CharactersConfig,
     LanguageConfig,
     SequenceConfig,
@@ -133,7 +134,8 @@ def read_config(path: Path, kind: type[C]) -> C:
         names = [field.name for field in fields(kind)]
         if sorted(document) != sorted(names):
             raise ConfigError(f"it has {', '.join(document) or 'nothing'}, expected {', '.join(names)}")
-        parts = {"model": SequenceConfig(**document["model"]), "training": TrainingConfig(**document["training"])}
+        training = TrainingConfig(**EARLY_TRAINING | document["training"])
+        parts = {"model": SequenceConfig(**document["model"]), "training": training}
         return kind(**{**document, **parts})
     except (AttributeError, KeyError, TypeError, ConfigError) as error:
         raise ConfigError(f"{path}: not a {kind.__name__} of this version ({error})") from None
