@@ -424,6 +424,8 @@ def test_channels_last_are_channels_first_on_transposed_data():
 def test_a_stack_of_frames_needs_images():
     with pytest.raises(ConfigError, match="frame_stack 4: the observations hold no images"):
         model_for(echo_dataset("box", "box"), frame_stack=4)
+    with pytest.raises(ConfigError, match="context_length must be at most 1000000, not 1000000000000"):
+        ModelConfig(context_length=10**12)
     with pytest.raises(ConfigError, match="frame_stack must be at least 1, not 0"):
         ModelConfig(frame_stack=0)
 

@@ -357,6 +357,19 @@ def test_runs_that_do_not_belong_together_are_refused(runs, capsys):
     assert refused(capsys) == "no run named: dt report RUN [RUN ...]"
 
 
+def results_of(count, value):
+    """A file of results with so many targets, each of one episode that returned the value."""
+    target = {
+        "target_return": 1.0,
+        "mean_return": value,
+        "std_return": 0.0,
+        "returns": [value],
+        "lengths": [1],
+        "normalized_score": None,
+    }
+    return json.dumps({"checkpoint": "step-00000001", "results": [target] * count})
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
@@ -370,6 +383,10 @@ def test_runs_that_do_not_belong_together_are_refused(runs, capsys):
         ("log.jsonl", '{"kind": "train", "step": 1, "loss": 1}\n{"kind": "train"}\n', "log.jsonl: line 2 is not one"),
         ("log.jsonl", '{"kind": "<script>", "step": 1, "loss": 1}\n', "log.jsonl: line 1 is not one"),
         ("log.jsonl", '{"kind": "train", "step": 1, "loss": "<script>"}\n', "log.jsonl: line 1 is not one"),
+        ("log.jsonl", f'{{"kind": "train", "step": {"9" * 400}, "loss": 1}}\n', "log.jsonl: line 1 is not one"),
+        ("log.jsonl", '{"kind": "train", "step": 1, "loss": -1.7e308}\n', "log.jsonl: line 1 is not one"),
+        ("results/last.json", results_of(1, 1e308), "last.json: a number beyond 1e+100, which no chart can show"),
+        ("results/last.json", results_of(1_001, 1.0), "last.json: 1001 targets, expected at most 1000"),
         ("results/target-1.mp4", "<script>", "target-1.mp4: not an MP4 film; dt evaluate --video writes one"),
     ],
 )  # fmt: skip

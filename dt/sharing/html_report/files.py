@@ -69,6 +69,12 @@ class HeldOutDocument(TypedDict):
 Curve = list[tuple[int, float]]
 """Steps and values."""
 
+LARGEST = 1e100
+"""The largest number that a chart is drawn of: differences of larger ones may not be finite."""
+
+MOST_TARGETS = 1_000
+"""Targets in a file of results; charts of more take minutes to draw, and nothing could be seen in them."""
+
 
 @dataclass(frozen=True)
 class Film:
@@ -155,7 +161,20 @@ def _read_results(folder: Path, name: str, kind: Any) -> Any:
     document = read_json(path, kind)
     if wrong := too_long(document, ("results", "measures", "held_out", "checkpoint")):
         raise CheckpointError(f"{path}: {wrong}")
+    if len(document.get("results", ())) > MOST_TARGETS:
+        raise CheckpointError(f"{path}: {len(document['results'])} targets, expected at most {MOST_TARGETS}")
+    if _has_larger(document):
+        raise CheckpointError(f"{path}: a number beyond {LARGEST:g}, which no chart can show")
     return document
+
+
+def _has_larger(value: Any) -> bool:
+    """Whether a JSON value holds a number beyond `LARGEST`."""
+    if isinstance(value, dict):
+        return any(map(_has_larger, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_larger, value))
+    return isinstance(value, int | float) and abs(value) > LARGEST
 
 
 def read_log(path: Path) -> dict[str, Curve]:
@@ -178,6 +197,8 @@ def read_log(path: Path) -> dict[str, Curve]:
             kind, step = values["kind"], values["step"]
             numbers = {name: float(value) for name, value in values.items() if name not in ("kind", "step")}
             if kind not in ("train", "evaluation") or isinstance(step, bool) or not isinstance(step, int):
+                raise ValueError
+            if _has_larger(step) or any(math.isfinite(value) and _has_larger(value) for value in numbers.values()):
                 raise ValueError
         except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
             raise CheckpointError(f"{path}: line {i + 1} is not one of a training's log") from None
