@@ -378,7 +378,7 @@ case("npz", "no zip", content("flat.npz", b"PK\x03\x04"), "cannot be read as .np
 case("npz", "a text", content("flat.npz", b"observations,actions\n1,2\n"), "cannot be read as .npz (no zip file)")
 case("npz", "metadata that is none", npz(metadata=np.asarray("{")), "not JSON")
 case("npz", "text", npz(rewards=np.asarray(["1"] * STEPS)), "rewards: type <U1, expected numbers")
-case("npz", "objects", npz(rewards=np.asarray([1, {}], object)), "rewards: type object is pickle")
+case("npz", "objects", npz(rewards=np.asarray([1, {}], object)), "rewards: type object is a pickle")
 case(
     "d4rl hdf5", "a group", d4rl(rewards=None, **{"rewards/first": np.zeros(3)}), "rewards: a group of first, expected"
 )

@@ -25,7 +25,7 @@ class SinusoidalPositions(nn.Module):
             positions: integers of any shape (...).
         """
         angles = positions[..., None] * self.frequencies  # (..., D / 2)
-        return _pairs(angles.sin(), angles.cos())  # (..., D)
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (..., D)
 
 
 class LearnedPositions(nn.Embedding):
