@@ -22,7 +22,7 @@ SWEEP_OFFSET = 3_000_000
 
 
 MOST_STEPS = 1_000_000
-"""Steps of a window, and pictures of a stack: attention over more fits no machine."""
+"""Steps of a window: attention over more fits no machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,9 @@ class ModelConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("context_length", "frame_stack"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} must be at least 1, not {value}")
-            require(value <= MOST_STEPS, f"{name} must be at most {MOST_STEPS}, not {value}")
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        steps = self.context_length
+        require(steps <= MOST_STEPS, f"context_length must be at most {MOST_STEPS}, not {steps}")
         noise = self.observation_noise
         require(0 <= noise <= 10, f"observation_noise must be at least 0 and at most 10, not {noise}")
         scale, rows = self.return_scale, self.max_timesteps

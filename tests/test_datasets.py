@@ -622,7 +622,7 @@ ARRAYS = {
         {"described": {"observation_space": space_to_json(NESTED)}},
         ["observations", "one array cannot hold Dict"],
     ),
-    "pickled": ({"actions": np.asarray([{}] * 10, object)}, ["actions: type object is pickle"]),
+    "pickled": ({"actions": np.asarray([{}] * 10, object)}, ["actions: type object is a pickle"]),
     "lengths that disagree": ({"lengths": np.asarray([3, 5, 3])}, ["rewards", "(10,)", "(11,)"]),
     "lengths of another split": ({"lengths": np.asarray([3, 7])}, ["terminated", "(3,)", "(2,)"]),
     "no length": ({"lengths": zero(0, int)}, ["lengths"]),

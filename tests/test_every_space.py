@@ -196,6 +196,7 @@ def learn_by_heart(dataset, folder, **changes):
         steps=300,
         batch_size=8,
         learning_rate=5e-3,
+        learning_rate_floor=0.1,
         warmup_steps=10,
         gradient_clip=1.0,
         evaluate_every=0,

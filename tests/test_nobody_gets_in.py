@@ -370,7 +370,7 @@ def test_pickle_in_an_npz_file_is_not_opened(tmp_path, marker):
     arrays = numbers()
     for name in ("rewards", "metadata"):
         np.savez(tmp_path / "evil.npz", **{**arrays, name: np.array([Pickled(marker)], object)})
-        refused(tmp_path / "evil.npz", f"{name}: type object is pickle")
+        refused(tmp_path / "evil.npz", f"{name}: type object is a pickle")
     (tmp_path / "evil.npz").write_bytes(pickle.dumps(Pickled(marker)))
     refused(tmp_path / "evil.npz", "cannot be read as .npz")
 
@@ -589,7 +589,7 @@ BOASTS = {
     "width": "a model of its settings has more than",
     "num_layers": "num_layers must be at most 10000, not 1000000000",
     "max_timesteps": "a model of its settings has more than",
-    "context_length": "a window of its settings takes",
+    "context_length": "context_length must be at most 1000000, not 1000000000",
 }
 
 

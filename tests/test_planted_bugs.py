@@ -71,13 +71,13 @@ def loss_over_padding(patch):
 
 
 def return_told_to_a_clone(patch):
-    original = model_module.DecisionTransformer._read_actions
+    original = model_module.DecisionTransformer.predict
 
-    def telling(self, batch, steps):
+    def telling(self, batch, *rest):
         told = replace(batch, states={name: x + batch.returns_to_go[..., None] for name, x in batch.states.items()})
-        return original(self, told, steps)
+        return original(self, told, *rest)
 
-    patch.setattr(model_module.DecisionTransformer, "_read_actions", telling)
+    patch.setattr(model_module.DecisionTransformer, "predict", telling)
 
 
 def padding_multiplied_by_zero(patch):
@@ -191,8 +191,8 @@ def temperature_ignored(patch):
 def one_generator_for_all_environments(patch):
     original, shared = policy.History.__init__, np.random.default_rng(0)
 
-    def sharing(self, *arguments):
-        original(self, *arguments)
+    def sharing(self, *arguments, **named):
+        original(self, *arguments, **named)
         self.generator = shared
 
     patch.setattr(policy.History, "__init__", sharing)
