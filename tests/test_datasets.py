@@ -21,6 +21,7 @@ from minari.dataset._storages.arrow_storage import ArrowStorage
 from envs.datasets.dataset import Dataset
 from envs.datasets.loading import load
 from envs.errors import DataError
+from envs.reading.hdf5 import numbers_at, open_hdf5
 from envs.reading.readers import PACKAGED
 from envs.space_json import space_to_json
 from envs.spaces import ROOT, to_leaves
@@ -126,6 +127,19 @@ def folder(template, tmp_path) -> Path:
 
 
 # What is read.
+
+
+def test_hdf5_keeps_little_of_the_headers_of_what_was_read(tmp_path):
+    path, names = tmp_path / "many.hdf5", ("observations", "actions", "rewards")
+    with h5py.File(path, "w") as file:
+        for i in range(500):
+            for name in names:
+                file.create_dataset(f"episode_{i}/{name}", data=np.zeros((60, 2)), chunks=(7, 1))
+    with open_hdf5(path) as file:
+        for i in range(500):
+            for name in names:
+                numbers_at(file, path, f"episode_{i}/{name}")
+        assert file.id.get_mdc_size()[2] <= 1 << 20  # bytes now
 
 
 @pytest.mark.parametrize("stored", ["compressed", "big-endian", "declared and never written"])
