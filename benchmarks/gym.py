@@ -359,26 +359,42 @@ def _tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def cell_parser(
+    description: str | None, name: str, datasets: Iterable[str], methods: Iterable[str]
+) -> argparse.ArgumentParser:
+    """The options of a benchmark that fills the cells of a grid.
+
+    description: the benchmark's, for its help.
+    name: of its file of rows and of the folder of its runs.
+    datasets, methods: those of the grid.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, datasets, methods = parser.add_argument, tuple(datasets), tuple(methods)
+    add("--minutes", type=float, default=20.0, help="stop after so long, wherever it is")
+    add("--results", type=Path, default=Path(f"docs/results/{name}.json"), help="the file of rows")
+    add("--work", type=Path, default=Path(f"runs/{name}"), help="where the cells' runs are")
+    add("--dataset", nargs="+", choices=datasets, default=datasets, help="these only")
+    add("--method", nargs="+", choices=methods, default=methods, help="these only")
+    add("--seed", nargs="+", type=int, default=(0, 1, 2), help="these only")
+    add("--list", action="store_true", help="print what is done and what is missing")
+    return parser
+
+
+def chosen_cells(options: argparse.Namespace, cells: Iterable[Cell]) -> list[Cell]:
+    """The cells of a grid that the options of `cell_parser` name."""
+    datasets, methods, seeds = options.dataset, options.method, options.seed
+    return [cell for cell in cells if cell.dataset in datasets and cell.method in methods and cell.seed in seeds]
+
+
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="stop after so long, wherever it is")
-    parser.add_argument("--results", type=Path, default=Path("docs/results/gym.json"), help="the file of rows")
-    parser.add_argument("--work", type=Path, default=Path("runs/gym"), help="where the cells' runs lie")
-    parser.add_argument("--dataset", nargs="+", choices=DATASETS, default=DATASETS, help="these alone")
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=tuple(METHODS), help="these alone")
-    parser.add_argument("--seed", nargs="+", type=int, default=(0, 1, 2), help="these alone")
+    parser = cell_parser(__doc__, "gym", DATASETS, METHODS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--list", action="store_true", help="tell what is done and what is missing, and no more")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
-    cells = [
-        cell
-        for cell in grid()
-        if cell.dataset in options.dataset and cell.method in options.method and cell.seed in options.seed
-    ]
+    cells = chosen_cells(options, grid())
     if options.list:
         print(status_of(cells, options.results, options.work))
     else:

@@ -18,7 +18,6 @@ Two sets are the experience of a learner, recorded for this grid and kept as the
     dt import runs/swimmer/experience swimmer/replay-v0
 """
 
-import argparse
 import json
 import time
 from dataclasses import dataclass, replace
@@ -271,22 +270,9 @@ def scored_peer(policy: Policy, dataset: Dataset, targets: tuple[float, ...]) ->
     return {"measures": measures(results, known, standard=len(targets) > 1), "results": summary(results)}
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="stop after so long, wherever it is")
-    parser.add_argument("--results", type=Path, default=Path("docs/results/lever.json"), help="the file of rows")
-    parser.add_argument("--work", type=Path, default=Path("runs/lever"), help="where the cells' runs are")
-    parser.add_argument("--dataset", nargs="+", choices=DATASETS, default=tuple(DATASETS), help="these only")
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=tuple(METHODS), help="these only")
-    parser.add_argument("--seed", nargs="+", type=int, default=(0, 1, 2), help="these only")
-    parser.add_argument("--list", action="store_true", help="print what is done and what is missing")
-    return parser.parse_args()
-
-
 def main() -> None:
-    options = parse()
-    chosen = (options.dataset, options.method, options.seed)
-    cells = [c for c in grid() if c.dataset in chosen[0] and c.method in chosen[1] and c.seed in chosen[2]]
+    options = gym.cell_parser(__doc__, "lever", DATASETS, METHODS).parse_args()
+    cells = gym.chosen_cells(options, grid())
     if options.list:
         print(status_of(cells, options.results, options.work))
     else:

@@ -29,7 +29,16 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks import lever
-from benchmarks.gym import Cell, fill_cells, hardware, read_rows, status_of, time_limit
+from benchmarks.gym import (
+    Cell,
+    cell_parser,
+    chosen_cells,
+    fill_cells,
+    hardware,
+    read_rows,
+    status_of,
+    time_limit,
+)
 from dt.asking.calibrate import calibrate_after_training
 from dt.asking.targets import default_targets
 from dt.config import Config, EvaluationConfig
@@ -379,23 +388,15 @@ def _points(looks: Iterable[Look], name: str) -> tuple[list[float], list[float]]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="stop after so long, wherever it is")
-    parser.add_argument("--results", type=Path, default=Path("docs/results/time_to_lever.json"), help="file of rows")
+    parser = cell_parser(__doc__, "time_to_lever", lever.TWO, NAMES)
     parser.add_argument("--picture", type=Path, default=Path("docs/pictures/time-to-lever.png"), help="what is drawn")
-    parser.add_argument("--work", type=Path, default=Path("runs/time-to-lever"), help="where the cells' runs are")
-    parser.add_argument("--dataset", nargs="+", choices=lever.TWO, default=lever.TWO, help="these only")
-    parser.add_argument("--method", nargs="+", choices=NAMES, default=tuple(NAMES), help="these only")
-    parser.add_argument("--seed", nargs="+", type=int, default=(0, 1, 2), help="these only")
-    parser.add_argument("--list", action="store_true", help="print what is done and what is missing")
     parser.add_argument("--draw", action="store_true", help="make no rows, only table and picture")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
-    chosen = (options.dataset, options.method, options.seed)
-    cells = [c for c in grid() if c.dataset in chosen[0] and c.method in chosen[1] and c.seed in chosen[2]]
+    cells = chosen_cells(options, grid())
     if options.list:
         print(status_of(cells, options.results, options.work))
         return
