@@ -77,10 +77,10 @@ class ModelConfig(TransformerConfig):
 
 
 NO_SHARES = {"balanced": 0.0, "from_start": 0.0}
-"""The shares of a run that says nothing of them, since there were none when it was begun."""
+"""What the data of a run has if the run does not say: it was begun before these could be chosen."""
 
 EARLY_MODEL = {"positions": "timesteps", "observation_noise": 0.0}
-"""The same of a model: what there was before there was a choice."""
+"""What a model has if its run does not say: the run was begun before these could be chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)

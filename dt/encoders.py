@@ -98,7 +98,8 @@ class LinearEncoder(nn.Module):
 
     def __init__(self, space: spaces.Box | spaces.MultiBinary, width: int, normalize: bool, noise: float = 0.0):
         super().__init__()
-        self.padding, self.noise = 0, noise  # padding: a value that may stand where no step is
+        self.padding = 0  # a value that may be where there is no step
+        self.noise = noise
         self.normalizer = Normalizer(space.shape) if normalize else None
         self.num_axes = len(space.shape)
         self.linear = nn.Linear(math.prod(space.shape), width)

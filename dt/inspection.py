@@ -223,7 +223,7 @@ def _policies(dataset: Dataset) -> str:
         return f"unknown: one episode does not show whether there were several; {cloning}"
     low, middle, high = np.quantile(dataset.returns, (0.1, 0.5, 0.9))
     if high - low <= 0.1 * abs(middle):
-        return f"probably one policy: most earn {low:.5g} to {high:.5g}, so there is no return to choose; {cloning}"
+        return f"probably one policy: most earn {low:.5g} to {high:.5g}, so the return cannot be chosen; {cloning}"
     if dataset.num_episodes < ENOUGH_EPISODES:
         return f"unknown: {dataset.num_episodes} episodes are too few to show it; if one policy played, {cloning}"
     share, first = return_predictability(dataset), first_actions(dataset)

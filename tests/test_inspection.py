@@ -37,9 +37,9 @@ def test_several_policies_are_told_from_ones_luck():
     assert return_predictability(several) > 0.4
     assert return_predictability(one) < 0.05
     assert "several: an episode's first 7 actions predict" in line(describe_dataset(several), "policies")
-    told = line(describe_dataset(one), "policies")
-    assert "probably one policy: the first actions do not predict the return" in told
-    assert "behaviour cloning" in told
+    printed = line(describe_dataset(one), "policies")
+    assert "probably one policy: the first actions do not predict the return" in printed
+    assert "behaviour cloning" in printed
 
 
 def test_policies_of_continuous_actions_are_told_apart_too():
@@ -54,10 +54,12 @@ def test_policies_of_continuous_actions_are_told_apart_too():
 
 def test_few_episodes_do_not_tell_and_equal_returns_do():
     assert "20 episodes are too few" in line(describe_dataset(coins(np.linspace(0, 1, 20))), "policies")
-    told = line(describe_dataset(coins(np.ones(20))), "policies")
-    assert "probably one policy: most earn 30 to 30, so there is no return to choose" in told
-    told = line(describe_dataset(coins([0.5])), "policies")
-    assert "unknown: one episode does not show whether there were several; a Decision Transformer is behaviour" in told
+    printed = line(describe_dataset(coins(np.ones(20))), "policies")
+    assert "probably one policy: most earn 30 to 30, so the return cannot be chosen" in printed
+    printed = line(describe_dataset(coins([0.5])), "policies")
+    assert (
+        "unknown: one episode does not show whether there were several; a Decision Transformer is behaviour" in printed
+    )
 
 
 def test_constant_dimensions_and_numbers_at_a_bound_are_counted():
@@ -151,23 +153,23 @@ def test_a_file_is_inspected_in_the_environment_that_it_would_be_trained_in(tmp_
     more = {} if recorded_in is None else {"metadata": json.dumps({"env_spec": {"id": recorded_in}})}
     path = cartpole_file(tmp_path / "flat.npz", **more)
     assert main(["inspect", path]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     none = "none named: --environment ID names one to play in"
     assert (
-        line(told, "environment")
+        line(printed, "environment")
         == f"environment   {none if recorded_in is None else 'CartPole-v0, at most 200 steps'}"
     )
-    assert "observation_space is declared nowhere and inferred" in told
+    assert "observation_space is declared nowhere and inferred" in printed
     assert main(["inspect", path, "--environment", "CartPole-v1"]) == 0
-    told = capsys.readouterr().out
-    assert line(told, "environment") == "environment   CartPole-v1, at most 500 steps"
-    assert "inferred" not in told
-    assert line(told, "observations").startswith("observations  Box([-4.8")
+    printed = capsys.readouterr().out
+    assert line(printed, "environment") == "environment   CartPole-v1, at most 500 steps"
+    assert "inferred" not in printed
+    assert line(printed, "observations").startswith("observations  Box([-4.8")
     small = ["--width", "8", "--num-layers", "1", "--steps", "1", "--batch-size", "4", "--episodes", "1"]
     small += ["--no-calibration"]
     run = ["--output", str(tmp_path / "run"), "--target-return", "5", *small]
     assert main(["train", path, "--environment", "CartPole-v1", *run]) == 0
-    assert told in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_the_environment_that_is_named_has_its_own_limit_and_reference(capsys):

@@ -182,11 +182,11 @@ def test_no_step_waits_for_the_device(payday, richer, tmp_path):
 def test_an_update_knows_only_what_the_device_holds(payday, richer, tmp_path, monkeypatch):
     """What a recorded graph would replay: given the windows' starts, the rate and the seed, it is the same step."""
     datasets, config = [payday, richer], small(warmup_steps=4, schedule="cosine")
-    plain, told = (StackedTrainers(begun(datasets, config, tmp_path / name)) for name in ("plain", "told"))
-    for stack in (plain, told):
+    plain, directed = (StackedTrainers(begun(datasets, config, tmp_path / name)) for name in ("plain", "directed"))
+    for stack in (plain, directed):
         stack._one_step()
         stack.step += 1
-    starts, rate = [batches.starts(1) for batches in told.batches], learning_rate_at(1, config.training)
+    starts, rate = [batches.starts(1) for batches in directed.batches], learning_rate_at(1, config.training)
     plain._one_step()
 
     def asked(*_):
@@ -196,14 +196,14 @@ def test_an_update_knows_only_what_the_device_holds(payday, richer, tmp_path, mo
         monkeypatch.setattr(many, name, asked)
     monkeypatch.setattr(Batches, "starts", asked)
     monkeypatch.setattr(Batches, "__call__", asked)
-    told.step = None
-    told.starts.copy_(torch.stack(starts))
-    told.rate.fill_(rate)
+    directed.step = None
+    directed.starts.copy_(torch.stack(starts))
+    directed.rate.fill_(rate)
     torch.manual_seed(step_seed(config.training.seed, 1))
-    told._update()
+    directed._update()
     for name, weights in plain.parameters.items():
-        assert torch.equal(weights, told.parameters[name]), name
-    assert torch.equal(plain.losses, told.losses)
+        assert torch.equal(weights, directed.parameters[name]), name
+    assert torch.equal(plain.losses, directed.losses)
 
 
 def test_recording_an_update_changes_nothing(payday, richer, tmp_path, monkeypatch):

@@ -74,8 +74,8 @@ def return_told_to_a_clone(patch):
     original = model_module.DecisionTransformer.predict
 
     def telling(self, batch, *rest):
-        told = replace(batch, states={name: x + batch.returns_to_go[..., None] for name, x in batch.states.items()})
-        return original(self, told, *rest)
+        leaking = replace(batch, states={name: x + batch.returns_to_go[..., None] for name, x in batch.states.items()})
+        return original(self, leaking, *rest)
 
     patch.setattr(model_module.DecisionTransformer, "predict", telling)
 
